@@ -1,0 +1,29 @@
+/* The layers over a backend. Each constructor takes ownership of inner (also on failure, which is only
+ * memory: they abort then) and returns a store whose close releases both. */
+#ifndef STORE_LAYERS_H
+#define STORE_LAYERS_H
+
+#include "replicator/store/store.h"
+
+/* Repeats passing failures with jittered exponential backoff until attempts or the deadline are used
+ * up. A put, copy or remove whose outcome is unknown is verified by HEAD (same size and metadata: it
+ * happened; for remove: absent) before it is repeated. */
+struct store *store_retry_new(struct store *inner, unsigned attempts, int64_t timeout_ms);
+
+/* At most connections calls at once; others wait in order of arrival, up to their deadline. */
+struct store *store_limit_new(struct store *inner, unsigned connections);
+
+/* Counts requests, errors and body bytes into src/base/metrics.h and into itself. */
+struct store *store_stats_new(struct store *inner);
+
+/* Faults for tests and the simulation. hook is asked before and after each call and may turn it
+ * into a failure: before (did_happen = false) a returned code other than STORE_OK replaces the call;
+ * after (did_happen = true) it replaces the answer of a call that succeeded. */
+typedef enum store_result (*store_fault_hook)(void *ctx, const char *op, const char *key, bool did_happen);
+struct store *store_fault_new(struct store *inner, store_fault_hook hook, void *ctx);
+
+/* Backends. */
+int store_dir_open(const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
+int store_s3_open(const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
+
+#endif
