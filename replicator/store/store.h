@@ -72,6 +72,8 @@ struct store_meta {
  * STORE_META_BYTES, -EINVAL for bytes that a header cannot carry. */
 int store_meta_set(struct store_meta *m, const char *name, const char *value) MUST_CHECK;
 const char *store_meta_get(const struct store_meta *m, const char *name); /* NULL when absent */
+/* Replaces to by a copy of from (NULL: by nothing). */
+int store_meta_copy(struct store_meta *to, const struct store_meta *from) MUST_CHECK;
 void store_meta_done(struct store_meta *m); /* also the CLEANUP function */
 
 /* A body that can be read again from any offset, so that a request can be repeated. read returns

@@ -1,0 +1,401 @@
+/*
+ * Objects stand in an array of pointers sorted by key. An object is immutable once it is in the
+ * array and reference-counted, so that bodies are handed to sinks, and listings to callbacks,
+ * without the lock: they may take locks of any rank. A listing takes one object at a time and finds
+ * its place again by key, so it tolerates changes.
+ *
+ * lock (LOCK_RANK_STORE) guards object, count, cap and version.
+ */
+#include "tests/sim/store_mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "replicator/store/layers.h"
+#include "src/base/clock.h"
+#include "src/base/thread.h"
+
+struct object {
+	atomic_int refs;
+	char *key;
+	struct body *body;
+	struct store_object is;
+	struct store_meta meta;
+};
+
+/* Shared by copies. */
+struct body {
+	atomic_int refs;
+	size_t size;
+	char bytes[];
+};
+
+struct mem {
+	struct store s;
+	unsigned has;
+	struct mutex lock;
+	struct object **object;
+	size_t count;
+	size_t cap;
+	uint64_t version;
+};
+
+static struct mem *mem_of(struct store *s)
+{
+	return (struct mem *)s;
+}
+
+static void body_unref(struct body *b)
+{
+	if (atomic_fetch_sub(&b->refs, 1) == 1)
+		free(b);
+}
+
+static void object_unref(struct object *o)
+{
+	if (!o || atomic_fetch_sub(&o->refs, 1) != 1)
+		return;
+	body_unref(o->body);
+	store_meta_done(&o->meta);
+	free(o->key);
+	free(o);
+}
+
+/* Index of the first object whose key is not less than key. With the lock held. */
+static size_t lower_bound(const struct mem *m, const char *key)
+{
+	size_t low = 0, high = m->count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		if (strcmp(m->object[mid]->key, key) < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static struct object *find_locked(const struct mem *m, const char *key)
+{
+	size_t at = lower_bound(m, key);
+
+	return at < m->count && !strcmp(m->object[at]->key, key) ? m->object[at] : NULL;
+}
+
+/* A reference, or NULL. */
+static struct object *find(struct mem *m, const char *key)
+{
+	mutex_lock(&m->lock);
+	struct object *o = find_locked(m, key);
+	if (o)
+		atomic_fetch_add(&o->refs, 1);
+	mutex_unlock(&m->lock);
+	return o;
+}
+
+/* Takes the reference of o; the object that was there before is returned, for the caller to drop
+ * without the lock. */
+static struct object *install_locked(struct mem *m, struct object *o)
+{
+	size_t at = lower_bound(m, o->key);
+
+	snprintf(o->is.etag, sizeof(o->is.etag), "m%llu", (unsigned long long)++m->version);
+	if (at < m->count && !strcmp(m->object[at]->key, o->key)) {
+		struct object *old = m->object[at];
+		m->object[at] = o;
+		return old;
+	}
+	if (m->count == m->cap) {
+		m->cap = m->cap ? 2 * m->cap : 64;
+		m->object = realloc(m->object, m->cap * sizeof(struct object *));
+		CHECK(m->object);
+	}
+	memmove(m->object + at + 1, m->object + at, (m->count - at) * sizeof(struct object *));
+	m->object[at] = o;
+	m->count++;
+	return NULL;
+}
+
+static struct object *object_new(const char *key, struct body *body, const struct store_meta *meta)
+{
+	struct object *o = calloc(1, sizeof(*o));
+
+	CHECK(o);
+	atomic_init(&o->refs, 1);
+	o->key = strdup(key);
+	CHECK(o->key && store_meta_copy(&o->meta, meta) == 0);
+	o->body = body;
+	o->is.size = body->size;
+	o->is.mtime_ms = clock_realtime_ms();
+	return o;
+}
+
+static enum store_result give(const struct object *o, struct store_object *object,
+	struct store_meta *meta, struct store_error *error)
+{
+	if (meta && store_meta_copy(meta, &o->meta) < 0)
+		return store_error_local(error, -ENOMEM, "metadata");
+	if (object)
+		*object = o->is;
+	return STORE_OK;
+}
+
+static enum store_result stream(const struct object *o, uint64_t offset, uint64_t length,
+	const struct store_sink *sink, const struct store_call *call, struct store_error *error)
+{
+	uint64_t end = o->body->size;
+
+	if (offset > end)
+		offset = end;
+	if (length && length < end - offset)
+		end = offset + length;
+	while (offset < end) {
+		size_t n = end - offset < 65536 ? (size_t)(end - offset) : 65536;
+		enum store_result r = store_call_check(call, error);
+		if (r != STORE_OK)
+			return r;
+		int e = sink->write(sink->ctx, o->body->bytes + offset, n);
+		if (e)
+			return store_error_local(error, e, "writing the body");
+		offset += n;
+	}
+	return STORE_OK;
+}
+
+static enum store_result mem_get(struct store *s, const char *key, uint64_t offset, uint64_t length,
+	const char *if_match, const struct store_sink *sink, struct store_object *object,
+	struct store_meta *meta, const struct store_call *call, struct store_error *error)
+{
+	enum store_result r = store_call_check(call, error);
+
+	if (r != STORE_OK)
+		return r;
+	struct object *o = find(mem_of(s), key);
+	if (!o)
+		return STORE_ABSENT;
+	if (if_match && strcmp(if_match, o->is.etag))
+		r = STORE_PRECONDITION;
+	if (r == STORE_OK)
+		r = stream(o, offset, length, sink, call, error);
+	if (r == STORE_OK)
+		r = give(o, object, meta, error);
+	object_unref(o);
+	return r;
+}
+
+static enum store_result mem_head(struct store *s, const char *key, struct store_object *object,
+	struct store_meta *meta, const struct store_call *call, struct store_error *error)
+{
+	enum store_result r = store_call_check(call, error);
+
+	if (r != STORE_OK)
+		return r;
+	struct object *o = find(mem_of(s), key);
+	if (!o)
+		return STORE_ABSENT;
+	r = give(o, object, meta, error);
+	object_unref(o);
+	return r;
+}
+
+static enum store_result read_body(const struct store_source *source, struct body **ret,
+	const struct store_call *call, struct store_error *error)
+{
+	struct body *b = malloc(sizeof(*b) + source->size);
+	enum store_result r = STORE_OK;
+
+	CHECK(b);
+	atomic_init(&b->refs, 1);
+	b->size = source->size;
+	for (uint64_t at = 0; at < b->size && r == STORE_OK;) {
+		r = store_call_check(call, error);
+		ssize_t n = r == STORE_OK
+				    ? source->read(source->ctx, at, b->bytes + at, b->size - at)
+				    : 0;
+		if (r == STORE_OK && n <= 0)
+			r = store_error_local(error, n < 0 ? (int)n : -EIO, "reading the body");
+		at += n > 0 ? (uint64_t)n : 0;
+	}
+	if (r != STORE_OK) {
+		free(b);
+		return r;
+	}
+	*ret = b;
+	return STORE_OK;
+}
+
+static enum store_result mem_put(struct store *s, const char *key,
+	const struct store_source *source, const struct store_meta *meta,
+	const struct store_condition *condition, char *etag, const struct store_call *call,
+	struct store_error *error)
+{
+	struct mem *m = mem_of(s);
+	struct object *old = NULL;
+	struct body *body;
+	enum store_result r = store_call_check(call, error);
+
+	if ((condition->if_absent && !(m->has & STORE_CAP_PUT_IF_ABSENT)) ||
+		(condition->if_match && !(m->has & STORE_CAP_PUT_IF_MATCH)))
+		return store_error_set(error, STORE_UNSUPPORTED, "no such condition");
+	if (r == STORE_OK)
+		r = read_body(source, &body, call, error);
+	if (r != STORE_OK)
+		return r;
+
+	struct object *o = object_new(key, body, meta);
+	mutex_lock(&m->lock);
+	const struct object *there = find_locked(m, key);
+	if (condition->if_absent && there)
+		r = STORE_EXISTS;
+	else if (condition->if_match && (!there || strcmp(there->is.etag, condition->if_match)))
+		r = STORE_PRECONDITION;
+	if (r == STORE_OK) {
+		old = install_locked(m, o);
+		memcpy(etag, o->is.etag, STORE_ETAG_SIZE);
+		o = NULL;
+	}
+	mutex_unlock(&m->lock);
+	object_unref(old);
+	object_unref(o);
+	return r;
+}
+
+static enum store_result mem_list(struct store *s, const char *prefix, const char *start_after,
+	uint64_t limit, store_list_fn fn, void *ctx, const struct store_call *call,
+	struct store_error *error)
+{
+	struct mem *m = mem_of(s);
+	char last[STORE_KEY_MAX + 1];
+	bool skip = start_after && strcmp(start_after, prefix) >= 0;
+	size_t prefix_len = strlen(prefix);
+	int stop = 0;
+
+	snprintf(last, sizeof(last), "%s", skip ? start_after : prefix);
+	for (uint64_t n = 0; !stop && (!limit || n < limit); n++) {
+		enum store_result r = store_call_check(call, error);
+		if (r != STORE_OK)
+			return r;
+		mutex_lock(&m->lock);
+		size_t at = lower_bound(m, last);
+		if (skip && at < m->count && !strcmp(m->object[at]->key, last))
+			at++;
+		struct object *o = at < m->count ? m->object[at] : NULL;
+		if (o && strncmp(o->key, prefix, prefix_len))
+			o = NULL;
+		if (o)
+			atomic_fetch_add(&o->refs, 1);
+		mutex_unlock(&m->lock);
+		if (!o)
+			break;
+		skip = true;
+		snprintf(last, sizeof(last), "%s", o->key);
+		stop = fn(ctx, o->key, &o->is);
+		object_unref(o);
+	}
+	return STORE_OK;
+}
+
+static enum store_result mem_remove(struct store *s, const char *key, const char *if_match,
+	const struct store_call *call, struct store_error *error)
+{
+	struct mem *m = mem_of(s);
+	enum store_result r = store_call_check(call, error);
+
+	if (r != STORE_OK)
+		return r;
+	if (!(m->has & STORE_CAP_DELETE_IF_MATCH))
+		if_match = NULL;
+	mutex_lock(&m->lock);
+	struct object *o = find_locked(m, key);
+	if (o && if_match && strcmp(if_match, o->is.etag)) {
+		o = NULL;
+		r = STORE_PRECONDITION;
+	}
+	if (o) {
+		size_t at = lower_bound(m, key);
+		memmove(m->object + at, m->object + at + 1,
+			(m->count - at - 1) * sizeof(struct object *));
+		m->count--;
+		m->version++;
+	}
+	mutex_unlock(&m->lock);
+	object_unref(o);
+	return r;
+}
+
+static enum store_result mem_copy(struct store *s, const char *from, const char *to,
+	const struct store_meta *meta, const char *if_match, char *etag,
+	const struct store_call *call, struct store_error *error)
+{
+	struct mem *m = mem_of(s);
+	struct object *old = NULL, *o = NULL;
+	enum store_result r = store_call_check(call, error);
+
+	if (r != STORE_OK)
+		return r;
+	if (!(m->has & STORE_CAP_COPY))
+		return store_error_set(error, STORE_UNSUPPORTED, "no copy");
+	if (!(m->has & STORE_CAP_COPY_IF_MATCH))
+		if_match = NULL;
+	mutex_lock(&m->lock);
+	struct object *source = find_locked(m, from);
+	if (!source)
+		r = STORE_ABSENT;
+	else if (if_match && strcmp(if_match, source->is.etag))
+		r = STORE_PRECONDITION;
+	if (r == STORE_OK) {
+		atomic_fetch_add(&source->body->refs, 1);
+		o = object_new(to, source->body, meta);
+		old = install_locked(m, o);
+		memcpy(etag, o->is.etag, STORE_ETAG_SIZE);
+	}
+	mutex_unlock(&m->lock);
+	object_unref(old);
+	return r;
+}
+
+static void mem_close(struct store *s)
+{
+	struct mem *m = mem_of(s);
+
+	for (size_t i = 0; i < m->count; i++)
+		object_unref(m->object[i]);
+	free(m->object);
+	mutex_done(&m->lock);
+	free(m);
+}
+
+static const struct store_ops mem_ops = {
+	.name = "mem",
+	.get = mem_get,
+	.put = mem_put,
+	.head = mem_head,
+	.list = mem_list,
+	.remove = mem_remove,
+	.copy = mem_copy,
+	.close = mem_close,
+};
+
+struct store *store_mem_new(unsigned capabilities)
+{
+	struct mem *m = calloc(1, sizeof(*m));
+
+	CHECK(m);
+	m->s.ops = &mem_ops;
+	m->has = capabilities;
+	mutex_init(&m->lock, LOCK_RANK_STORE);
+	atomic_store(&m->s.capabilities, STORE_MEM_ALL);
+	return &m->s;
+}
+
+size_t store_mem_count(struct store *s)
+{
+	struct mem *m = mem_of(s);
+
+	mutex_lock(&m->lock);
+	size_t n = m->count;
+	mutex_unlock(&m->lock);
+	return n;
+}
