@@ -115,7 +115,7 @@ bool hex_decode(const char *s, void *out, size_t n)
 	if (i != 2 * n || s[i] != '\0')
 		return false;
 	for (i = 0; i < n; i++)
-		bytes[i] = (uint8_t)(hex_value(s[2 * i]) << 4 | hex_value(s[2 * i + 1]));
+		bytes[i] = (uint8_t)(hex_value(s[2 * i]) * 16 + hex_value(s[2 * i + 1]));
 	return true;
 }
 
