@@ -58,6 +58,11 @@ static void bounds(void **state)
 		assert_int_equal(random_below(1), 0);
 		assert_true(random_below(big) < big);
 	}
+	/* A plain remainder would make the lowest third as likely as the other two together. */
+	seen[0] = 0;
+	for (int i = 0; i < 3000; i++)
+		seen[0] += random_below(UINT64_C(3) << 62) < UINT64_C(1) << 62;
+	assert_true(seen[0] > 850 && seen[0] < 1150);
 	random_use_system();
 }
 
