@@ -19,6 +19,9 @@ int region_register(struct cache *c, const char *const *names, unsigned count, b
 struct region_progress {
 	uint64_t sent_seq;
 	char sent_name[SEGMENT_NAME_SIZE];
+	/* The name under which segment sent_seq + 1 is being sent, kept before its PUT so that a crash in
+	 * between neither sends one number twice nor skips it; "" when none is under way. */
+	char pending_name[SEGMENT_NAME_SIZE];
 };
 int region_progress_get(struct conn *conn, unsigned region, struct region_progress *ret) MUST_CHECK;
 int region_progress_set(struct conn *conn, unsigned region, const struct region_progress *p) MUST_CHECK;
@@ -27,9 +30,10 @@ int region_progress_set(struct conn *conn, unsigned region, const struct region_
 int cursor_get(struct conn *conn, unsigned region, char name[SEGMENT_NAME_SIZE]) MUST_CHECK;
 int cursor_set(struct conn *conn, unsigned region, const char *name) MUST_CHECK;
 
-/* segment_seen: all segments of node up to seq in region are merged. 0 when none. */
-int watermark_get(struct conn *conn, unsigned region, uint64_t node, uint64_t *seq) MUST_CHECK;
-int watermark_set(struct conn *conn, unsigned region, uint64_t node, uint64_t seq) MUST_CHECK;
+/* segment_seen: all segments of node up to seq in region are merged; name is that of the last one. 0 and "" when none. */
+int watermark_get(struct conn *conn, unsigned region, uint64_t node, uint64_t *seq,
+	char name[SEGMENT_NAME_SIZE]) MUST_CHECK;
+int watermark_set(struct conn *conn, unsigned region, uint64_t node, uint64_t seq, const char *name) MUST_CHECK;
 
 /* A segment that was skipped because it is damaged, for the operator. */
 int bad_segment_add(struct conn *conn, unsigned region, const char *name, const char *reason) MUST_CHECK;
