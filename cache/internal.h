@@ -1,0 +1,259 @@
+/*
+ * Private to cache/: what its files share. struct cache, connections, and the steps from which the tree's
+ * calls and the projection are made. Nothing here writes a journal row unless it says so.
+ *
+ * Locks. writer_lock is the writer connection's and is held from cache_begin to commit or rollback;
+ * everything marked (W) is guarded by it. The file table's lock is a leaf, so a transaction may ask
+ * whether an inode is open. A file's own lock (LOCK_RANK_FILE) is never taken inside a transaction.
+ *
+ * Detaching and opening. An inode that loses its name is deleted in that transaction unless the
+ * file table holds it. file_open enters the table before it reads the row, so either the detaching
+ * transaction sees the open, or the open reads a row that is going (a reader keeps its descriptor; a
+ * writer finds no row to mark dirty and gets -ENOENT).
+ */
+#ifndef CACHE_INTERNAL_H
+#define CACHE_INTERNAL_H
+
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "cache/cache.h"
+#include "cache/db.h"
+#include "cache/file.h"
+#include "cache/journal.h"
+#include "cache/tree.h"
+#include "src/base/thread.h"
+
+#define STATEMENT_SLOTS 512 /* power of two; the cache has some 150 literals */
+#define INO_BLOCK 1000
+#define HLC_AHEAD_MS 2000 /* how far the persisted ceiling of stamps runs ahead */
+
+/* How many levels a path can have: one byte a name and one a slash. */
+#define DEPTH_MAX (KEY_MAX / 2 + 1)
+
+struct file_table; /* file.c */
+struct times;      /* tree.c: directory times kept in memory */
+
+struct note; /* db.c: queued invalidations and removals */
+
+struct conn {
+	struct cache *cache;
+	sqlite3 *db;
+	bool writer;
+	bool in_transaction;
+	struct conn *next; /* idle list, guarded by readers_lock */
+	struct {
+		const char *sql;
+		sqlite3_stmt *statement;
+	} slots[STATEMENT_SLOTS];
+
+	/* The writer's, for the transaction that is open (W). */
+	struct note *notes;
+	struct note **notes_end;
+	bool journalled;
+	uint64_t ceiling;  /* new hlc_ceiling, 0: unchanged */
+	uint64_t ino_next; /* numbers of a block that this transaction reserves, 0: none */
+	uint64_t ino_limit;
+};
+
+struct cache {
+	char *state_dir;
+	int dir_fd;
+	int content_fd;
+	int lock_fd;
+	int wal_fd; /* for cache_sync; -1 with sync_off */
+	bool sync_off;
+	bool was_clean; /* the last stop was */
+	uint64_t reserve_bytes;
+	uint64_t node;
+	struct hlc clock;
+	_Atomic uint64_t hlc_ceiling; /* persisted; stamps issued stay below it */
+
+	struct mutex writer_lock;
+	struct conn *writer; /* (W) */
+	_Atomic pthread_t writer_owner; /* 0: nobody */
+	_Atomic int wal_pages; /* frames in the write-ahead log after the last commit */
+	struct mutex checkpoint_lock; /* rank REPLICATOR: taken before everything of the cache */
+	struct conn *checkpointer; /* guarded by checkpoint_lock; NULL until needed */
+
+	struct mutex readers_lock;
+	struct cond readers_cond;
+	struct conn *idle;   /* guarded by readers_lock */
+	unsigned readers;    /* guarded by readers_lock: open, idle ones too */
+
+	struct mutex ino_lock; /* leaf */
+	uint64_t ino_next;     /* guarded by ino_lock */
+	uint64_t ino_limit;    /* guarded by ino_lock; persisted */
+
+	struct mutex hook_lock; /* leaf; guards the four below */
+	cache_invalidate_fn invalidate;
+	void *invalidate_ctx;
+	cache_fetch_fn fetch;
+	void *fetch_ctx;
+
+	struct mutex journal_lock; /* leaf */
+	struct cond journal_cond;
+	uint64_t journal_count; /* guarded by journal_lock: transactions that appended rows, and kicks */
+
+	struct mutex sync_lock; /* leaf; guards the five below */
+	struct cond sync_cond;
+	uint64_t sync_started;
+	uint64_t sync_finished;
+	bool syncing;
+	int sync_error; /* sticks: after a failed flush nothing is known about the log */
+
+	struct file_table *files;
+	struct times *times;
+};
+
+/* ---- db.c ---- */
+
+int conn_open(struct cache *c, bool writer, struct conn **ret) MUST_CHECK;
+void conn_close(struct conn *conn);
+/* A read connection without a transaction, for calls that need one statement only. */
+int conn_take(struct cache *c, struct conn **ret) MUST_CHECK;
+void conn_give(struct conn *conn);
+void conn_pool_close(struct cache *c);
+/* After commit and outside the lock: removes the content file of ino, with its snapshots. */
+void conn_remove_content(struct conn *conn, uint64_t ino);
+/* A new inode number, never used before. Needs the writer. */
+int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
+/* Time of a new stamp; inside the writer's transaction, so journal order and stamps agree. */
+int conn_stamp_time(struct conn *conn, uint64_t *ret) MUST_CHECK;
+int meta_get_int(struct conn *conn, const char *name, int64_t *ret) MUST_CHECK; /* -ENOENT */
+int meta_set_int(struct conn *conn, const char *name, int64_t value) MUST_CHECK;
+
+/* Ends the write transaction in scope unless it was committed (set to NULL). */
+static inline void cleanup_rollback(struct conn **conn)
+{
+	if (*conn)
+		cache_rollback(*conn);
+}
+static inline void cleanup_read_end(struct conn **conn)
+{
+	if (*conn)
+		cache_read_end(*conn);
+}
+static inline void cleanup_give(struct conn **conn)
+{
+	if (*conn)
+		conn_give(*conn);
+}
+#define AUTO_ROLLBACK CLEANUP(cleanup_rollback)
+#define AUTO_READ_END CLEANUP(cleanup_read_end)
+#define AUTO_GIVE CLEANUP(cleanup_give)
+
+/* ---- tree.c, tree_change.c, xattr.c: steps inside a transaction ---- */
+
+enum content_state { STATE_NONE = 0, STATE_LOCAL = 1, STATE_REMOTE = 2 };
+
+/* One row of the inode table. */
+struct inode_row {
+	uint64_t ino;
+	uint64_t parent; /* 0: it has no name (the root, too) */
+	uint32_t mode;   /* with type */
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t nlink;  /* 0: detached */
+	uint64_t size;
+	int64_t atime_ns;
+	int64_t mtime_ns;
+	int64_t ctime_ns;
+	enum content_state state;
+	bool dirty;
+	bool has_hash;
+	uint8_t hash[SHA256_SIZE];
+	uint32_t xattrs; /* how many */
+};
+
+enum kind mode_kind(uint32_t mode); /* KIND_ABSENT for anything that Meridian does not keep */
+
+/* All of them: -ENOENT when there is none; on either sort of conn. */
+int inode_get(struct conn *conn, uint64_t ino, struct inode_row *ret) MUST_CHECK;
+int inode_child(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *ret) MUST_CHECK;
+/* The inode at a path; key "" is the root. -ENOTDIR is reported as -ENOENT. */
+int inode_resolve(struct conn *conn, struct slice key, struct inode_row *ret) MUST_CHECK;
+/* The path of an inode; -ENOENT when it or an ancestor has no name. */
+int inode_key(struct conn *conn, uint64_t ino, struct key *ret) MUST_CHECK;
+/* Heap; -EINVAL when it is not a symlink. */
+int inode_target(struct conn *conn, uint64_t ino, char **ret) MUST_CHECK;
+int inode_dir_empty(struct conn *conn, uint64_t dir, bool *ret) MUST_CHECK;
+
+/* Makes the inode that row describes and its name. row->ino 0: a new number is drawn and put there; otherwise that of a
+ * content_writer. row->parent, nlink and xattrs are ignored. STATE_LOCAL: the content file must lie there already (and
+ * gets row's mtime here); size and hash describe it. target: symlinks only, else NULL. -EEXIST when the name is taken. */
+int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *row,
+	const char *target) MUST_CHECK;
+/* Removes the name. The inode is deleted at commit with its content, unless it is open (then at its
+ * last release) or keep (then somebody else's conflict row refers to it, and nobody deletes it). displaced: the key, when a
+ * remote change takes the name: an open writer that writes on gets a conflict row at its last release; NULL: a local removal. */
+int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
+	const struct slice *displaced) MUST_CHECK;
+/* Moves the name; the target name must be free. */
+int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name, uint64_t new_parent,
+	struct slice new_name) MUST_CHECK;
+/* Deletes a detached inode: row, xattrs, and at commit its content. For the conflict list, too. */
+int inode_delete(struct conn *conn, uint64_t ino) MUST_CHECK;
+
+/* mask: SET_MODE (07777 of mode), SET_UID, SET_GID, SET_MTIME. For a regular file with local content
+ * the content file gets the mtime, too. ctime becomes now. */
+int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid, uint32_t gid,
+	int64_t mtime_ns) MUST_CHECK;
+/* Replaces all extended attributes by the encoding of entry.h (empty slice: none). -EINVAL when malformed. */
+int inode_set_xattrs(struct conn *conn, uint64_t ino, struct slice encoded) MUST_CHECK;
+/* Appends the encoding of entry.h to ret. */
+int inode_get_xattrs(struct conn *conn, uint64_t ino, struct buf *ret) MUST_CHECK;
+
+/* The directory's mtime and ctime are now: in memory, written by tree_flush_times with a journal row when
+ * record is true, else (a remote change made the name) kept out of the journal. */
+void times_touch(struct cache *c, uint64_t dir, bool record);
+/* Forgets what is in memory for dir (its mtime is being set, or it is gone). */
+void times_forget(struct cache *c, uint64_t dir);
+struct times *times_new(void);
+void times_free(struct times *t);
+
+/* ---- file.c ---- */
+
+struct file_table *file_table_new(void);
+void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */
+bool file_is_open(struct cache *c, uint64_t ino);
+/* Content is open here and was changed since it was last sealed. */
+bool file_has_unsealed(struct cache *c, uint64_t ino);
+/* From inode_detach: remembers that the last release must look at the row. True when it is open. */
+bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced);
+/* The open content's stat; false when ino is not open here. */
+bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret);
+
+/* ---- content.c, snapshot.c ---- */
+
+#define CONTENT_NAME_SIZE 24 /* "xx/0123456789abcdef" and NUL */
+void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE]);
+/* Opens content/<xx>/<ino>; O_CREAT makes the directory when needed. A descriptor or -errno. */
+int content_file(struct cache *c, uint64_t ino, int flags) MUST_CHECK;
+void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothing there is fine */
+int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
+/* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
+int content_check_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
+
+/* ---- recover.c ---- */
+
+/* At open, before anybody else has the cache. */
+int recover_run(struct cache *c, struct err *err) MUST_CHECK;
+
+static inline int64_t stat_mtime_ns(const struct stat *st)
+{
+	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+static inline struct timespec timespec_of_ns(int64_t ns)
+{
+	int64_t sec = ns / 1000000000, rest = ns % 1000000000;
+
+	if (rest < 0) {
+		rest += 1000000000;
+		sec--;
+	}
+	return (struct timespec){.tv_sec = sec, .tv_nsec = (long)rest};
+}
+
+#endif
