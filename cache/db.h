@@ -8,8 +8,10 @@
 
 #include "cache/cache.h"
 
-/* The statement for sql on this connection, reset and with bindings cleared. sql must be a string literal:
- * statements are kept by its address. NULL only when SQLite fails; db_error then tells. */
+#define DATABASE_PAGE_SIZE 4096 /* of a new database */
+
+/* The statement for sql on this connection, reset and with bindings cleared. sql must be a string
+ * literal: statements are kept by its address. NULL only when SQLite fails; db_error then tells. */
 sqlite3_stmt *conn_statement(struct conn *conn, const char *sql) MUST_CHECK;
 
 /* -errno of the connection's last failure: -ENOSPC for SQLITE_FULL and a failed write for lack of
@@ -18,7 +20,8 @@ int conn_error(struct conn *conn);
 
 /* Steps a statement that returns no row; resets it. */
 int conn_run(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
-/* Steps for one row: 1 there is one, 0 none (reset), or -errno (reset). The caller resets after reading. */
+/* Steps for one row: 1 there is one, 0 none (reset), or -errno (reset). The caller resets after
+ * reading. */
 int conn_row(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
 
 void bind_slice(sqlite3_stmt *s, int index, struct slice v); /* as BLOB; borrowed until reset */

@@ -1,6 +1,6 @@
 /*
- * Private to cache/: what its files share. struct cache, connections, and the steps from which the tree's
- * calls and the projection are made. Nothing here writes a journal row unless it says so.
+ * Private to cache/: what its files share. struct cache, connections, and the steps from which the
+ * tree's calls and the projection are made. Nothing here writes a journal row unless it says so.
  *
  * Locks. writer_lock is the writer connection's and is held from cache_begin to commit or rollback;
  * everything marked (W) is guarded by it. The file table's lock is a leaf, so a transaction may ask
@@ -8,8 +8,8 @@
  *
  * Detaching and opening. An inode that loses its name is deleted in that transaction unless the
  * file table holds it. file_open enters the table before it reads the row, so either the detaching
- * transaction sees the open, or the open reads a row that is going (a reader keeps its descriptor; a
- * writer finds no row to mark dirty and gets -ENOENT).
+ * transaction sees the open, or the open reads a row that is going (a reader keeps its descriptor;
+ * a writer finds no row to mark dirty and gets -ENOENT).
  */
 #ifndef CACHE_INTERNAL_H
 #define CACHE_INTERNAL_H
@@ -32,7 +32,7 @@
 #define DEPTH_MAX (KEY_MAX / 2 + 1)
 
 struct file_table; /* file.c */
-struct times;      /* tree.c: directory times kept in memory */
+struct times;	   /* tree.c: directory times kept in memory */
 
 struct note; /* db.c: queued invalidations and removals */
 
@@ -70,16 +70,16 @@ struct cache {
 	_Atomic uint64_t hlc_ceiling; /* persisted; stamps issued stay below it */
 
 	struct mutex writer_lock;
-	struct conn *writer; /* (W) */
+	struct conn *writer;		/* (W) */
 	_Atomic pthread_t writer_owner; /* 0: nobody */
-	_Atomic int wal_pages; /* frames in the write-ahead log after the last commit */
-	struct mutex checkpoint_lock; /* rank REPLICATOR: taken before everything of the cache */
-	struct conn *checkpointer; /* guarded by checkpoint_lock; NULL until needed */
+	_Atomic int wal_pages;		/* frames in the write-ahead log after the last commit */
+	struct mutex checkpoint_lock;	/* rank FILE: taken before the writer */
+	struct conn *checkpointer;	/* guarded by checkpoint_lock; NULL until needed */
 
 	struct mutex readers_lock;
 	struct cond readers_cond;
-	struct conn *idle;   /* guarded by readers_lock */
-	unsigned readers;    /* guarded by readers_lock: open, idle ones too */
+	struct conn *idle; /* guarded by readers_lock */
+	unsigned readers;  /* guarded by readers_lock: open, idle ones too */
 
 	struct mutex ino_lock; /* leaf */
 	uint64_t ino_next;     /* guarded by ino_lock */
@@ -93,7 +93,8 @@ struct cache {
 
 	struct mutex journal_lock; /* leaf */
 	struct cond journal_cond;
-	uint64_t journal_count; /* guarded by journal_lock: transactions that appended rows, and kicks */
+	uint64_t journal_count; /* guarded by journal_lock: transactions that appended rows, and
+				   kicks */
 
 	struct mutex sync_lock; /* leaf; guards the five below */
 	struct cond sync_cond;
@@ -151,10 +152,10 @@ enum content_state { STATE_NONE = 0, STATE_LOCAL = 1, STATE_REMOTE = 2 };
 struct inode_row {
 	uint64_t ino;
 	uint64_t parent; /* 0: it has no name (the root, too) */
-	uint32_t mode;   /* with type */
+	uint32_t mode;	 /* with type */
 	uint32_t uid;
 	uint32_t gid;
-	uint32_t nlink;  /* 0: detached */
+	uint32_t nlink; /* 0: detached */
 	uint64_t size;
 	int64_t atime_ns;
 	int64_t mtime_ns;
@@ -170,7 +171,8 @@ enum kind mode_kind(uint32_t mode); /* KIND_ABSENT for anything that Meridian do
 
 /* All of them: -ENOENT when there is none; on either sort of conn. */
 int inode_get(struct conn *conn, uint64_t ino, struct inode_row *ret) MUST_CHECK;
-int inode_child(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *ret) MUST_CHECK;
+int inode_child(
+	struct conn *conn, uint64_t parent, struct slice name, struct inode_row *ret) MUST_CHECK;
 /* The inode at a path; key "" is the root. -ENOTDIR is reported as -ENOENT. */
 int inode_resolve(struct conn *conn, struct slice key, struct inode_row *ret) MUST_CHECK;
 /* The path of an inode; -ENOENT when it or an ancestor has no name. */
@@ -179,33 +181,39 @@ int inode_key(struct conn *conn, uint64_t ino, struct key *ret) MUST_CHECK;
 int inode_target(struct conn *conn, uint64_t ino, char **ret) MUST_CHECK;
 int inode_dir_empty(struct conn *conn, uint64_t dir, bool *ret) MUST_CHECK;
 
-/* Makes the inode that row describes and its name. row->ino 0: a new number is drawn and put there; otherwise that of a
- * content_writer. row->parent, nlink and xattrs are ignored. STATE_LOCAL: the content file must lie there already (and
- * gets row's mtime here); size and hash describe it. target: symlinks only, else NULL. -EEXIST when the name is taken. */
+/* Makes the inode that row describes and its name. row->ino 0: a new number is drawn and put there;
+ * otherwise that of a content_writer. row->parent, nlink and xattrs are ignored. STATE_LOCAL: the
+ * content file must lie there already (and gets row's mtime here); size and hash describe it.
+ * target: symlinks only, else NULL. -EEXIST when the name is taken. */
 int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *row,
 	const char *target) MUST_CHECK;
 /* Removes the name. The inode is deleted at commit with its content, unless it is open (then at its
- * last release) or keep (then somebody else's conflict row refers to it, and nobody deletes it). displaced: the key, when a
- * remote change takes the name: an open writer that writes on gets a conflict row at its last release; NULL: a local removal. */
+ * last release) or keep (then somebody else's conflict row refers to it, and nobody deletes it).
+ * displaced: the key, when a remote change takes the name: an open writer that writes on gets a
+ * conflict row at its last release; NULL: a local removal. */
 int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
 	const struct slice *displaced) MUST_CHECK;
 /* Moves the name; the target name must be free. */
-int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name, uint64_t new_parent,
-	struct slice new_name) MUST_CHECK;
+int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
+	uint64_t new_parent, struct slice new_name) MUST_CHECK;
+/* Gives a detached inode (nlink 0; it may be open) a name again, as inode_detach took it. For
+ * project.c: a hidden file that comes back. -EEXIST when the name is taken. */
+int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
 /* Deletes a detached inode: row, xattrs, and at commit its content. For the conflict list, too. */
 int inode_delete(struct conn *conn, uint64_t ino) MUST_CHECK;
 
-/* mask: SET_MODE (07777 of mode), SET_UID, SET_GID, SET_MTIME. For a regular file with local content
- * the content file gets the mtime, too. ctime becomes now. */
-int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid, uint32_t gid,
-	int64_t mtime_ns) MUST_CHECK;
-/* Replaces all extended attributes by the encoding of entry.h (empty slice: none). -EINVAL when malformed. */
+/* mask: SET_MODE (07777 of mode), SET_UID, SET_GID, SET_MTIME. For a regular file with local
+ * content the content file gets the mtime, too. ctime becomes now. */
+int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid,
+	uint32_t gid, int64_t mtime_ns) MUST_CHECK;
+/* Replaces all extended attributes by the encoding of entry.h (empty slice: none). -EINVAL when
+ * malformed. */
 int inode_set_xattrs(struct conn *conn, uint64_t ino, struct slice encoded) MUST_CHECK;
 /* Appends the encoding of entry.h to ret. */
 int inode_get_xattrs(struct conn *conn, uint64_t ino, struct buf *ret) MUST_CHECK;
 
-/* The directory's mtime and ctime are now: in memory, written by tree_flush_times with a journal row when
- * record is true, else (a remote change made the name) kept out of the journal. */
+/* The directory's mtime and ctime are now: in memory, written by tree_flush_times with a journal
+ * row when record is true, else (a remote change made the name) kept out of the journal. */
 void times_touch(struct cache *c, uint64_t dir, bool record);
 /* Forgets what is in memory for dir (its mtime is being set, or it is gone). */
 void times_forget(struct cache *c, uint64_t dir);

@@ -1,10 +1,10 @@
 /*
  * The tables of the local tree and the journal, and the way from an empty file to SCHEMA_VERSION.
  *
- * inode holds parent and name besides dentry, so a path is found by walking up primary keys and needs no
- * index on dentry(ino). The partial indexes are empty most of the time; they are what recovery reads.
- * journal has no AUTOINCREMENT: rows are removed from the front, and a number that was used by a removed
- * last row may come again, which nobody can tell.
+ * inode holds parent and name besides dentry, so a path is found by walking up primary keys and
+ * needs no index on dentry(ino). The partial indexes are empty most of the time; they are what
+ * recovery reads. journal has no AUTOINCREMENT: rows are removed from the front, and a number that
+ * was used by a removed last row may come again, which nobody can tell.
  */
 #include "cache/schema.h"
 
@@ -95,8 +95,8 @@ static int create(sqlite3 *db, struct err *err)
 	const char *const end[] = {last, "COMMIT", NULL};
 	int r;
 
-	snprintf(last, sizeof(last), "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID,
-		SCHEMA_VERSION);
+	snprintf(last, sizeof(last), "PRAGMA application_id = %d; PRAGMA user_version = %d",
+		APPLICATION_ID, SCHEMA_VERSION);
 	r = run_list(db, first, err);
 	if (r)
 		return r;
@@ -125,11 +125,13 @@ int schema_migrate(sqlite3 *db, struct err *err)
 	if (application == 0 && version == 0 && objects == 0)
 		return create(db, err);
 	if (application != APPLICATION_ID)
-		return err_set(err, -EINVAL, "the database belongs to another program (application_id %lld)",
+		return err_set(err, -EINVAL,
+			"the database belongs to another program (application_id %lld)",
 			(long long)application);
 	if (version > SCHEMA_VERSION)
 		return err_set(err, -EPROTONOSUPPORT,
-			"the database has format %lld, this program knows up to %d: use the newer meridian",
+			"the database has format %lld, this program knows up to %d: use the newer "
+			"meridian",
 			(long long)version, SCHEMA_VERSION);
 	if (version != SCHEMA_VERSION)
 		return err_set(err, -EINVAL, "the database has the unknown format %lld",

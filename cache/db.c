@@ -1,0 +1,548 @@
+/*
+ * Connections, prepared statements, transactions.
+ *
+ * One writer behind writer_lock; read connections from a pool that is as large as the number in use
+ * at once ever was (at most READERS_MAX, then callers wait). All use the unix-excl VFS: the process
+ * holds the file exclusively and the WAL index lies on the heap, so a read transaction costs no
+ * system call for locks and a full disk cannot fault a shared mapping. No other process can open
+ * the database meanwhile.
+ *
+ * A write transaction gathers what has to happen after it: content files to remove, invalidations,
+ * waking the journal's readers. Commit does them after writer_lock is released; rollback drops
+ * them. A crash between commit and removal leaves stray content files, which cache_open removes.
+ */
+#include "cache/db.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "cache/internal.h"
+
+#define READERS_MAX 48
+#define BUSY_MS 10000
+#define WRITER_CACHE_KIB 8192
+#define READER_CACHE_KIB 1024
+
+struct note {
+	struct note *next;
+	struct invalidation invalidation;
+	char *name;
+	uint64_t remove_ino; /* 0: an invalidation */
+};
+
+static pthread_once_t configured = PTHREAD_ONCE_INIT;
+
+static void configure(void)
+{
+	/* Statistics take a global mutex at each allocation. Too late (misuse) is no failure. */
+	sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
+static int on_wal(void *ctx, sqlite3 *db, const char *name, int pages)
+{
+	struct cache *c = ctx;
+
+	atomic_store(&c->wal_pages, pages);
+	return SQLITE_OK;
+}
+
+static int pragmas(struct conn *conn)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text),
+		"PRAGMA page_size = %d; PRAGMA journal_mode = WAL; PRAGMA synchronous = %s;"
+		"PRAGMA cache_size = -%d; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;"
+		"PRAGMA journal_size_limit = 67108864; PRAGMA query_only = %d",
+		DATABASE_PAGE_SIZE, conn->cache->sync_off ? "OFF" : "NORMAL",
+		conn->writer ? WRITER_CACHE_KIB : READER_CACHE_KIB, !conn->writer);
+	return sqlite3_exec(conn->db, text, NULL, NULL, NULL) == SQLITE_OK ? 0 : conn_error(conn);
+}
+
+int conn_open(struct cache *c, bool writer, struct conn **ret)
+{
+	struct conn *conn;
+	char *path = NULL;
+	int r;
+
+	pthread_once(&configured, configure);
+	conn = calloc(1, sizeof(*conn));
+	if (!conn || asprintf(&path, "%s/meridian.db", c->state_dir) < 0) {
+		free(conn);
+		return -ENOMEM;
+	}
+	conn->cache = c;
+	conn->writer = writer;
+	conn->notes_end = &conn->notes;
+	if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
+		    "unix-excl") != SQLITE_OK) {
+		r = conn->db ? conn_error(conn) : -ENOMEM;
+	} else {
+		sqlite3_busy_timeout(conn->db, BUSY_MS);
+		sqlite3_extended_result_codes(conn->db, 1);
+		sqlite3_db_config(conn->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+		r = pragmas(conn);
+	}
+	free(path);
+	if (r) {
+		conn_close(conn);
+		return r;
+	}
+	/* Replaces the automatic checkpoint, which is a hook of the same kind. */
+	if (writer)
+		sqlite3_wal_hook(conn->db, on_wal, c);
+	*ret = conn;
+	return 0;
+}
+
+static void notes_free(struct note *n)
+{
+	while (n) {
+		struct note *next = n->next;
+
+		free(n->name);
+		free(n);
+		n = next;
+	}
+}
+
+void conn_close(struct conn *conn)
+{
+	if (!conn)
+		return;
+	for (unsigned i = 0; i < STATEMENT_SLOTS; i++)
+		sqlite3_finalize(conn->slots[i].statement);
+	notes_free(conn->notes);
+	CHECK(sqlite3_close(conn->db) == SQLITE_OK);
+	free(conn);
+}
+
+sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
+{
+	uintptr_t address = (uintptr_t)sql;
+	size_t i =
+		(size_t)((uint64_t)address * UINT64_C(0x9e3779b97f4a7c15) >> 40) % STATEMENT_SLOTS;
+	sqlite3_stmt *s;
+
+	for (size_t tried = 0; tried < STATEMENT_SLOTS; tried++) {
+		s = conn->slots[i].statement;
+		if (conn->slots[i].sql == sql) {
+			sqlite3_reset(s);
+			sqlite3_clear_bindings(s);
+			return s;
+		}
+		if (!s) {
+			if (sqlite3_prepare_v3(conn->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &s,
+				    NULL) != SQLITE_OK)
+				return NULL;
+			conn->slots[i].sql = sql;
+			conn->slots[i].statement = s;
+			return s;
+		}
+		i = (i + 1) % STATEMENT_SLOTS;
+	}
+	CHECK(!"more statements than slots");
+	return NULL;
+}
+
+int conn_error(struct conn *conn)
+{
+	int code = sqlite3_extended_errcode(conn->db);
+	int e = sqlite3_system_errno(conn->db);
+
+	switch (code & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return -EIO; /* called without a failure: a bug, but no success */
+	case SQLITE_FULL:
+		return -ENOSPC;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_CONSTRAINT:
+		return -EEXIST;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return -EBUSY;
+	case SQLITE_TOOBIG:
+		return -E2BIG;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_IOERR:
+	case SQLITE_CANTOPEN:
+		if (e == ENOSPC || e == EDQUOT || code == SQLITE_IOERR_SHMSIZE)
+			return -ENOSPC;
+		return e == EACCES || e == EPERM || e == EMFILE || e == ENFILE ? -e : -EIO;
+	default:
+		return -EIO;
+	}
+}
+
+int conn_run(struct conn *conn, sqlite3_stmt *s)
+{
+	int code = sqlite3_step(s), r = 0;
+
+	if (code != SQLITE_DONE)
+		r = code == SQLITE_ROW ? -EIO : conn_error(conn);
+	sqlite3_reset(s);
+	return r;
+}
+
+int conn_row(struct conn *conn, sqlite3_stmt *s)
+{
+	int code = sqlite3_step(s), r;
+
+	if (code == SQLITE_ROW)
+		return 1;
+	r = code == SQLITE_DONE ? 0 : conn_error(conn);
+	sqlite3_reset(s);
+	return r;
+}
+
+void bind_slice(sqlite3_stmt *s, int index, struct slice v)
+{
+	/* A NULL pointer would bind NULL. Lengths are bounded far below INT_MAX by every caller. */
+	sqlite3_bind_blob(s, index, v.len ? v.p : "", (int)v.len, SQLITE_STATIC);
+}
+
+struct slice column_slice(sqlite3_stmt *s, int index)
+{
+	const char *p = sqlite3_column_blob(s, index);
+
+	return (struct slice){p ? p : "", (size_t)sqlite3_column_bytes(s, index)};
+}
+
+bool conn_writable(struct conn *conn)
+{
+	return conn->writer && conn->in_transaction;
+}
+
+struct cache *conn_cache(struct conn *conn)
+{
+	return conn->cache;
+}
+
+static int run_literal(struct conn *conn, const char *sql)
+{
+	sqlite3_stmt *s = conn_statement(conn, sql);
+
+	return s ? conn_run(conn, s) : conn_error(conn);
+}
+
+/* ---- readers ---- */
+
+int conn_take(struct cache *c, struct conn **ret)
+{
+	struct conn *conn;
+	int r;
+
+	mutex_lock(&c->readers_lock);
+	while (!c->idle && c->readers >= READERS_MAX)
+		cond_wait(&c->readers_cond, &c->readers_lock);
+	conn = c->idle;
+	if (conn)
+		c->idle = conn->next;
+	else
+		c->readers++;
+	mutex_unlock(&c->readers_lock);
+	if (!conn) {
+		r = conn_open(c, false, &conn);
+		if (r) {
+			mutex_lock(&c->readers_lock);
+			c->readers--;
+			cond_signal(&c->readers_cond);
+			mutex_unlock(&c->readers_lock);
+			return r;
+		}
+	}
+	conn->next = NULL;
+	*ret = conn;
+	return 0;
+}
+
+void conn_give(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+
+	mutex_lock(&c->readers_lock);
+	conn->next = c->idle;
+	c->idle = conn;
+	if (c->readers >= READERS_MAX)
+		cond_signal(&c->readers_cond);
+	mutex_unlock(&c->readers_lock);
+}
+
+void conn_pool_close(struct cache *c)
+{
+	struct conn *conn = c->idle;
+	unsigned closed = 0;
+
+	while (conn) {
+		struct conn *next = conn->next;
+
+		conn_close(conn);
+		conn = next;
+		closed++;
+	}
+	CHECK(closed == c->readers);
+	c->idle = NULL;
+	c->readers = 0;
+}
+
+int cache_read_begin(struct cache *c, struct conn **ret)
+{
+	struct conn *conn;
+	int r = conn_take(c, &conn);
+
+	if (r)
+		return r;
+	r = run_literal(conn, "BEGIN");
+	if (r) {
+		conn_give(conn);
+		return r;
+	}
+	conn->in_transaction = true;
+	*ret = conn;
+	return 0;
+}
+
+void cache_read_end(struct conn *conn)
+{
+	CHECK(!conn->writer && conn->in_transaction);
+	/* A statement that was left on a row would keep the snapshot. */
+	for (sqlite3_stmt *s = sqlite3_next_stmt(conn->db, NULL); s;
+		s = sqlite3_next_stmt(conn->db, s)) {
+		if (sqlite3_stmt_busy(s))
+			sqlite3_reset(s);
+	}
+	if (run_literal(conn, "COMMIT") && !sqlite3_get_autocommit(conn->db))
+		CHECK(sqlite3_exec(conn->db, "ROLLBACK", NULL, NULL, NULL) == SQLITE_OK);
+	conn->in_transaction = false;
+	conn_give(conn);
+}
+
+/* ---- the writer ---- */
+
+int cache_begin(struct cache *c, struct conn **ret)
+{
+	struct conn *conn;
+	int r;
+
+	mutex_lock(&c->writer_lock);
+	conn = c->writer;
+	r = run_literal(conn, "BEGIN IMMEDIATE");
+	if (r) {
+		mutex_unlock(&c->writer_lock);
+		return r;
+	}
+	atomic_store(&c->writer_owner, pthread_self());
+	conn->in_transaction = true;
+	*ret = conn;
+	return 0;
+}
+
+static struct note *take_notes(struct conn *conn)
+{
+	struct note *n = conn->notes;
+
+	conn->notes = NULL;
+	conn->notes_end = &conn->notes;
+	return n;
+}
+
+/* Ends the transaction's bookkeeping and releases the lock. */
+static void leave(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+
+	conn->journalled = false;
+	conn->ceiling = 0;
+	conn->ino_next = conn->ino_limit = 0;
+	conn->in_transaction = false;
+	atomic_store(&c->writer_owner, (pthread_t)0);
+	mutex_unlock(&c->writer_lock);
+}
+
+void cache_rollback(struct conn *conn)
+{
+	struct note *notes = take_notes(conn);
+
+	CHECK(conn_writable(conn));
+	/* A failure for lack of space may have rolled back already. */
+	for (sqlite3_stmt *s = sqlite3_next_stmt(conn->db, NULL); s;
+		s = sqlite3_next_stmt(conn->db, s)) {
+		if (sqlite3_stmt_busy(s))
+			sqlite3_reset(s);
+	}
+	if (!sqlite3_get_autocommit(conn->db))
+		sqlite3_exec(conn->db, "ROLLBACK", NULL, NULL, NULL);
+	CHECK(sqlite3_get_autocommit(conn->db));
+	leave(conn);
+	notes_free(notes);
+}
+
+static void publish(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+
+	if (conn->ceiling)
+		atomic_store(&c->hlc_ceiling, conn->ceiling);
+	if (conn->ino_limit) {
+		mutex_lock(&c->ino_lock);
+		/* The block before it is used up, or nearly: what is left of it is not worth a
+		 * list. */
+		c->ino_next = conn->ino_next;
+		c->ino_limit = conn->ino_limit;
+		mutex_unlock(&c->ino_lock);
+	}
+}
+
+static void deliver(struct cache *c, struct note *n)
+{
+	cache_invalidate_fn fn;
+	void *ctx;
+
+	mutex_lock(&c->hook_lock);
+	fn = c->invalidate;
+	ctx = c->invalidate_ctx;
+	mutex_unlock(&c->hook_lock);
+	for (; n; n = n->next) {
+		if (n->remove_ino)
+			content_remove(c, n->remove_ino);
+		else if (fn)
+			fn(ctx, &n->invalidation);
+	}
+}
+
+int cache_commit(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+	struct note *notes;
+	bool journalled;
+	int r;
+
+	CHECK(conn_writable(conn));
+	r = run_literal(conn, "COMMIT");
+	if (r) {
+		cache_rollback(conn);
+		return r;
+	}
+	publish(conn);
+	notes = take_notes(conn);
+	journalled = conn->journalled;
+	leave(conn);
+	if (notes) {
+		deliver(c, notes);
+		notes_free(notes);
+	}
+	if (journalled)
+		journal_kick(c);
+	return 0;
+}
+
+static struct note *note_new(struct conn *conn)
+{
+	struct note *n = calloc(1, sizeof(*n));
+
+	CHECK(conn_writable(conn));
+	CHECK(n);
+	*conn->notes_end = n;
+	conn->notes_end = &n->next;
+	return n;
+}
+
+void conn_invalidate(struct conn *conn, const struct invalidation *i)
+{
+	struct note *n = note_new(conn);
+
+	n->invalidation = *i;
+	if (i->name) {
+		n->name = strdup(i->name);
+		CHECK(n->name);
+		n->invalidation.name = n->name;
+	}
+}
+
+void conn_remove_content(struct conn *conn, uint64_t ino)
+{
+	note_new(conn)->remove_ino = ino;
+}
+
+/* ---- numbers ---- */
+
+int meta_get_int(struct conn *conn, const char *name, int64_t *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM meta WHERE name = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	*ret = sqlite3_column_int64(s, 0);
+	sqlite3_reset(s);
+	return 0;
+}
+
+int meta_set_int(struct conn *conn, const char *name, int64_t value)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "INSERT INTO meta(name, value) VALUES(?1, ?2)"
+				     " ON CONFLICT(name) DO UPDATE SET value = excluded.value");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(s, 2, value);
+	return conn_run(conn, s);
+}
+
+int conn_new_ino(struct conn *conn, uint64_t *ret)
+{
+	struct cache *c = conn->cache;
+	uint64_t limit, ino = 0;
+	int r;
+
+	if (!conn->ino_limit) {
+		mutex_lock(&c->ino_lock);
+		if (c->ino_next < c->ino_limit)
+			ino = c->ino_next++;
+		limit = c->ino_limit;
+		mutex_unlock(&c->ino_lock);
+		if (ino) {
+			*ret = ino;
+			return 0;
+		}
+		conn->ino_next = limit;
+	}
+	if (conn->ino_next >= conn->ino_limit) {
+		limit = conn->ino_next + INO_BLOCK;
+		r = meta_set_int(conn, "ino_limit", (int64_t)limit);
+		if (r)
+			return r;
+		conn->ino_limit = limit;
+	}
+	*ret = conn->ino_next++;
+	return 0;
+}
+
+int conn_stamp_time(struct conn *conn, uint64_t *ret)
+{
+	struct cache *c = conn->cache;
+	uint64_t time = hlc_now(&c->clock);
+	uint64_t ceiling = conn->ceiling ? conn->ceiling : atomic_load(&c->hlc_ceiling);
+	int r;
+
+	CHECK(conn_writable(conn));
+	if (time >= ceiling) {
+		ceiling = time + ((uint64_t)HLC_AHEAD_MS << 16);
+		r = meta_set_int(conn, "hlc_ceiling", (int64_t)ceiling);
+		if (r)
+			return r;
+		conn->ceiling = ceiling;
+	}
+	*ret = time;
+	return 0;
+}
