@@ -1,0 +1,61 @@
+"""A full disk below the state directory: ENOSPC to the caller, no acknowledged byte lost, everything replicates once there is
+space again."""
+import errno
+import os
+import unittest
+
+from harness import World, converge, main, wait_until
+
+
+class Full(unittest.TestCase):
+    def test_full_state_directory(self):
+        world = World()
+        regions = world.directories("east", "west")
+        small = world.mount_tmpfs("small", "48m")
+        ballast = small / "ballast"
+        ballast.write_bytes(b"\0" * (8 << 20))
+        a = world.server("a", regions, state=small / "state")
+        b = world.server("b", regions, home="west")
+        a.start()
+        b.start()
+        kept, refused = {}, 0
+        for n in range(4000):
+            data = f"{n}:".encode() * 8000
+            path = a.mount / f"f{n}"
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o644)
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ENOSPC)
+                refused += 1
+                if refused > 20:
+                    break
+                continue
+            try:
+                written = os.write(descriptor, data)
+                kept[path.name] = data[:written]
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ENOSPC)
+                refused += 1
+                kept[path.name] = b""
+            finally:
+                os.close(descriptor)
+            if refused > 20:
+                break
+        self.assertGreater(refused, 20, "the disk never filled up")
+        self.assertGreater(len(kept), 100)
+        for name, data in kept.items():
+            self.assertEqual((a.mount / name).read_bytes(), data, name)
+        removed = next(iter(kept))
+        (a.mount / removed).unlink()
+        del kept[removed]
+        ballast.unlink()
+        (a.mount / "after").write_text("space again")
+        kept["after"] = b"space again"
+        wait_until("everything is pushed", lambda: a.backlog() == 0, 90, 0.5)
+        converge(a, b)
+        self.assertEqual({p.name: p.read_bytes() for p in b.mount.iterdir()}, kept)
+        world.close()
+
+
+if __name__ == "__main__":
+    main()

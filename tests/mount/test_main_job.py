@@ -1,0 +1,135 @@
+"""The main job: two servers, three regions on three Ceph gateways; real programs on one side, checked on the other, and every
+object read by a client that knows nothing of Meridian."""
+import os
+import pathlib
+import shutil
+import sqlite3
+import subprocess
+import unittest
+
+from harness import World, Ceph, converge, main, wait_until, differences
+
+
+class MainJob(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.ceph = Ceph(cls.world.dir / "ceph")
+        cls.regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2, 3)}
+        cls.a = cls.world.server("a", cls.regions, home="region-1")
+        cls.b = cls.world.server("b", cls.regions, home="region-2")
+        cls.a.start()
+        cls.b.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.close()
+        cls.ceph.stop()
+
+    def git(self, *arguments):
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "safe.directory=*", *arguments],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
+    def make_repository(self):
+        source = self.world.dir / "repository"
+        source.mkdir()
+        self.git("init", "-q", str(source))
+        for n in range(120):
+            path = source / f"d{n % 7}" / f"file{n}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"line {n}\n" * (n + 1))
+        self.git("-C", str(source), "add", ".")
+        self.git("-C", str(source), "commit", "-qm", "one")
+        return source
+
+    def test_1_programs_on_a_seen_on_b(self):
+        a, b = self.a.mount, self.b.mount
+        self.git("clone", "-q", "--no-hardlinks", str(self.make_repository()), str(a / "clone"))
+        with sqlite3.connect(a / "rows.db") as database:
+            database.execute("create table t(id integer primary key, v text)")
+            database.executemany("insert into t values(?, ?)", ((n, f"value {n}") for n in range(10000)))
+        database.close()
+        subprocess.run(["rsync", "-a", "/usr/include", str(a)], check=True)
+        os.symlink("rows.db", a / "link")
+        (a / "big").write_bytes(os.urandom(5 << 20))
+        (a / "empty").touch()
+        odd = a / "odd names"
+        odd.mkdir()
+        for name in ("a b+c%25 ü", "100%", "%41", "q?x=1&y", "#", "back\\slash", "tab\there", "x" * 255):
+            (odd / name).write_text(name)
+        with open(os.fsencode(odd) + b"/latin-\xe9", "wb") as file:
+            file.write(b"not UTF-8")
+        os.chmod(a / "empty", 0o640)
+        os.chown(a / "empty", 1234, 4321)
+        converge(self.a, self.b, timeout=240)
+        self.git("-C", str(b / "clone"), "fsck", "--full")
+        with sqlite3.connect(f"file:{b / 'rows.db'}?mode=ro", uri=True) as database:
+            self.assertEqual(database.execute("pragma integrity_check").fetchone(), ("ok",))
+            self.assertEqual(database.execute("select count(*) from t").fetchone(), (10000,))
+        database.close()
+        self.assertEqual(differences("/usr/include", b / "include"), "")
+
+    def test_2_plain_client_reads_every_object(self):
+        mount = self.a.mount
+        for n, bucket in enumerate(self.ceph.buckets, 1):
+            client = self.ceph.client(n)
+            found = {}
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="app/"):
+                for item in page.get("Contents", []):
+                    key = item["Key"][len("app/"):]
+                    if not key.startswith(".meridian/"):
+                        found[key] = item["Size"]
+            expected = 0
+            for directory, directories, files in os.walk(mount):
+                for name in files:
+                    path = pathlib.Path(directory) / name
+                    key = str(path.relative_to(mount))
+                    if "odd names" in key:
+                        continue
+                    expected += 1
+                    self.assertIn(key, found, f"{bucket}: no object for {key}")
+                    content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+                    self.assertEqual(found[key], len(content), key)
+                    if expected % 10 == 0 or len(content) > 1 << 20:
+                        body = client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
+                        self.assertEqual(body, content, f"{bucket}: {key}")
+                for name in directories:
+                    key = str((pathlib.Path(directory) / name).relative_to(mount)) + "/"
+                    self.assertIn(key, found, f"{bucket}: no object for directory {key}")
+            self.assertGreater(expected, 500)
+            for key in ("odd names/a b+c%2525 ü", "odd names/100%", "odd names/%2541", "odd names/latin-%E9", "odd names/tab%09here"):
+                self.assertIn(key, found, bucket)
+                client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
+
+    def test_3_changes_on_b_followed_by_a(self):
+        a, b = self.a.mount, self.b.mount
+        (b / "rows.db").write_bytes(b"replaced")
+        (b / "include").rename(b / "headers")
+        shutil.rmtree(b / "clone" / ".git" / "hooks", ignore_errors=True)
+        (b / "clone" / "d0" / "file0.txt").unlink()
+        (b / "new").write_text("from b")
+        os.chmod(b / "big", 0o600)
+        os.unlink(b / "link")
+        converge(self.a, self.b, timeout=240)
+        self.assertEqual((a / "rows.db").read_bytes(), b"replaced")
+        self.assertTrue((a / "headers").is_dir())
+        self.assertFalse((a / "include").exists())
+        self.assertFalse((a / "clone" / "d0" / "file0.txt").exists())
+        self.assertEqual(os.stat(a / "big").st_mode & 0o777, 0o600)
+        self.assertEqual(differences("/usr/include", a / "headers"), "")
+
+        def gone():
+            left = [k for n, bucket in enumerate(self.ceph.buckets, 1)
+                    for k in (i["Key"] for i in self.ceph.client(n).list_objects_v2(Bucket=bucket, Prefix="app/include/").get("Contents", []))]
+            return not left
+        wait_until("objects below the old name are removed", gone, 60, 1)
+
+    def test_4_stops_cleanly(self):
+        for server in (self.a, self.b):
+            self.assertLess(server.resident_kib(), 150 * 1024)
+            self.assertEqual(server.stop(), 0, server.tail())
+            self.assertFalse(server.mounted())
+
+
+if __name__ == "__main__":
+    main()
