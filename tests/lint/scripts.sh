@@ -1,5 +1,5 @@
 #!/bin/bash
-# shellcheck over every shell script of the project.
+# Runs shellcheck over every shell script of the project.
 set -eu
 cd "$1"
 mapfile -t scripts < <(git ls-files 2>/dev/null | while read -r f; do
