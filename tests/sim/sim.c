@@ -1,0 +1,504 @@
+/*
+ * sim [--seeds N] [--first S] [--seed S] [--verbose]: runs seeded clusters; see sim.h.
+ *
+ * A failure prints its seed; `sim --seed S --verbose` repeats it with a trace.
+ */
+#include "tests/sim/sim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "cache/tree.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/random.h"
+#include "tests/sim/store_mem.h"
+#include "replicator/store/layers.h"
+
+#define INLINE_MAX 64
+#define EPOCH_MS 1700000000000
+
+static char work_dir[64];
+
+void sim_trace(struct sim *s, const char *fmt, ...)
+{
+	if (!s->verbose)
+		return;
+	va_list ap;
+	va_start(ap, fmt);
+	printf("%9.3f ", (double)(s->now_ms - EPOCH_MS) / 1000);
+	vprintf(fmt, ap);
+	putchar('\n');
+	fflush(stdout);
+	va_end(ap);
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+static void remove_work_dir(void)
+{
+	nftw(work_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+void sim_fail(struct sim *s, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	fflush(stdout);
+	fprintf(stderr, "seed %" PRIu64 ": ", s->seed);
+	vfprintf(stderr, fmt, ap);
+	fprintf(stderr, "\nrepeat with: --seed %" PRIu64 " --verbose\n", s->seed);
+	va_end(ap);
+	remove_work_dir();
+	exit(1);
+}
+
+static int64_t sim_realtime_ns(void *ctx)
+{
+	struct sim *s = ctx;
+	return (s->now_ms + s->node[s->current].skew_ms) * 1000000;
+}
+
+static int64_t sim_monotonic_ms(void *ctx)
+{
+	return ((struct sim *)ctx)->now_ms;
+}
+
+static void sim_sleep_ms(void *ctx, int64_t ms)
+{
+	((struct sim *)ctx)->now_ms += ms;
+}
+
+static bool chance(unsigned percent)
+{
+	return random_below(100) < percent;
+}
+
+static void node_open(struct sim *s, unsigned n)
+{
+	struct sim_node *node = &s->node[n];
+	struct cache_options co = {.state_dir = node->dir, .sync_off = true, .no_lock = true};
+	struct replicator_options ro = {
+		.volume = "sim", .regions = s->regions, .home = node->home, .inline_max = INLINE_MAX};
+	struct err err = {0};
+	static const char *const names[] = {"r0", "r1", "r2"};
+
+	s->current = n;
+	if (cache_open(&co, &node->cache, &err) < 0)
+		sim_fail(s, "n%u: cache_open: %s", n, err.text);
+	for (unsigned r = 0; r < s->regions; r++) {
+		ro.region[r].store.name = names[r];
+		ro.region[r].store.url = "mem://";
+		ro.region[r].opened = store_retry_new(sim_link_new(s, n, r), 3, 60000);
+	}
+	if (replicator_new(node->cache, &ro, &node->replicator, &err) < 0)
+		sim_fail(s, "n%u: replicator_new: %s", n, err.text);
+}
+
+static void release_files(struct sim_node *node)
+{
+	for (unsigned i = 0; i < SIM_OPEN_MAX; i++) {
+		if (node->open[i])
+			file_release(node->open[i]);
+		node->open[i] = NULL;
+	}
+}
+
+/* kill -9 and restart. */
+static void crash(struct sim *s, unsigned n)
+{
+	struct sim_node *node = &s->node[n];
+
+	sim_trace(s, "n%u crashes", n);
+	s->current = n;
+	replicator_free(node->replicator);
+	node->replicator = NULL;
+	cache_abandon(node->cache);
+	memset(node->open, 0, sizeof node->open);
+	node_open(s, n);
+}
+
+/* ---- what an application does ---- */
+
+static const char *const paths[] = {"a", "b", "d", "d/x", "d/y", "d/e", "d/e/z", "m", "m/x"};
+
+struct target {
+	const char *path;
+	uint64_t parent; /* 0: the parent is not a directory here */
+	struct slice name;
+	bool exists;
+	struct inode inode;
+};
+
+static struct target pick(struct sim *s, struct sim_node *node)
+{
+	struct target t = {.path = paths[random_below(ARRAY_SIZE(paths))]};
+	struct slice key = slice_of(t.path);
+	struct inode parent;
+
+	t.name = key_name(key);
+	if (tree_resolve(node->cache, key_parent(key), &parent) == 0 && S_ISDIR(parent.mode)) {
+		t.parent = parent.ino;
+		t.exists = tree_lookup(node->cache, t.parent, t.name, &t.inode) == 0;
+	}
+	return t;
+}
+
+static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
+{
+	size_t len = (size_t)snprintf(p, size, "write %" PRIu64 " by n%u ", ++s->writes, n);
+	bool large = s->large ? chance(60) : chance(15);
+	size_t total = large ? INLINE_MAX + 1 + (size_t)random_below(200) : len;
+
+	for (; len < total && len < size; len++)
+		p[len] = (char)('a' + len % 26);
+	return len;
+}
+
+static void write_file(struct sim *s, unsigned n, struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	struct file *file = NULL;
+	char content[512];
+	size_t len = new_content(s, n, content, sizeof content);
+	int r;
+
+	if (t->exists && !S_ISREG(t->inode.mode))
+		return;
+	bool truncate = !t->exists || chance(70);
+	if (t->exists)
+		r = file_open(node->cache, t->inode.ino, true, truncate, &file);
+	else
+		r = tree_create_open(node->cache, t->parent, t->name, S_IFREG | 0644, 0, 0, true, &t->inode, &file);
+	if (r == -EREMOTE || r == -ESTALE)
+		return;
+	if (r < 0)
+		sim_fail(s, "n%u: open %s: %d", n, t->path, r);
+	ssize_t w = file_write(file, content, len, 0, !truncate);
+	if (w != (ssize_t)len)
+		sim_fail(s, "n%u: write %s: %zd", n, t->path, w);
+	sim_trace(s, "n%u app write %s ino %" PRIu64 " \"%.24s\" %zu%s", n, t->path, t->inode.ino, content, len,
+		truncate ? "" : " append");
+	if (chance(15) && (r = file_fsync(file, true)) < 0)
+		sim_fail(s, "n%u: fsync %s: %d", n, t->path, r);
+	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
+	if (chance(25) && !node->open[slot])
+		node->open[slot] = file;
+	else
+		file_release(file);
+}
+
+static void change_attributes(struct sim *s, unsigned n, struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	struct inode v = {.mode = (uint32_t)random_below(01000), .uid = (uint32_t)random_below(5),
+		.mtime_ns = (s->now_ms - (int64_t)random_below(100000)) * 1000000};
+	unsigned mask = chance(50) ? SET_MODE : chance(50) ? SET_UID : SET_MTIME;
+	int r;
+
+	if (!t->exists)
+		return;
+	if (chance(20))
+		r = tree_setxattr(node->cache, t->inode.ino, "user.k", &v.mode, sizeof v.mode, 0);
+	else
+		r = tree_setattr(node->cache, t->inode.ino, mask, &v, &v);
+	sim_trace(s, "n%u app setattr %s mask %u: %d", n, t->path, mask, r);
+	if (r < 0)
+		sim_fail(s, "n%u: setattr %s: %d", n, t->path, r);
+}
+
+static void rename_something(struct sim *s, unsigned n, struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	struct target to = pick(s, node);
+
+	if (!t->exists || !to.parent || (S_ISDIR(t->inode.mode) && !s->rename_dirs))
+		return;
+	int r = tree_rename(node->cache, t->parent, t->name, to.parent, to.name, 0);
+	sim_trace(s, "n%u app rename %s %s: %d", n, t->path, to.path, r);
+	if (r < 0 && r != -ENOTEMPTY && r != -EISDIR && r != -ENOTDIR && r != -EINVAL && r != -EEXIST)
+		sim_fail(s, "n%u: rename %s %s: %d", n, t->path, to.path, r);
+}
+
+static void remove_something(struct sim *s, unsigned n, struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+
+	if (!t->exists)
+		return;
+	bool dir = S_ISDIR(t->inode.mode);
+	int r = dir ? tree_rmdir(node->cache, t->parent, t->name) : tree_unlink(node->cache, t->parent, t->name);
+	sim_trace(s, "n%u app remove %s: %d", n, t->path, r);
+	if (r < 0 && !(dir && r == -ENOTEMPTY))
+		sim_fail(s, "n%u: remove %s: %d", n, t->path, r);
+}
+
+static void app_op(struct sim *s, unsigned n)
+{
+	struct sim_node *node = &s->node[n];
+	struct target t = pick(s, node);
+	struct inode made;
+	int r = 0;
+
+	s->current = n;
+	s->now_ms += 1 + (int64_t)random_below(20);
+	if (!t.parent)
+		return;
+	switch (random_below(10)) {
+	case 0:
+	case 1:
+	case 2:
+		write_file(s, n, &t);
+		break;
+	case 3:
+		if (!t.exists) {
+			r = tree_create(node->cache, t.parent, t.name, S_IFDIR | 0755, 0, 0, NULL, &made);
+			sim_trace(s, "n%u app mkdir %s: %d", n, t.path, r);
+		}
+		break;
+	case 4:
+		if (!t.exists) {
+			char target[64];
+			new_content(s, n, target, 40);
+			target[39] = '\0';
+			r = tree_create(node->cache, t.parent, t.name, S_IFLNK | 0777, 0, 0, target, &made);
+			sim_trace(s, "n%u app symlink %s: %d", n, t.path, r);
+		}
+		break;
+	case 5:
+		change_attributes(s, n, &t);
+		break;
+	case 6:
+		rename_something(s, n, &t);
+		break;
+	case 7:
+		remove_something(s, n, &t);
+		break;
+	case 8: {
+		struct file **slot = &node->open[random_below(SIM_OPEN_MAX)];
+		if (*slot) {
+			sim_trace(s, "n%u app close ino %" PRIu64, n, file_ino(*slot));
+			file_release(*slot);
+			*slot = NULL;
+		}
+		break;
+	}
+	default: {
+		struct file *file = node->open[random_below(SIM_OPEN_MAX)];
+		char content[512];
+		if (file) {
+			size_t len = new_content(s, n, content, sizeof content);
+			sim_trace(s, "n%u app write open ino %" PRIu64 " \"%.24s\"", n, file_ino(file), content);
+			if (file_write(file, content, len, 0, false) != (ssize_t)len)
+				sim_fail(s, "n%u: write to an open file", n);
+		}
+	}
+	}
+	if (r < 0)
+		sim_fail(s, "n%u: %s: %d", n, t.path, r);
+}
+
+/* ---- replication steps ---- */
+
+static bool step(struct sim *s, unsigned n, unsigned which)
+{
+	struct sim_node *node = &s->node[n];
+	unsigned region = (unsigned)random_below(s->regions);
+	bool did = false;
+	int r;
+
+	if (node->running)
+		return false;
+	node->running = true;
+	s->current = n;
+	switch (which) {
+	case 0:
+		r = replicator_step_seal(node->replicator, &did);
+		break;
+	case 1:
+		r = replicator_step_announce(node->replicator, region, &did);
+		break;
+	case 2:
+		r = replicator_step_objects(node->replicator, region, 1 + (unsigned)random_below(8), &did);
+		break;
+	default:
+		r = replicator_step_pull(node->replicator, &did);
+	}
+	node->running = false;
+	static const char *const names[] = {"seal", "announce", "objects", "pull"};
+	if (did)
+		sim_trace(s, "n%u %s r%u", n, names[which], region);
+	if (r < 0)
+		sim_fail(s, "n%u: step %s: %d", n, names[which], r);
+	return did;
+}
+
+void sim_random_step(struct sim *s)
+{
+	step(s, (unsigned)random_below(s->nodes), (unsigned)random_below(4));
+}
+
+static void random_event(struct sim *s)
+{
+	unsigned n = (unsigned)random_below(s->nodes);
+	unsigned r = (unsigned)random_below(s->regions);
+
+	switch (random_below(24)) {
+	case 0:
+		s->region[r].down = !s->region[r].down && chance(40);
+		sim_trace(s, "r%u %s", r, s->region[r].down ? "down" : "up");
+		break;
+	case 1:
+		s->node[n].cut[r] = !s->node[n].cut[r] && chance(40);
+		sim_trace(s, "n%u %s r%u", n, s->node[n].cut[r] ? "cut off from" : "linked to", r);
+		break;
+	case 2:
+		if (chance(30))
+			crash(s, n);
+		break;
+	case 3:
+	case 4:
+		s->now_ms += (int64_t)random_below(chance(10) ? 60000 : 3000);
+		break;
+	case 5:
+	case 6:
+	case 7:
+	case 8:
+	case 9:
+		app_op(s, n);
+		break;
+	default:
+		sim_random_step(s);
+	}
+	s->now_ms += (int64_t)random_below(5);
+	sim_net_deliver_late(s, false);
+}
+
+static void heal(struct sim *s)
+{
+	s->healed = true;
+	sim_trace(s, "healed");
+	for (unsigned r = 0; r < s->regions; r++)
+		s->region[r].down = false;
+	for (unsigned n = 0; n < s->nodes; n++) {
+		s->current = n;
+		memset(s->node[n].cut, 0, sizeof s->node[n].cut);
+		release_files(&s->node[n]);
+	}
+	sim_net_deliver_late(s, true);
+	unsigned quiet = 0;
+	for (unsigned round = 0; quiet < 12; round++) {
+		bool did = false;
+		if (round == 600)
+			sim_fail(s, "does not come to rest");
+		s->now_ms += round < 40 ? 5000 : 20000; /* beyond every backoff and clock skew in the end */
+		for (unsigned n = 0; n < s->nodes; n++) {
+			struct sim_node *node = &s->node[n];
+			s->current = n;
+			bool d = false;
+			int r = replicator_step_seal(node->replicator, &d);
+			did |= d;
+			for (unsigned g = 0; g < s->regions && r == 0; g++) {
+				r = replicator_step_announce(node->replicator, g, &d);
+				did |= d;
+				if (r == 0)
+					r = replicator_step_objects(node->replicator, g, 100, &d);
+				did |= d;
+			}
+			if (r == 0)
+				r = replicator_step_pull(node->replicator, &d);
+			did |= d;
+			if (r < 0)
+				sim_fail(s, "n%u: step after healing: %d", n, r);
+		}
+		quiet = did ? 0 : quiet + 1;
+	}
+}
+
+static uint64_t run_seed(uint64_t seed, bool verbose)
+{
+	struct sim sim = {.seed = seed, .verbose = verbose, .now_ms = EPOCH_MS};
+	struct sim *s = &sim;
+	struct clock_source source = {sim_realtime_ns, sim_monotonic_ms, sim_sleep_ms, s};
+
+	random_seed_deterministic(seed);
+	clock_set_source(&source);
+	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
+	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
+	s->capabilities = chance(30) ? STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH | STORE_CAP_COPY : STORE_MEM_ALL;
+	s->large = chance(30);
+	s->rename_dirs = chance(60);
+	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
+	s->interleave_percent = chance(30) ? 0 : (unsigned)random_below(40);
+	bool skewed = chance(50);
+	for (unsigned r = 0; r < s->regions; r++)
+		s->region[r].mem = store_mem_new(s->capabilities);
+	for (unsigned n = 0; n < s->nodes; n++) {
+		struct sim_node *node = &s->node[n];
+		snprintf(node->dir, sizeof node->dir, "%s/%" PRIu64 "-n%u", work_dir, seed, n);
+		node->home = (unsigned)random_below(s->regions);
+		node->skew_ms = skewed ? (int64_t)random_below(240000) - 120000 : 0;
+		node_open(s, n);
+	}
+	unsigned events = 150 + (unsigned)random_below(350);
+	for (unsigned i = 0; i < events; i++)
+		random_event(s);
+	heal(s);
+	sim_check(s);
+	for (unsigned n = 0; n < s->nodes; n++) {
+		s->current = n;
+		replicator_free(s->node[n].replicator);
+		cache_close(s->node[n].cache);
+		nftw(s->node[n].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	}
+	for (unsigned r = 0; r < s->regions; r++)
+		store_close(s->region[r].mem);
+	sim_net_done(s);
+	clock_set_source(NULL);
+	return s->requests;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t first = 1, seeds = 1000, requests = 0;
+	bool verbose = false;
+
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc) {
+			seeds = strtoull(argv[++i], NULL, 10);
+		} else if (strcmp(argv[i], "--first") == 0 && i + 1 < argc) {
+			first = strtoull(argv[++i], NULL, 10);
+		} else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
+			first = strtoull(argv[++i], NULL, 10);
+			seeds = 1;
+		} else if (strcmp(argv[i], "--verbose") == 0) {
+			verbose = true;
+		} else {
+			fprintf(stderr, "usage: sim [--seeds N] [--first S] [--seed S] [--verbose]\n");
+			return 2;
+		}
+	}
+	log_set_level(verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+	snprintf(work_dir, sizeof work_dir, "%s/meridian-sim.XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	if (!mkdtemp(work_dir)) {
+		perror("sim: mkdtemp");
+		return 1;
+	}
+	for (uint64_t i = 0; i < seeds; i++)
+		requests += run_seed(first + i, verbose);
+	remove_work_dir();
+	if (requests == 0) {
+		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
+		return 1;
+	}
+	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests: all converge\n", seeds, first, requests);
+	return 0;
+}

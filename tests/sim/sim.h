@@ -1,0 +1,65 @@
+/*
+ * A seeded cluster in one process: nodes with the real cache and replicator, regions in memory, a virtual clock. Everything
+ * that happens follows from the seed.
+ */
+#ifndef SIM_SIM_H
+#define SIM_SIM_H
+
+#include "cache/cache.h"
+#include "cache/file.h"
+#include "replicator/replicator.h"
+
+#define SIM_NODES_MAX 4
+#define SIM_REGIONS_MAX 3
+#define SIM_OPEN_MAX 3
+
+struct sim_region {
+	struct store *mem; /* the bucket; shared by all nodes' links */
+	bool down;
+};
+
+struct sim_node {
+	char dir[128];
+	struct cache *cache;
+	struct replicator *replicator;
+	unsigned home;
+	int64_t skew_ms;
+	struct file *open[SIM_OPEN_MAX]; /* files that the application keeps open for writing */
+	bool running; /* a step of this node is on the stack: interleaving must not enter it again */
+	bool cut[SIM_REGIONS_MAX];
+};
+
+struct sim {
+	uint64_t seed;
+	bool verbose;
+	unsigned nodes;
+	unsigned regions;
+	struct sim_node node[SIM_NODES_MAX];
+	struct sim_region region[SIM_REGIONS_MAX];
+	int64_t now_ms;
+	unsigned current; /* node whose clock is read */
+	unsigned capabilities;
+	bool large;       /* most files are over inline_max */
+	bool rename_dirs;
+	unsigned fault_percent;      /* of requests, while not healed */
+	unsigned interleave_percent; /* of requests during which another node takes a step */
+	bool healed;
+	uint64_t writes; /* makes each content unique */
+	uint64_t requests;
+};
+
+/* sim_net.c: a node's link to a region: faults, lost answers, late requests, interleaving. */
+struct store *sim_link_new(struct sim *s, unsigned node, unsigned region);
+/* Lets requests whose answer was lost arrive at last. */
+void sim_net_deliver_late(struct sim *s, bool all);
+void sim_net_done(struct sim *s);
+
+/* sim.c: one random replication step of a random idle node. */
+void sim_random_step(struct sim *s);
+void sim_trace(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
+_Noreturn void sim_fail(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
+
+/* sim_check.c: after healing, everything must agree; fails with sim_fail. */
+void sim_check(struct sim *s);
+
+#endif

@@ -1,0 +1,369 @@
+/*
+ * What must hold after healing:
+ *
+ *   1. every node has the same entries: for each path the same three registers;
+ *   2. they are the greatest of all registers in all records that were ever published, by a maximum that is computed here from the
+ *      segments in the buckets, without the code under test's merge;
+ *   3. every node's tree is what the entries say, content included;
+ *   4. every bucket holds for each live path its object with that content and those stamps, and no other.
+ */
+#include "tests/sim/sim.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "cache/entry.h"
+#include "cache/journal.h"
+#include "cache/tree.h"
+#include "replicator/object_key.h"
+#include "replicator/segment.h"
+
+#define PATHS_MAX 256
+
+/* Oracle: per path the winners of each register over everything published. */
+struct winner {
+	struct key key;
+	struct entry content;
+	struct entry attr;
+	struct entry mtime;
+	bool known;
+};
+
+struct oracle {
+	struct sim *s;
+	unsigned count;
+	struct winner w[PATHS_MAX];
+	uint64_t records;
+};
+
+static struct winner *winner_of(struct oracle *o, struct slice key)
+{
+	for (unsigned i = 0; i < o->count; i++)
+		if (slice_equal(key_slice(&o->w[i].key), key))
+			return &o->w[i];
+	if (o->count == PATHS_MAX)
+		sim_fail(o->s, "more than %d paths", PATHS_MAX);
+	struct winner *w = &o->w[o->count++];
+	memset(w, 0, sizeof *w);
+	CHECK(key_set(&w->key, key));
+	return w;
+}
+
+static void take(struct entry *to, const struct entry *from)
+{
+	entry_done(to);
+	CHECK(entry_copy(to, from) == 0);
+}
+
+static bool newer(struct stamp a, struct stamp b)
+{
+	return a.time != b.time ? a.time > b.time : a.node > b.node;
+}
+
+static int add_record(void *ctx, const struct record *r, const struct err *err)
+{
+	struct oracle *o = ctx;
+
+	if (!r)
+		sim_fail(o->s, "a published record is damaged: %s", err->text);
+	struct winner *w = winner_of(o, key_slice(&r->key));
+	o->records++;
+	if (!w->known || newer(r->entry.content_stamp, w->content.content_stamp))
+		take(&w->content, &r->entry);
+	if (!w->known || newer(r->entry.attr_stamp, w->attr.attr_stamp))
+		take(&w->attr, &r->entry);
+	if (!w->known || newer(r->entry.mtime_stamp, w->mtime.mtime_stamp))
+		take(&w->mtime, &r->entry);
+	w->known = true;
+	return 0;
+}
+
+struct listing {
+	struct oracle *o;
+	struct store *mem;
+};
+
+static int add_segment(void *ctx, const char *key, const struct store_object *object)
+{
+	struct listing *l = ctx;
+	struct buf b CLEANUP(buf_done) = {0};
+	struct store_error error = {0};
+	struct segment segment = {0};
+	struct err err = {0};
+
+	if (store_get_buf(l->mem, key, SEGMENT_BYTES_MAX, &b, NULL, NULL, NULL, &error) != STORE_OK)
+		sim_fail(l->o->s, "segment %s cannot be read", key);
+	if (segment_parse(key + strlen(SEGMENT_PREFIX), b.data, b.len, &segment, &err) < 0)
+		sim_fail(l->o->s, "segment %s: %s", key, err.text);
+	CHECK(segment_each(&segment, add_record, l->o) == 0);
+	segment_done(&segment);
+	return 0;
+}
+
+static void build_oracle(struct oracle *o)
+{
+	for (unsigned r = 0; r < o->s->regions; r++) {
+		struct listing l = {o, o->s->region[r].mem};
+		struct store_error error = {0};
+		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) == STORE_OK);
+	}
+}
+
+static void describe(const struct entry *e, char *p, size_t n)
+{
+	char c[STAMP_TEXT_SIZE], a[STAMP_TEXT_SIZE], m[STAMP_TEXT_SIZE], h[SHA256_HEX_SIZE];
+
+	stamp_format(e->content_stamp, c);
+	stamp_format(e->attr_stamp, a);
+	stamp_format(e->mtime_stamp, m);
+	hex_encode(e->hash, 4, h);
+	snprintf(p, n, "kind %d size %" PRIu64 " hash %.8s target %.12s content %s attr %s mode %o uid %u mtime %s", e->kind,
+		e->size, h, e->target ? e->target : "-", c, a, e->mode, e->uid, m);
+}
+
+static void check_register(struct sim *s, unsigned n, const struct winner *w, const struct entry *e)
+{
+	bool same = stamp_cmp(e->content_stamp, w->content.content_stamp) == 0 && entry_content_equal(e, &w->content) &&
+		stamp_cmp(e->attr_stamp, w->attr.attr_stamp) == 0 && entry_attr_equal(e, &w->attr) &&
+		stamp_cmp(e->mtime_stamp, w->mtime.mtime_stamp) == 0 && e->mtime_ns == w->mtime.mtime_ns;
+	char have[400], want[400];
+
+	if (same)
+		return;
+	struct entry merged = w->content;
+	merged.attr_stamp = w->attr.attr_stamp;
+	merged.mode = w->attr.mode;
+	merged.uid = w->attr.uid;
+	merged.mtime_stamp = w->mtime.mtime_stamp;
+	describe(e, have, sizeof have);
+	describe(&merged, want, sizeof want);
+	sim_fail(s, "n%u: entry \"%s\"\n  has  %s\n  want %s", n, w->key.p, have, want);
+}
+
+struct counter {
+	uint64_t n;
+};
+
+static int count_key(void *ctx, struct slice key)
+{
+	((struct counter *)ctx)->n++;
+	return 0;
+}
+
+static void check_entries(struct sim *s, unsigned n, struct oracle *o)
+{
+	struct conn *conn;
+	struct counter counter = {0};
+
+	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
+	for (unsigned i = 0; i < o->count; i++) {
+		struct entry e = {0};
+		if (entry_get(conn, key_slice(&o->w[i].key), &e) < 0)
+			sim_fail(s, "n%u: no entry for \"%s\", which was published", n, o->w[i].key.p);
+		check_register(s, n, &o->w[i], &e);
+		entry_done(&e);
+	}
+	CHECK(entry_scan(conn, slice_of(""), slice_of(""), false, 0, count_key, &counter) == 0);
+	struct entry root = {0};
+	bool has_root = entry_get(conn, slice_of(""), &root) == 0;
+	entry_done(&root);
+	/* whether the scan lists the root is its own business */
+	if (counter.n > o->count || counter.n + has_root < o->count)
+		sim_fail(s, "n%u: %" PRIu64 " entries, %u were published", n, counter.n, o->count);
+	struct journal_stats stats;
+	CHECK(journal_stats(conn, &stats) == 0);
+	if (stats.rows)
+		sim_fail(s, "n%u: %" PRIu64 " journal rows are left", n, stats.rows);
+	for (unsigned r = 0; r < s->regions; r++) {
+		struct outbox_stats out;
+		CHECK(outbox_stats(conn, r, &out) == 0);
+		if (out.rows)
+			sim_fail(s, "n%u: %" PRIu64 " outbox rows are left for r%u (%" PRIu64 " parked)", n, out.rows, r, out.parked);
+	}
+	cache_read_end(conn);
+}
+
+static bool live_below(const struct oracle *o, struct slice key)
+{
+	for (unsigned i = 0; i < o->count; i++) {
+		struct slice k = key_slice(&o->w[i].key);
+		if (o->w[i].content.kind != KIND_ABSENT && k.len > key.len && k.p[key.len] == '/' && memcmp(k.p, key.p, key.len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The kind that the tree must show at key. */
+static enum kind shown(const struct oracle *o, const struct winner *w)
+{
+	return live_below(o, key_slice(&w->key)) ? KIND_DIR : w->content.kind;
+}
+
+static void check_path(struct sim *s, unsigned n, const struct oracle *o, const struct winner *w)
+{
+	struct cache *c = s->node[n].cache;
+	struct inode inode;
+	enum kind kind = shown(o, w);
+	int r = tree_resolve(c, key_slice(&w->key), &inode);
+
+	if (kind == KIND_ABSENT) {
+		if (r == 0)
+			sim_fail(s, "n%u: \"%s\" is there, it was removed", n, w->key.p);
+		return;
+	}
+	if (r < 0)
+		sim_fail(s, "n%u: \"%s\" is not there (%d)", n, w->key.p, r);
+	mode_t type = kind == KIND_FILE ? S_IFREG : kind == KIND_DIR ? S_IFDIR : S_IFLNK;
+	if ((inode.mode & S_IFMT) != type)
+		sim_fail(s, "n%u: \"%s\" is of mode %o, wanted kind %d", n, w->key.p, inode.mode, kind);
+	if (kind == w->content.kind && kind != KIND_SYMLINK && w->attr.attr_stamp.time &&
+		((inode.mode & 07777) != w->attr.mode || inode.uid != w->attr.uid))
+		sim_fail(s, "n%u: \"%s\" has mode %o uid %u, wanted %o %u", n, w->key.p, inode.mode, inode.uid, w->attr.mode, w->attr.uid);
+	if (kind == KIND_SYMLINK) {
+		char *target = NULL;
+		if (tree_readlink(c, inode.ino, &target) < 0 || strcmp(target, w->content.target) != 0)
+			sim_fail(s, "n%u: \"%s\" points elsewhere", n, w->key.p);
+		free(target);
+	}
+	if (kind != KIND_FILE)
+		return;
+	struct entry both = w->content; /* borrowed view */
+	both.mtime_ns = w->mtime.mtime_ns;
+	both.mtime_stamp = w->mtime.mtime_stamp;
+	if (inode.size != w->content.size || inode.mtime_ns != entry_mtime(&both))
+		sim_fail(s, "n%u: \"%s\" has size %" PRIu64 " mtime %" PRId64 ", wanted %" PRIu64 " %" PRId64, n, w->key.p, inode.size,
+			inode.mtime_ns, w->content.size, entry_mtime(&both));
+	struct file *file;
+	r = file_open(c, inode.ino, false, false, &file);
+	if (r == -EREMOTE)
+		return; /* known by its record only; the buckets are checked below */
+	if (r < 0)
+		sim_fail(s, "n%u: \"%s\" cannot be opened: %d", n, w->key.p, r);
+	char content[1024];
+	uint8_t hash[SHA256_SIZE];
+	ssize_t got = file_read(file, content, sizeof content, 0);
+	CHECK(got >= 0);
+	sha256(content, (size_t)got, hash);
+	if (memcmp(hash, w->content.hash, sizeof hash) != 0)
+		sim_fail(s, "n%u: \"%s\" has other content: \"%.40s\"", n, w->key.p, content);
+	file_release(file);
+}
+
+struct walk {
+	struct sim *s;
+	const struct oracle *o;
+	unsigned n;
+	unsigned found;
+};
+
+static int check_known(void *ctx, struct slice key)
+{
+	struct walk *w = ctx;
+	for (unsigned i = 0; i < w->o->count; i++) {
+		if (slice_equal(key_slice(&w->o->w[i].key), key) && shown(w->o, &w->o->w[i]) != KIND_ABSENT)
+			return 0;
+	}
+	if (live_below(w->o, key))
+		return 0; /* implied by what lies below it */
+	sim_fail(w->s, "n%u: \"%.*s\" is in the tree and nothing says so", w->n, (int)key.len, key.p);
+}
+
+static void check_tree(struct sim *s, unsigned n, struct oracle *o)
+{
+	struct conn *conn;
+	struct walk walk = {s, o, n, 0};
+
+	s->current = n;
+	for (unsigned i = 0; i < o->count; i++)
+		if (o->w[i].key.len)
+			check_path(s, n, o, &o->w[i]);
+	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
+	CHECK(journal_walk(conn, slice_of(""), slice_of(""), 10000, check_known, &walk) == 0);
+	cache_read_end(conn);
+}
+
+struct objects {
+	struct sim *s;
+	const struct oracle *o;
+	unsigned region;
+	unsigned found;
+};
+
+static int check_object(void *ctx, const char *key, const struct store_object *object)
+{
+	struct objects *c = ctx;
+	struct key path;
+	bool directory;
+	struct buf body CLEANUP(buf_done) = {0};
+	struct store_meta meta CLEANUP(store_meta_done) = {0};
+	struct store_error error = {0};
+
+	if (strncmp(key, ".meridian/", 10) == 0)
+		return 0;
+	if (object_key_to_path(key, &path, &directory) < 0)
+		sim_fail(c->s, "r%u: object %s is no path", c->region, key);
+	const struct winner *w = NULL;
+	for (unsigned i = 0; i < c->o->count; i++)
+		if (slice_equal(key_slice(&c->o->w[i].key), key_slice(&path)))
+			w = &c->o->w[i];
+	if (!w || w->content.kind == KIND_ABSENT || (w->content.kind == KIND_DIR) != directory)
+		sim_fail(c->s, "r%u: object %s should not be there", c->region, key);
+	c->found++;
+	CHECK(store_get_buf(c->s->region[c->region].mem, key, 1 << 20, &body, NULL, &meta, NULL, &error) == STORE_OK);
+	char want[STAMP_TEXT_SIZE];
+	stamp_format(w->content.content_stamp, want);
+	const char *have = store_meta_get(&meta, "meridian-stamp");
+	if (!have || strcmp(have, want) != 0)
+		sim_fail(c->s, "r%u: object %s has stamp %s, wanted %s", c->region, key, have ? have : "none", want);
+	stamp_format(w->attr.attr_stamp, want);
+	have = store_meta_get(&meta, "meridian-attr-stamp");
+	if (!have || strcmp(have, want) != 0)
+		sim_fail(c->s, "r%u: object %s has attribute stamp %s, wanted %s", c->region, key, have ? have : "none", want);
+	if (w->content.kind == KIND_FILE) {
+		uint8_t hash[SHA256_SIZE];
+		sha256(body.data, body.len, hash);
+		if (memcmp(hash, w->content.hash, sizeof hash) != 0)
+			sim_fail(c->s, "r%u: object %s has another body", c->region, key);
+	} else if (w->content.kind == KIND_SYMLINK && strcmp(buf_str(&body), w->content.target) != 0) {
+		sim_fail(c->s, "r%u: object %s has another target", c->region, key);
+	}
+	return 0;
+}
+
+static void check_bucket(struct sim *s, unsigned r, struct oracle *o)
+{
+	struct objects c = {s, o, r, 0};
+	struct store_error error = {0};
+	unsigned live = 0;
+
+	CHECK(store_list(s->region[r].mem, "", NULL, 0, check_object, &c, NULL, &error) == STORE_OK);
+	for (unsigned i = 0; i < o->count; i++)
+		live += o->w[i].key.len && o->w[i].content.kind != KIND_ABSENT;
+	if (c.found != live)
+		sim_fail(s, "r%u: %u objects, %u paths are live", r, c.found, live);
+}
+
+void sim_check(struct sim *s)
+{
+	struct oracle *o = calloc(1, sizeof *o);
+
+	CHECK(o);
+	o->s = s;
+	build_oracle(o);
+	for (unsigned n = 0; n < s->nodes; n++) {
+		s->current = n;
+		check_entries(s, n, o);
+	}
+	for (unsigned n = 0; n < s->nodes; n++)
+		check_tree(s, n, o);
+	for (unsigned r = 0; r < s->regions; r++)
+		check_bucket(s, r, o);
+	for (unsigned i = 0; i < o->count; i++) {
+		entry_done(&o->w[i].content);
+		entry_done(&o->w[i].attr);
+		entry_done(&o->w[i].mtime);
+	}
+	free(o);
+}
