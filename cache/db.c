@@ -546,3 +546,29 @@ int conn_stamp_time(struct conn *conn, uint64_t *ret)
 	*ret = time;
 	return 0;
 }
+
+int cache_new_ino(struct cache *c, uint64_t *ret)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	uint64_t ino = 0;
+	int r;
+
+	mutex_lock(&c->ino_lock);
+	if (c->ino_next < c->ino_limit)
+		ino = c->ino_next++;
+	mutex_unlock(&c->ino_lock);
+	if (ino) {
+		*ret = ino;
+		return 0;
+	}
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = conn_new_ino(conn, &ino);
+	if (!r) {
+		r = cache_commit(conn);
+		conn = NULL;
+	}
+	if (!r)
+		*ret = ino;
+	return r;
+}

@@ -103,6 +103,11 @@ struct cache {
 	bool syncing;
 	int sync_error; /* sticks: after a failed flush nothing is known about the log */
 
+	_Atomic int64_t
+		reserve_budget; /* bytes that may still be written before the next statvfs */
+	_Atomic int64_t reserve_until_ms; /* and until when, monotonic */
+	_Atomic uint64_t snapshots;	  /* snapshot files that exist; 0 saves looking for them */
+
 	struct file_table *files;
 	struct times *times;
 };
@@ -119,6 +124,8 @@ void conn_pool_close(struct cache *c);
 void conn_remove_content(struct conn *conn, uint64_t ino);
 /* A new inode number, never used before. Needs the writer. */
 int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
+/* The same outside a transaction. */
+int cache_new_ino(struct cache *c, uint64_t *ret) MUST_CHECK;
 /* Time of a new stamp; inside the writer's transaction, so journal order and stamps agree. */
 int conn_stamp_time(struct conn *conn, uint64_t *ret) MUST_CHECK;
 int meta_get_int(struct conn *conn, const char *name, int64_t *ret) MUST_CHECK; /* -ENOENT */
@@ -164,8 +171,25 @@ struct inode_row {
 	bool dirty;
 	bool has_hash;
 	uint8_t hash[SHA256_SIZE];
-	uint32_t xattrs; /* how many */
+	uint32_t xattrs;     /* how many */
+	uint64_t generation; /* of the content, as of the last release of a writer */
+	uint64_t sealed;     /* the generation that hash describes; 0: none */
 };
+
+/* Columns of one inode under the alias i, and how column_inode reads them from column first on. */
+#define INODE_COLUMNS                                                                              \
+	"i.ino, i.parent, i.mode, i.uid, i.gid, i.nlink, i.size, i.atime_ns, i.mtime_ns, "         \
+	"i.ctime_ns,"                                                                              \
+	" i.state, i.dirty, i.xattrs, i.generation, i.sealed, i.hash"
+void column_inode(sqlite3_stmt *s, int first, struct inode_row *ret);
+/* What a caller is shown: open or dirty content and directory times in memory are applied. */
+void inode_present(struct cache *c, const struct inode_row *row, struct inode *ret);
+/* -ENAMETOOLONG, -EINVAL for "", -EPERM for the reserved name. */
+int name_check(uint64_t parent, struct slice name) MUST_CHECK;
+/* The key of name in parent, -ENAMETOOLONG over KEY_MAX, -ENOTDIR, -ENOENT. dir: the parent's row.
+ */
+int name_key(struct conn *conn, uint64_t parent, struct slice name, struct key *ret,
+	struct inode_row *dir) MUST_CHECK;
 
 enum kind mode_kind(uint32_t mode); /* KIND_ABSENT for anything that Meridian does not keep */
 
@@ -217,16 +241,24 @@ int inode_get_xattrs(struct conn *conn, uint64_t ino, struct buf *ret) MUST_CHEC
 void times_touch(struct cache *c, uint64_t dir, bool record);
 /* Forgets what is in memory for dir (its mtime is being set, or it is gone). */
 void times_forget(struct cache *c, uint64_t dir);
+/* Puts what is in memory for a directory into its attributes. */
+void times_apply(struct cache *c, struct inode *inode);
 struct times *times_new(void);
 void times_free(struct times *t);
 
 /* ---- file.c ---- */
 
+struct file;
+/* A new inode's only open, before its transaction commits: takes fd over; on a failed commit
+ * file_forget. */
+int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file **ret) MUST_CHECK;
+void file_forget(struct file *f);
+
 struct file_table *file_table_new(void);
 void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */
 bool file_is_open(struct cache *c, uint64_t ino);
-/* Content is open here and was changed since it was last sealed. */
-bool file_has_unsealed(struct cache *c, uint64_t ino);
+/* Content is in use here and differs from the sealed generation of row. */
+bool file_has_unsealed(struct cache *c, const struct inode_row *row);
 /* From inode_detach: remembers that the last release must look at the row. True when it is open. */
 bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced);
 /* The open content's stat; false when ino is not open here. */

@@ -31,7 +31,10 @@ const char *const schema_tree[] = {
 	" ctime_ns INTEGER NOT NULL,"
 	" state INTEGER NOT NULL," /* enum content_state */
 	" dirty INTEGER NOT NULL,"
-	" xattrs INTEGER NOT NULL," /* rows in xattr */
+	" xattrs INTEGER NOT NULL,"	/* rows in xattr */
+	" generation INTEGER NOT NULL," /* raised by every change of content; current when not open
+					 */
+	" sealed INTEGER NOT NULL,"	/* the generation that hash describes; 0: none */
 	" hash BLOB,"
 	" target TEXT) STRICT",
 	"CREATE INDEX inode_dirty ON inode(ino) WHERE dirty = 1",
