@@ -1,0 +1,193 @@
+/* What the files of fs/ share. Not for others. */
+#ifndef FS_INTERNAL_H
+#define FS_INTERNAL_H
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "cache/cache.h"
+#include "cache/file.h"
+#include "cache/tree.h"
+#include "fs/fs.h"
+#include "src/base/buf.h"
+#include "src/base/thread.h"
+
+#define CACHE_SECONDS 86400.0  /* how long the kernel may believe us: see fs.h */
+#define REQUEST_MAX (1U << 20) /* bytes of one read or write */
+#define FS_THREADS_MAX 64
+#define SLOW_THREADS 4
+
+/* One open file. Linked so that fs_free can release what the kernel never released. */
+struct handle {
+	struct file *file;
+	struct handle *prev, *next;
+};
+
+/* Invalidations on their way to the kernel (notify.c). */
+struct invalidation_item;
+struct notifier {
+	struct mutex lock; /* leaf; guards what follows */
+	struct cond changed;
+	struct invalidation_item *head, **tail;
+	uint64_t pending;
+	bool closed;
+	bool started;
+	pthread_t thread;
+	_Atomic uint64_t sent;
+};
+
+/* Operations that may wait for a disk flush (slow.c). */
+struct slow_job;
+struct slow_pool {
+	struct mutex lock; /* leaf; guards what follows */
+	struct cond changed;
+	struct slow_job *head, **tail;
+	bool closed;
+	unsigned started;
+	pthread_t threads[SLOW_THREADS];
+};
+
+/* Requests that wait for content from a region (fetch.c). */
+struct fetch;
+
+/* Inodes known to have no security.capability (xattr.c). */
+#define NO_CAPABILITY_SLOTS 4096
+
+struct fs {
+	struct cache *cache;
+	struct fuse_session *session;
+	char *mountpoint;
+	unsigned threads;
+	bool mounted;
+	int wake_fd; /* eventfd: fs_run has something to look at */
+	_Atomic bool stop;
+	_Atomic uint64_t refs; /* fs_free and each struct fetch */
+	_Atomic uint64_t requests;
+	_Atomic uint64_t errors;
+	_Atomic int failed; /* errno of a device that failed */
+
+	struct mutex lock; /* guards handles, dirs and fetches; nothing is called with it held */
+	struct cond fetches_idle;
+	struct handle *handles;
+	struct dir *dirs;
+	struct fetch *fetches;
+	uint64_t fetches_waiting;
+	unsigned fetches_running;
+	bool closing;
+
+	struct notifier notifier;
+	struct slow_pool slow;
+
+	struct mutex hint_lock; /* leaf; guards the two below */
+	uint64_t hint_generation;
+	uint64_t no_capability[NO_CAPABILITY_SLOTS];
+};
+
+static inline struct fs *fs_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+/* Answers with 0 or -errno. */
+void reply(fuse_req_t req, int r);
+/* The same for an operation on an inode rather than on a name: an inode that is gone under a name
+ * that the kernel still has cached was replaced or removed elsewhere, and ESTALE makes the kernel
+ * look the name up again. */
+void reply_inode(fuse_req_t req, int r);
+void reply_entry(fuse_req_t req, int r, const struct inode *inode);
+void stat_fill(const struct inode *inode, struct stat *st);
+void entry_fill(const struct inode *inode, struct fuse_entry_param *e);
+void entry_fill_absent(struct fuse_entry_param *e);
+/* A buffer of this worker with at least n bytes, n <= REQUEST_MAX, valid until the next call; NULL:
+ * no memory. */
+void *scratch(size_t n);
+void scratch_done(void);
+
+/* mount.c */
+/* True on a thread that answers requests, which must never wait for the notifier. */
+extern _Thread_local bool on_worker;
+
+/* name.c */
+void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup);
+void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_setattr(
+	fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi);
+void op_readlink(fuse_req_t req, fuse_ino_t ino);
+void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);
+void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
+void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name);
+void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+	const char *new_name, unsigned flags);
+void op_statfs(fuse_req_t req, fuse_ino_t ino);
+
+/* io.c */
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	struct fuse_file_info *fi);
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t off,
+	struct fuse_file_info *fi);
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void op_fallocate(
+	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi);
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+/* Opens ino and answers; -EREMOTE, unanswered, when content has to be fetched first. */
+int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
+void handles_release(struct fs *fs);
+
+/* dir.c */
+void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void op_readdirplus(
+	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void dirs_release(struct fs *fs);
+
+/* xattr.c */
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+	int flags);
+void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+void hint_forget(struct fs *fs, uint64_t ino);
+
+/* fetch.c: fetches the content of ino without holding a worker, then repeats the operation and
+ * answers. */
+void fetch_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
+void fetch_setattr(fuse_req_t req, fuse_ino_t ino, unsigned mask, const struct inode *v);
+/* Answers those that wait with EIO and waits for those that are being answered. */
+void fetches_cancel(struct fs *fs);
+void fs_unref(struct fs *fs);
+
+/* notify.c */
+void notifier_init(struct notifier *n);
+void notifier_done(struct notifier *n);
+int notifier_start(struct fs *fs) MUST_CHECK;
+/* Drops what is queued and waits for the thread. Workers must still serve: see notify.c. */
+void notifier_stop(struct fs *fs);
+void notifier_put(void *fs, const struct invalidation *i); /* cache_invalidate_fn */
+
+/* slow.c */
+void slow_init(struct slow_pool *s);
+void slow_done(struct slow_pool *s);
+int slow_start(struct fs *fs) MUST_CHECK;
+/* Finishes what is queued and joins. */
+void slow_stop(struct fs *fs);
+/* file NULL: everything committed so far. */
+void slow_sync(fuse_req_t req, struct file *file, bool data_only);
+/* Answers from another thread, once the interrupt handler that calls this has returned. */
+void slow_reply(struct fs *fs, fuse_req_t req, int r);
+
+#endif

@@ -1,0 +1,212 @@
+/*
+ * Open files. fi->fh is a struct handle, from the answer to open or create until release.
+ *
+ * Pages that the kernel has of an inode are always right: every local write passed through it, and
+ * content from elsewhere comes as a new inode; so each open keeps them.
+ */
+#include "fs/internal.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+static struct handle *handle_of(const struct fuse_file_info *fi)
+{
+	return (struct handle *)(uintptr_t)fi->fh;
+}
+
+static void handle_link(struct fs *fs, struct handle *h)
+{
+	mutex_lock(&fs->lock);
+	h->next = fs->handles;
+	if (h->next)
+		h->next->prev = h;
+	fs->handles = h;
+	mutex_unlock(&fs->lock);
+}
+
+static void handle_free(struct fs *fs, struct handle *h)
+{
+	mutex_lock(&fs->lock);
+	if (h->prev)
+		h->prev->next = h->next;
+	else
+		fs->handles = h->next;
+	if (h->next)
+		h->next->prev = h->prev;
+	mutex_unlock(&fs->lock);
+	file_release(h->file);
+	free(h);
+}
+
+void handles_release(struct fs *fs)
+{
+	while (fs->handles)
+		handle_free(fs, fs->handles);
+}
+
+static bool wants_write(int flags)
+{
+	return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
+}
+
+int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	struct fuse_file_info out = *fi;
+	struct handle *h = calloc(1, sizeof(*h));
+	int r;
+
+	if (!h) {
+		reply(req, -ENOMEM);
+		return 0;
+	}
+	r = file_open(fs->cache, ino, wants_write(fi->flags), fi->flags & O_TRUNC, &h->file);
+	if (r) {
+		free(h);
+		if (r == -EREMOTE)
+			return r;
+		reply_inode(req, r);
+		return 0;
+	}
+	handle_link(fs, h);
+	out.fh = (uintptr_t)h;
+	out.keep_cache = 1;
+	/* The caller was killed meanwhile: no release will come. */
+	if (fuse_reply_open(req, &out) == -ENOENT)
+		handle_free(fs, h);
+	return 0;
+}
+
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	if (open_and_reply(req, ino, fi) == -EREMOTE)
+		fetch_open(req, ino, fi);
+}
+
+void op_create(
+	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct handle *h = calloc(1, sizeof(*h));
+	struct fuse_entry_param e;
+	struct inode inode;
+	int r;
+
+	if (!h) {
+		reply(req, -ENOMEM);
+		return;
+	}
+	r = tree_create_open(fs->cache, parent, slice_of(name), S_IFREG | (mode & 07777), ctx->uid,
+		ctx->gid, wants_write(fi->flags), &inode, &h->file);
+	if (r) {
+		free(h);
+		/* The name came from elsewhere after the kernel had found it absent. ESTALE makes
+		 * the kernel look again and open what is there. */
+		reply(req, r == -EEXIST && !(fi->flags & O_EXCL) ? -ESTALE : r);
+		return;
+	}
+	handle_link(fs, h);
+	fi->fh = (uintptr_t)h;
+	fi->keep_cache = 1;
+	entry_fill(&inode, &e);
+	if (fuse_reply_create(req, &e, fi) == -ENOENT)
+		handle_free(fs, h);
+}
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	size_t want = size < REQUEST_MAX ? size : REQUEST_MAX;
+	char *p = scratch(want);
+	ssize_t n;
+
+	if (!p) {
+		reply(req, -ENOMEM);
+		return;
+	}
+	n = file_read(handle_of(fi)->file, p, want, (uint64_t)off);
+	if (n < 0)
+		reply(req, (int)n);
+	else
+		fuse_reply_buf(req, p, (size_t)n);
+}
+
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t off,
+	struct fuse_file_info *fi)
+{
+	/* Pages of a mapping have their place, whatever flags the handle that carries them was
+	 * opened with. */
+	bool append = (fi->flags & O_APPEND) && !fi->writepage;
+	ssize_t n;
+
+	n = file_write(handle_of(fi)->file, p, size, (uint64_t)off, append);
+	if (n < 0)
+		reply(req, (int)n);
+	else
+		fuse_reply_write(req, (size_t)n);
+}
+
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	/* Writes have reached the content file and the change is journalled by the release, so
+	 * there is nothing left to do or to fail. After ENOSYS the kernel asks no more, which saves
+	 * a request per close. */
+	fuse_reply_err(req, ENOSYS);
+}
+
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	handle_free(fs_of(req), handle_of(fi));
+	reply(req, 0);
+}
+
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	slow_sync(req, handle_of(fi)->file, datasync);
+}
+
+void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	slow_sync(req, NULL, datasync);
+}
+
+/* Space is reserved in the content file behind the cache's back, which changes neither content nor
+ * size; a larger size then goes through the cache. */
+static int reserve(struct fs *fs, struct file *f, int mode, off_t off, off_t len)
+{
+	struct inode inode;
+	off_t end;
+	int r;
+
+	if (mode & ~FALLOC_FL_KEEP_SIZE)
+		return -EOPNOTSUPP;
+	if (__builtin_add_overflow(off, len, &end))
+		return -EFBIG;
+	if (fallocate(file_fd(f), FALLOC_FL_KEEP_SIZE, off, len) < 0)
+		return -errno;
+	if (mode & FALLOC_FL_KEEP_SIZE)
+		return 0;
+	r = tree_getattr(fs->cache, file_ino(f), &inode);
+	if (r)
+		return r;
+	/* The kernel holds the inode's lock, so no write of this mount comes between. */
+	return inode.size < (uint64_t)end ? file_truncate(f, (uint64_t)end) : 0;
+}
+
+void op_fallocate(
+	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+	reply(req, reserve(fs_of(req), handle_of(fi)->file, mode, off, len));
+}
+
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	/* Moves the descriptor's own position, which nobody uses. */
+	off_t found = lseek(file_fd(handle_of(fi)->file), off, whence);
+
+	if (found < 0)
+		reply(req, -errno);
+	else
+		fuse_reply_lseek(req, found);
+}

@@ -1,0 +1,289 @@
+/*
+ * Names and attributes: thin handlers that do one thing on the tree and answer. They hold no state
+ * and no lock.
+ *
+ * The cache's inodes live by number in its database, so the kernel's lookup counts need not be
+ * followed: forget does nothing. Numbers are never used twice, so one generation serves for all.
+ */
+#include "fs/internal.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "src/base/clock.h"
+
+#define BLOCK_HINT 65536 /* st_blksize: stdio then sends few large writes */
+
+static _Thread_local struct {
+	void *p;
+	size_t size;
+} scratch_buffer;
+
+void *scratch(size_t n)
+{
+	if (n > scratch_buffer.size) {
+		free(scratch_buffer.p);
+		scratch_buffer.p = malloc(n);
+		scratch_buffer.size = scratch_buffer.p ? n : 0;
+	}
+	return scratch_buffer.p;
+}
+
+void scratch_done(void)
+{
+	free(scratch_buffer.p);
+	scratch_buffer.p = NULL;
+	scratch_buffer.size = 0;
+}
+
+void reply(fuse_req_t req, int r)
+{
+	if (r && r != -ENODATA)
+		atomic_fetch_add_explicit(&fs_of(req)->errors, 1, memory_order_relaxed);
+	fuse_reply_err(req, -r);
+}
+
+void reply_inode(fuse_req_t req, int r)
+{
+	reply(req, r == -ENOENT ? -ESTALE : r);
+}
+
+static struct timespec timespec_of(int64_t ns)
+{
+	int64_t s = ns / 1000000000;
+	int64_t rest = ns % 1000000000;
+
+	if (rest < 0) {
+		rest += 1000000000;
+		s--;
+	}
+	return (struct timespec){.tv_sec = s, .tv_nsec = rest};
+}
+
+static int64_t ns_of(struct timespec t)
+{
+	int64_t ns;
+
+	if (__builtin_mul_overflow((int64_t)t.tv_sec, 1000000000, &ns) ||
+		__builtin_add_overflow(ns, (int64_t)t.tv_nsec, &ns))
+		return t.tv_sec < 0 ? INT64_MIN : INT64_MAX;
+	return ns;
+}
+
+void stat_fill(const struct inode *inode, struct stat *st)
+{
+	memset(st, 0, sizeof(*st));
+	st->st_ino = inode->ino;
+	st->st_mode = inode->mode;
+	st->st_nlink = inode->nlink;
+	st->st_uid = inode->uid;
+	st->st_gid = inode->gid;
+	st->st_size = (off_t)inode->size;
+	st->st_blocks = (blkcnt_t)(inode->size / 512 + (inode->size % 512 != 0));
+	st->st_blksize = BLOCK_HINT;
+	st->st_atim = timespec_of(inode->atime_ns);
+	st->st_mtim = timespec_of(inode->mtime_ns);
+	st->st_ctim = timespec_of(inode->ctime_ns);
+}
+
+void entry_fill(const struct inode *inode, struct fuse_entry_param *e)
+{
+	*e = (struct fuse_entry_param){.ino = inode->ino,
+		.generation = 1,
+		.attr_timeout = CACHE_SECONDS,
+		.entry_timeout = CACHE_SECONDS};
+	stat_fill(inode, &e->attr);
+}
+
+void entry_fill_absent(struct fuse_entry_param *e)
+{
+	*e = (struct fuse_entry_param){.entry_timeout = CACHE_SECONDS};
+}
+
+void reply_entry(fuse_req_t req, int r, const struct inode *inode)
+{
+	struct fuse_entry_param e;
+
+	if (r) {
+		reply(req, r);
+		return;
+	}
+	entry_fill(inode, &e);
+	fuse_reply_entry(req, &e);
+}
+
+static void reply_attr(fuse_req_t req, int r, const struct inode *inode)
+{
+	struct stat st;
+
+	if (r) {
+		reply_inode(req, r);
+		return;
+	}
+	stat_fill(inode, &st);
+	fuse_reply_attr(req, &st, CACHE_SECONDS);
+}
+
+void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fuse_entry_param e;
+	struct inode inode;
+	int r;
+
+	r = tree_lookup(fs_of(req)->cache, parent, slice_of(name), &inode);
+	if (r != -ENOENT) {
+		reply_entry(req, r, &inode);
+		return;
+	}
+	/* Inode 0: the kernel remembers the absence. */
+	entry_fill_absent(&e);
+	fuse_reply_entry(req, &e);
+}
+
+void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
+{
+	fuse_reply_none(req);
+}
+
+void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	fuse_reply_none(req);
+}
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct inode inode;
+	int r;
+
+	r = tree_getattr(fs_of(req)->cache, ino, &inode);
+	reply_attr(req, r, &inode);
+}
+
+static unsigned set_mask(int to_set, const struct stat *attr, struct inode *v)
+{
+	unsigned mask = 0;
+
+	*v = (struct inode){.mode = attr->st_mode,
+		.uid = attr->st_uid,
+		.gid = attr->st_gid,
+		.size = (uint64_t)attr->st_size,
+		.atime_ns = ns_of(attr->st_atim),
+		.mtime_ns = ns_of(attr->st_mtim),
+		.ctime_ns = ns_of(attr->st_ctim)};
+	if (to_set & FUSE_SET_ATTR_MODE)
+		mask |= SET_MODE;
+	if (to_set & FUSE_SET_ATTR_UID)
+		mask |= SET_UID;
+	if (to_set & FUSE_SET_ATTR_GID)
+		mask |= SET_GID;
+	if (to_set & FUSE_SET_ATTR_SIZE)
+		mask |= SET_SIZE;
+	if (to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW))
+		mask |= SET_ATIME;
+	if (to_set & (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW))
+		mask |= SET_MTIME;
+	if (to_set & FUSE_SET_ATTR_CTIME)
+		mask |= SET_CTIME;
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		v->atime_ns = clock_realtime_ns();
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		v->mtime_ns = clock_realtime_ns();
+	return mask;
+}
+
+void op_setattr(
+	fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+	struct inode v, inode;
+	unsigned mask = set_mask(to_set, attr, &v);
+	int r;
+
+	r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
+	if (r == -EREMOTE)
+		fetch_setattr(req, ino, mask, &v);
+	else
+		reply_attr(req, r, &inode);
+}
+
+void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	AUTO_FREE char *target = NULL;
+	int r;
+
+	r = tree_readlink(fs_of(req)->cache, ino, &target);
+	if (r)
+		reply_inode(req, r);
+	else
+		fuse_reply_readlink(req, target);
+}
+
+/* The kernel has applied the umask. */
+static void create(
+	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, const char *target)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct inode inode;
+	int r;
+
+	r = tree_create(fs_of(req)->cache, parent, slice_of(name), mode, ctx->uid, ctx->gid, target,
+		&inode);
+	reply_entry(req, r, &inode);
+}
+
+void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	if (S_ISREG(mode))
+		create(req, parent, name, mode, NULL);
+	else
+		reply(req, -EPERM); /* mknod(2): this file system has no such nodes */
+}
+
+void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	create(req, parent, name, S_IFDIR | (mode & 07777), NULL);
+}
+
+void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	create(req, parent, name, S_IFLNK | 0777, target);
+}
+
+void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	reply(req, tree_unlink(fs_of(req)->cache, parent, slice_of(name)));
+}
+
+void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	reply(req, tree_rmdir(fs_of(req)->cache, parent, slice_of(name)));
+}
+
+void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	reply(req, -EPERM); /* link(2): this file system has no hard links */
+}
+
+void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+	const char *new_name, unsigned flags)
+{
+	if (flags & ~(unsigned)RENAME_NOREPLACE) {
+		reply(req, -EINVAL);
+		return;
+	}
+	reply(req, tree_rename(fs_of(req)->cache, parent, slice_of(name), new_parent,
+			   slice_of(new_name), flags));
+}
+
+void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct statvfs st = {0};
+	int r;
+
+	r = tree_statfs(fs_of(req)->cache, &st);
+	if (r)
+		reply(req, r);
+	else
+		fuse_reply_statfs(req, &st);
+}
