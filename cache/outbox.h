@@ -22,6 +22,10 @@
 
 #include "cache/cache.h"
 
+/* Content up to this size travels in the segment (a row starts in ANNOUNCE); larger content is an object
+ * first (UPLOAD). The default of the replicator's inline_max, and the rule for rows that region_register seeds. */
+#define OUTBOX_INLINE_MAX 65536
+
 enum outbox_state { OUTBOX_UPLOAD = 1, OUTBOX_ANNOUNCE = 2, OUTBOX_OBJECT = 3, OUTBOX_PARKED = 4 };
 
 #define OUTBOX_ERROR_SIZE 200
@@ -53,9 +57,9 @@ int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_C
 /* Removes the key's rows in all regions (its version lost to a remote one). */
 int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
 
-/* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first.
- * *more: further ones are waiting. *closed: false when a row that is left out has a change in the same directory that is older
- * than one that is in (the segment must then be merged together with the next). */
+/* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first. They are taken directory by
+ * directory, the one whose oldest change (by last) waits longest first, so that cuts are mostly closed; cost O(log n) a row, however
+ * many are held back. *more: further ones may go. */
 int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
 	unsigned *count, bool *more) MUST_CHECK;
 /* True in *ret when the first n of rows are a consistent cut: no row of the region that is not among them, in a
@@ -84,7 +88,7 @@ struct outbox_stats {
 	uint64_t oldest_ms; /* hlc_ms of the oldest row's stamp; 0: empty */
 };
 int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret) MUST_CHECK;
-/* True in *ret when the key (len 0: any key), or anything below it, has rows; regions is set to a bit per region. */
+/* A bit for each region (1 << id) where the key (len 0: any key), or anything below it, has rows. */
 int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;
 
 #endif

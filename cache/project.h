@@ -30,4 +30,13 @@ int project_entry(struct conn *conn, struct slice key, const struct entry *e, bo
 /* After a local tombstone was sealed: removes directories above key that nothing implies any more, and restores a hidden file. */
 int project_ancestors(struct conn *conn, struct slice key) MUST_CHECK;
 
+/* After a local change of a directory's owner was sealed: what is below it only because something further below
+ * implies it follows, as it does on the other servers. */
+int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
+
+/* The inode (without a name now) that holds the content of a hidden file, for its delivery. -ENOENT: not hidden
+ * here, or with another content. */
+int project_hidden_ino(struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE],
+	uint64_t *ino) MUST_CHECK;
+
 #endif

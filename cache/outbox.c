@@ -1,0 +1,959 @@
+/*
+ * The outbox, for each region the keys whose newest version it lacks: millions of rows while a
+ * region is cut off, so every call costs O(log n) for each row that it touches, and none walks the
+ * backlog.
+ *
+ * State. The column holds one number: 1 UPLOAD, 2 ANNOUNCE, 3 OBJECT, and with 4 added the same
+ * parked, so that a replay knows where to go on. Announced rows are 3 and 7. uploaded: the object
+ * of an ANNOUNCE row is in the region already.
+ *
+ * Directory. dir is a 64-bit FNV-1a hash of the key's parent, which keeps paths out of the indexes.
+ * Two directories that collide wait for each other's uploads, which is harmless.
+ *
+ * Order. The barrier of a directory is the least first of its rows that are neither announced nor
+ * ready (1, 5, 6). A ready row (2) may go when its last is below the barrier. outbox_head holds,
+ * for each directory that has such a row, the least last of its ready rows: outbox_announceable
+ * reads directories in that order and never meets one that has nothing to give; within a directory
+ * the rows that may go are a prefix in order of last (outbox_ready), so it never meets one that is
+ * held back either.
+ *
+ * Totals (rows, bytes, parked, unannounced) stand in the region's row. row_change is the one place
+ * where a row is written; it keeps totals and head in step, in the same transaction.
+ *
+ * A delayed row (next_at_ms in the future) stays in outbox_order, where outbox_due steps over it
+ * within the index. There are as many as attempts failed: the region's breaker bounds them, and
+ * outbox_retry_now clears them.
+ */
+#include "cache/outbox.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cache/progress.h"
+#include "cache/replication.h"
+
+enum { STAGE_MASK = 3, PARKED = 4 };
+
+struct row {
+	int64_t id; /* 0: not there */
+	uint64_t dir;
+	int state;
+	uint64_t first;
+	uint64_t last;
+	uint64_t since_ms;
+	struct stamp stamp;
+	uint64_t size;
+	bool fresh;
+	bool uploaded;
+	uint32_t attempts;
+	int64_t next_at_ms;
+	char error[OUTBOX_ERROR_SIZE];
+};
+
+static uint64_t dir_hash(struct slice key)
+{
+	struct slice dir = key.len ? key_parent(key) : key;
+	uint64_t h = 14695981039346656037u;
+
+	for (size_t i = 0; i < dir.len; i++)
+		h = (h ^ (uint8_t)dir.p[i]) * 1099511628211u;
+	return h;
+}
+
+static bool announced(int state)
+{
+	return (state & STAGE_MASK) == OUTBOX_OBJECT;
+}
+
+/* ---- rows ---- */
+
+#define ROW_COLUMNS                                                                                \
+	"id, key, dir, state, first, last, since_ms, time, node, size, fresh, uploaded, attempts," \
+	" next_at_ms, error"
+
+static void read_row(sqlite3_stmt *s, struct row *ret)
+{
+	const char *error = (const char *)sqlite3_column_text(s, 14);
+
+	ret->id = sqlite3_column_int64(s, 0);
+	ret->dir = (uint64_t)sqlite3_column_int64(s, 2);
+	ret->state = sqlite3_column_int(s, 3);
+	ret->first = (uint64_t)sqlite3_column_int64(s, 4);
+	ret->last = (uint64_t)sqlite3_column_int64(s, 5);
+	ret->since_ms = (uint64_t)sqlite3_column_int64(s, 6);
+	ret->stamp.time = (uint64_t)sqlite3_column_int64(s, 7);
+	ret->stamp.node = (uint64_t)sqlite3_column_int64(s, 8);
+	ret->size = (uint64_t)sqlite3_column_int64(s, 9);
+	ret->fresh = sqlite3_column_int(s, 10) != 0;
+	ret->uploaded = sqlite3_column_int(s, 11) != 0;
+	ret->attempts = (uint32_t)sqlite3_column_int64(s, 12);
+	ret->next_at_ms = sqlite3_column_int64(s, 13);
+	snprintf(ret->error, sizeof(ret->error), "%s", error ? error : "");
+}
+
+/* The row as callers see it. -EIO for what cannot be ours. */
+static int export_row(sqlite3_stmt *s, struct outbox_row *ret)
+{
+	struct row row;
+
+	read_row(s, &row);
+	if (!key_set(&ret->key, column_slice(s, 1)))
+		return -EIO;
+	ret->stamp = row.stamp;
+	ret->state = row.state & PARKED ? OUTBOX_PARKED : (enum outbox_state)row.state;
+	ret->fresh = row.fresh;
+	ret->first = row.first;
+	ret->last = row.last;
+	ret->size = row.size;
+	ret->attempts = row.attempts;
+	ret->next_at_ms = row.next_at_ms;
+	memcpy(ret->error, row.error, sizeof(ret->error));
+	return 0;
+}
+
+/* ret->id is 0 when there is none. */
+static int find_row(struct conn *conn, unsigned region, struct slice key, struct row *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox"
+					       " WHERE region = ?1 AND key = ?2");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	bind_slice(s, 2, key);
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = (struct row){0};
+	if (r) {
+		read_row(s, ret);
+		sqlite3_reset(s);
+	}
+	return 0;
+}
+
+static void bind_row(sqlite3_stmt *s, const struct row *row)
+{
+	sqlite3_bind_int64(s, 1, row->id);
+	sqlite3_bind_int(s, 2, row->state);
+	sqlite3_bind_int64(s, 3, (int64_t)row->first);
+	sqlite3_bind_int64(s, 4, (int64_t)row->last);
+	sqlite3_bind_int64(s, 5, (int64_t)row->since_ms);
+	sqlite3_bind_int64(s, 6, (int64_t)row->stamp.time);
+	sqlite3_bind_int64(s, 7, (int64_t)row->stamp.node);
+	sqlite3_bind_int64(s, 8, (int64_t)row->size);
+	sqlite3_bind_int(s, 9, row->fresh);
+	sqlite3_bind_int(s, 10, row->uploaded);
+	sqlite3_bind_int64(s, 11, row->attempts);
+	sqlite3_bind_int64(s, 12, row->next_at_ms);
+	sqlite3_bind_text(s, 13, row->error, -1, SQLITE_STATIC);
+}
+
+static int insert_row(struct conn *conn, unsigned region, struct slice key, const struct row *row)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"INSERT INTO outbox(state, first, last, since_ms, time, node, size, fresh, "
+		"uploaded,"
+		" attempts, next_at_ms, error, region, key, dir)"
+		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)");
+
+	if (!s)
+		return conn_error(conn);
+	bind_row(s, row);
+	sqlite3_bind_int64(s, 14, region);
+	bind_slice(s, 15, key);
+	sqlite3_bind_int64(s, 16, (int64_t)row->dir);
+	return conn_run(conn, s);
+}
+
+static int update_row(struct conn *conn, const struct row *row)
+{
+	sqlite3_stmt *s = conn_statement(conn, "UPDATE outbox SET state = ?2, first = ?3, last = "
+					       "?4, since_ms = ?5, time = ?6, node = ?7,"
+					       " size = ?8, fresh = ?9, uploaded = ?10, attempts = "
+					       "?11, next_at_ms = ?12, error = ?13"
+					       " WHERE id = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	bind_row(s, row);
+	return conn_run(conn, s);
+}
+
+static int delete_row(struct conn *conn, int64_t id)
+{
+	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM outbox WHERE id = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, id);
+	return conn_run(conn, s);
+}
+
+/* ---- totals and heads ---- */
+
+struct totals {
+	int64_t rows;
+	int64_t bytes;
+	int64_t parked;
+	int64_t unannounced;
+};
+
+static void count_row(struct totals *t, const struct row *row, int64_t sign)
+{
+	if (!row)
+		return;
+	t->rows += sign;
+	if (!row->uploaded)
+		t->bytes += sign * (int64_t)row->size;
+	if (row->state & PARKED)
+		t->parked += sign;
+	else if (!announced(row->state))
+		t->unannounced += sign;
+}
+
+static int update_totals(struct conn *conn, unsigned region, const struct totals *t)
+{
+	sqlite3_stmt *s;
+
+	if (!t->rows && !t->bytes && !t->parked && !t->unannounced)
+		return 0;
+	s = conn_statement(conn,
+		"UPDATE region SET rows = rows + ?2, bytes = bytes + ?3,"
+		" parked = parked + ?4, unannounced = unannounced + ?5 WHERE id = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, t->rows);
+	sqlite3_bind_int64(s, 3, t->bytes);
+	sqlite3_bind_int64(s, 4, t->parked);
+	sqlite3_bind_int64(s, 5, t->unannounced);
+	return conn_run(conn, s);
+}
+
+/* One number of a statement with (region, dir); INT64_MAX for NULL or no row. */
+static int dir_number(
+	struct conn *conn, sqlite3_stmt *s, unsigned region, uint64_t dir, int64_t *ret)
+{
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, (int64_t)dir);
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = INT64_MAX;
+	if (r) {
+		if (sqlite3_column_type(s, 0) == SQLITE_INTEGER)
+			*ret = sqlite3_column_int64(s, 0);
+		sqlite3_reset(s);
+	}
+	return 0;
+}
+
+static int dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret)
+{
+	static const char *const sql[] = {
+		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
+		"?2 AND state = 1",
+		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
+		"?2 AND state = 5",
+		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
+		"?2 AND state = 6",
+	};
+	int64_t least = INT64_MAX;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sql); i++) {
+		int64_t first = INT64_MAX;
+		int r = dir_number(conn, conn_statement(conn, sql[i]), region, dir, &first);
+
+		if (r)
+			return r;
+		if (first < least)
+			least = first;
+	}
+	*ret = least;
+	return 0;
+}
+
+static int set_head(struct conn *conn, unsigned region, uint64_t dir, int64_t head)
+{
+	sqlite3_stmt *s;
+
+	if (head == INT64_MAX)
+		s = conn_statement(conn, "DELETE FROM outbox_head WHERE region = ?1 AND dir = ?2");
+	else
+		s = conn_statement(conn,
+			"INSERT INTO outbox_head(region, dir, head) VALUES(?1, ?2, ?3)"
+			" ON CONFLICT(region, dir) DO UPDATE SET head = ?3");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, (int64_t)dir);
+	if (head != INT64_MAX)
+		sqlite3_bind_int64(s, 3, head);
+	return conn_run(conn, s);
+}
+
+static int refresh_head(struct conn *conn, unsigned region, uint64_t dir)
+{
+	int64_t old = INT64_MAX, head = INT64_MAX, barrier = 0;
+	int r = dir_number(conn,
+		conn_statement(conn, "SELECT head FROM outbox_head WHERE region = ?1 AND dir = ?2"),
+		region, dir, &old);
+
+	if (!r)
+		r = dir_number(conn,
+			conn_statement(conn, "SELECT min(last) FROM outbox INDEXED BY outbox_ready"
+					     " WHERE region = ?1 AND dir = ?2 AND state = 2"),
+			region, dir, &head);
+	if (!r && head != INT64_MAX)
+		r = dir_barrier(conn, region, dir, &barrier);
+	if (r)
+		return r;
+	if (head >= barrier)
+		head = INT64_MAX;
+	return head == old ? 0 : set_head(conn, region, dir, head);
+}
+
+/* before NULL: a new row; after NULL: the row goes. */
+static int row_change(struct conn *conn, unsigned region, struct slice key,
+	const struct row *before, const struct row *after)
+{
+	const struct row *any = before ? before : after;
+	struct totals totals = {0};
+	int r;
+
+	if (!before)
+		r = insert_row(conn, region, key, after);
+	else if (after)
+		r = update_row(conn, after);
+	else
+		r = delete_row(conn, before->id);
+	if (r)
+		return r;
+	count_row(&totals, before, -1);
+	count_row(&totals, after, 1);
+	r = update_totals(conn, region, &totals);
+	/* From OBJECT to nowhere, or a failed attempt, moves no head. */
+	if (r || ((!before || announced(before->state)) && (!after || announced(after->state))))
+		return r;
+	if (before && after && before->state == after->state && before->first == after->first &&
+		before->last == after->last)
+		return 0;
+	return refresh_head(conn, region, any->dir);
+}
+
+/* ---- enqueue ---- */
+
+static int region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT id FROM region ORDER BY id LIMIT 8");
+	unsigned n = 0;
+	int r;
+
+	_Static_assert(REGION_MAX == 8, "the statement's limit");
+	if (!s)
+		return conn_error(conn);
+	while ((r = conn_row(conn, s)) == 1) {
+		ids[n++] = (unsigned)sqlite3_column_int(s, 0);
+		if (n == REGION_MAX) {
+			sqlite3_reset(s);
+			break;
+		}
+	}
+	*count = n;
+	return r < 0 ? r : 0;
+}
+
+static int new_state(const struct outbox_change *change)
+{
+	if (change->object_only)
+		return OUTBOX_OBJECT;
+	return change->upload ? OUTBOX_UPLOAD : OUTBOX_ANNOUNCE;
+}
+
+static struct row new_row(const struct outbox_change *change, uint64_t number)
+{
+	return (struct row){
+		.dir = dir_hash(change->key),
+		.state = new_state(change),
+		.first = number,
+		.last = number,
+		.since_ms = hlc_ms(change->stamp.time),
+		.stamp = change->stamp,
+		.size = change->size,
+		.fresh = change->fresh,
+	};
+}
+
+/* The row of old, which the change takes over. */
+static struct row coalesce(
+	const struct row *old, const struct outbox_change *change, uint64_t number)
+{
+	struct row row = new_row(change, number);
+	int stage = old->state & STAGE_MASK;
+
+	row.id = old->id;
+	row.fresh = old->fresh && !announced(old->state) && !old->uploaded && old->attempts == 0;
+	if (!announced(old->state) || change->object_only) {
+		row.first = old->first;
+		row.since_ms = old->since_ms;
+	}
+	/* A repair must not swallow the announcement that waits; the object goes again, if it went
+	 * before. */
+	if (change->object_only && !announced(old->state))
+		row.state = old->uploaded ? OUTBOX_UPLOAD : stage;
+	return row;
+}
+
+static int enqueue_region(
+	struct conn *conn, unsigned region, const struct outbox_change *change, uint64_t number)
+{
+	struct row old, row;
+	int r = find_row(conn, region, change->key, &old);
+
+	if (r)
+		return r;
+	row = old.id ? coalesce(&old, change, number) : new_row(change, number);
+	return row_change(conn, region, change->key, old.id ? &old : NULL, &row);
+}
+
+int outbox_enqueue(struct conn *conn, const struct outbox_change *change)
+{
+	unsigned ids[REGION_MAX], count = 0;
+	uint64_t number;
+	int r;
+
+	if (change->key.len > KEY_MAX || change->size > INT64_MAX)
+		return -EINVAL;
+	r = region_ids(conn, ids, &count);
+	if (!r)
+		r = counter_add(conn, COUNTER_ORDER, 1, &number);
+	for (unsigned i = 0; !r && i < count; i++)
+		r = enqueue_region(conn, ids[i], change, number);
+	return r;
+}
+
+int outbox_seed(struct conn *conn, unsigned region, struct slice key, const struct entry *e)
+{
+	struct outbox_change change = {
+		.key = key,
+		.stamp = entry_stamp(e),
+		.size = e->kind == KIND_FILE ? e->size : 0,
+		.upload = e->kind == KIND_FILE && e->size > OUTBOX_INLINE_MAX,
+	};
+	struct row old, row;
+	uint64_t number;
+	int r;
+
+	if (change.size > INT64_MAX)
+		return -EIO;
+	r = find_row(conn, region, key, &old);
+	if (r || old.id)
+		return r;
+	r = counter_add(conn, COUNTER_ORDER, 1, &number);
+	if (r)
+		return r;
+	row = new_row(&change, number);
+	return row_change(conn, region, key, NULL, &row);
+}
+
+int outbox_drop(struct conn *conn, struct slice key)
+{
+	unsigned ids[REGION_MAX], count = 0;
+	int r = region_ids(conn, ids, &count);
+
+	for (unsigned i = 0; !r && i < count; i++) {
+		struct row old;
+
+		r = find_row(conn, ids[i], key, &old);
+		if (!r && old.id)
+			r = row_change(conn, ids[i], key, &old, NULL);
+	}
+	return r;
+}
+
+int outbox_clear(struct conn *conn, unsigned region)
+{
+	static const char *const sql[] = {
+		"DELETE FROM outbox WHERE region = ?1",
+		"DELETE FROM outbox_head WHERE region = ?1",
+		"UPDATE region SET rows = 0, bytes = 0, parked = 0, unannounced = 0 WHERE id = ?1",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sql); i++) {
+		sqlite3_stmt *s = conn_statement(conn, sql[i]);
+		int r;
+
+		if (!s)
+			return conn_error(conn);
+		sqlite3_bind_int64(s, 1, region);
+		r = conn_run(conn, s);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- what may go ---- */
+
+/* Appends the statement's rows; resets it. */
+static int take_rows(
+	struct conn *conn, sqlite3_stmt *s, struct outbox_row *rows, unsigned max, unsigned *count)
+{
+	int r;
+
+	while ((r = conn_row(conn, s)) == 1) {
+		int bad = *count < max ? export_row(s, &rows[*count]) : 0;
+
+		if (bad || *count == max) {
+			sqlite3_reset(s);
+			return bad;
+		}
+		(*count)++;
+	}
+	return r;
+}
+
+/* The directory whose head follows *head (no two have the same): 1, 0 or -errno. */
+static int next_head(struct conn *conn, unsigned region, int64_t *head, uint64_t *dir)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT head, dir FROM outbox_head INDEXED BY outbox_head_order"
+		" WHERE region = ?1 AND head > ?2 ORDER BY head LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, *head);
+	r = conn_row(conn, s);
+	if (r == 1) {
+		*head = sqlite3_column_int64(s, 0);
+		*dir = (uint64_t)sqlite3_column_int64(s, 1);
+		sqlite3_reset(s);
+	}
+	return r;
+}
+
+static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir, struct outbox_row *rows,
+	unsigned max, unsigned *count, bool *more)
+{
+	unsigned before = *count;
+	sqlite3_stmt *s;
+	int64_t barrier;
+	int r = dir_barrier(conn, region, dir, &barrier);
+
+	if (r)
+		return r;
+	s = conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_ready"
+				 " WHERE region = ?1 AND dir = ?2 AND state = 2 AND last < ?3"
+				 " ORDER BY last LIMIT ?4");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, (int64_t)dir);
+	sqlite3_bind_int64(s, 3, barrier);
+	sqlite3_bind_int64(s, 4, (int64_t)(max - before) + 1);
+	while ((r = conn_row(conn, s)) == 1) {
+		if (*count == max) {
+			*more = true;
+			sqlite3_reset(s);
+			return 0;
+		}
+		r = export_row(s, &rows[*count]);
+		if (r) {
+			sqlite3_reset(s);
+			return r;
+		}
+		(*count)++;
+	}
+	return r;
+}
+
+static int by_first(const void *a, const void *b)
+{
+	const struct outbox_row *x = a, *y = b;
+
+	return (x->first > y->first) - (x->first < y->first);
+}
+
+int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
+	unsigned *count, bool *more)
+{
+	int64_t head = -1;
+	uint64_t dir = 0;
+	unsigned n = 0;
+	bool further = false;
+	int r;
+
+	while ((r = next_head(conn, region, &head, &dir)) == 1) {
+		if (n == max)
+			further = true;
+		else
+			r = ready_of_dir(conn, region, dir, rows, max, &n, &further);
+		if (r < 0 || further)
+			break;
+	}
+	if (r < 0)
+		return r;
+	qsort(rows, n, sizeof(*rows), by_first);
+	*count = n;
+	*more = further;
+	return 0;
+}
+
+/* ---- closed cuts ---- */
+
+struct member {
+	uint64_t dir;
+	const struct outbox_row *row;
+};
+
+static int member_cmp(const void *a, const void *b)
+{
+	const struct member *x = a, *y = b;
+	const struct key *p = &x->row->key, *q = &y->row->key;
+	int r;
+
+	if (x->dir != y->dir)
+		return x->dir < y->dir ? -1 : 1;
+	r = memcmp(p->p, q->p, p->len < q->len ? p->len : q->len);
+	return r ? r : (p->len > q->len) - (p->len < q->len);
+}
+
+/* Whether each row in that state, of the members' directory and older than last, is a member. */
+static int older_are_members(struct conn *conn, unsigned region, int state, uint64_t last,
+	const struct member *members, size_t n, bool *ret)
+{
+	struct outbox_row *probe;
+	struct member wanted;
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT key FROM outbox INDEXED BY outbox_dir"
+		" WHERE region = ?1 AND dir = ?2 AND state = ?3 AND first < ?4");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	probe = malloc(sizeof(*probe));
+	if (!probe)
+		return -ENOMEM;
+	wanted = (struct member){members[0].dir, probe};
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, (int64_t)members[0].dir);
+	sqlite3_bind_int(s, 3, state);
+	sqlite3_bind_int64(s, 4, (int64_t)last);
+	while ((r = conn_row(conn, s)) == 1) {
+		if (!key_set(&probe->key, column_slice(s, 0)))
+			r = -EIO;
+		else if (!bsearch(&wanted, members, n, sizeof(*members), member_cmp))
+			*ret = false;
+		if (r < 0 || !*ret) {
+			sqlite3_reset(s);
+			break;
+		}
+	}
+	free(probe);
+	return r < 0 ? r : 0;
+}
+
+static int dir_closed(
+	struct conn *conn, unsigned region, const struct member *members, size_t n, bool *ret)
+{
+	static const int states[] = {
+		OUTBOX_UPLOAD, OUTBOX_ANNOUNCE, OUTBOX_UPLOAD | PARKED, OUTBOX_ANNOUNCE | PARKED};
+	uint64_t last = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		if (members[i].row->last > last)
+			last = members[i].row->last;
+	}
+	for (size_t i = 0; !r && *ret && i < ARRAY_SIZE(states); i++)
+		r = older_are_members(conn, region, states[i], last, members, n, ret);
+	return r;
+}
+
+int outbox_cut_closed(
+	struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n, bool *ret)
+{
+	AUTO_FREE struct member *members = calloc(n ? n : 1, sizeof(*members));
+	bool closed = true;
+	int r = 0;
+
+	if (!members)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n; i++)
+		members[i] = (struct member){dir_hash(key_slice(&rows[i].key)), &rows[i]};
+	qsort(members, n, sizeof(*members), member_cmp);
+	for (unsigned i = 0, end; !r && closed && i < n; i = end) {
+		for (end = i + 1; end < n && members[end].dir == members[i].dir; end++)
+			;
+		r = dir_closed(conn, region, members + i, end - i, &closed);
+	}
+	if (!r)
+		*ret = closed;
+	return r;
+}
+
+/* ---- delivery ---- */
+
+int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int64_t now_ms,
+	uint64_t after_first, unsigned max, struct outbox_row *rows, unsigned *count)
+{
+	unsigned n = 0;
+	sqlite3_stmt *s;
+	int r;
+
+	if (state == OUTBOX_PARKED)
+		s = conn_statement(conn,
+			"SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_parked"
+			" WHERE region = ?1 AND state > 4 AND first > ?2"
+			" ORDER BY first LIMIT ?3");
+	else
+		s = conn_statement(conn,
+			"SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_order"
+			" WHERE region = ?1 AND state = ?4 AND first > ?2"
+			" AND next_at_ms <= ?5 ORDER BY first LIMIT ?3");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int64(s, 2, after_first > INT64_MAX ? INT64_MAX : (int64_t)after_first);
+	sqlite3_bind_int64(s, 3, max);
+	if (state != OUTBOX_PARKED) {
+		sqlite3_bind_int(s, 4, (int)state);
+		sqlite3_bind_int64(s, 5, now_ms);
+	}
+	r = take_rows(conn, s, rows, max, &n);
+	if (!r)
+		*count = n;
+	return r;
+}
+
+/* old->id is 0 when the row is gone or has another stamp. */
+static int find_version(
+	struct conn *conn, unsigned region, struct slice key, struct stamp stamp, struct row *old)
+{
+	int r = find_row(conn, region, key, old);
+
+	if (!r && old->id && stamp_cmp(old->stamp, stamp) != 0)
+		old->id = 0;
+	return r;
+}
+
+int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
+	enum outbox_state to)
+{
+	struct row old, row;
+	int r = find_version(conn, region, key, stamp, &old);
+
+	if (r || !old.id)
+		return r;
+	row = old;
+	row.state = to == OUTBOX_PARKED ? (old.state | PARKED) : (int)to;
+	row.attempts = 0;
+	row.next_at_ms = 0;
+	row.error[0] = '\0';
+	if (to == OUTBOX_ANNOUNCE && (old.state & STAGE_MASK) == OUTBOX_UPLOAD) {
+		row.uploaded = true;
+		row.fresh = false;
+	} else if (to != OUTBOX_PARKED && to != OUTBOX_ANNOUNCE) {
+		row.uploaded = false;
+	}
+	return row_change(conn, region, key, &old, &row);
+}
+
+int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
+{
+	struct row old;
+	int r = find_version(conn, region, key, stamp, &old);
+
+	if (r || !old.id)
+		return r;
+	return row_change(conn, region, key, &old, NULL);
+}
+
+int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
+	int64_t next_at_ms, const char *error, bool park)
+{
+	struct row old, row;
+	int r = find_version(conn, region, key, stamp, &old);
+
+	if (r || !old.id)
+		return r;
+	row = old;
+	if (row.attempts < UINT32_MAX)
+		row.attempts++;
+	if (park)
+		row.state |= PARKED;
+	row.next_at_ms = row.state & PARKED || next_at_ms < 0 ? 0 : next_at_ms;
+	snprintf(row.error, sizeof(row.error), "%s", error ? error : "");
+	return row_change(conn, region, key, &old, &row);
+}
+
+/* One parked row of the region back to where it was parked: 1, 0 when there is none, or -errno. */
+static int unpark_one(struct conn *conn, unsigned region)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_parked"
+				     " WHERE region = ?1 AND state > 4 ORDER BY first LIMIT 1");
+	struct row old, row;
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r;
+	read_row(s, &old);
+	sqlite3_reset(s);
+	row = old;
+	row.state &= STAGE_MASK;
+	row.attempts = 0;
+	row.next_at_ms = 0;
+	row.error[0] = '\0';
+	r = row_change(conn, region, (struct slice){NULL, 0}, &old, &row);
+	return r ? r : 1;
+}
+
+int outbox_retry_now(struct conn *conn, unsigned region, bool parked)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "UPDATE outbox INDEXED BY outbox_delayed SET next_at_ms = 0"
+				     " WHERE region = ?1 AND next_at_ms > 0");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	r = conn_run(conn, s);
+	if (r || !parked)
+		return r;
+	while ((r = unpark_one(conn, region)) == 1)
+		;
+	return r;
+}
+
+/* ---- figures ---- */
+
+/* The first of the region's rows in a state: 1, 0 or -errno. */
+static int oldest_in(
+	struct conn *conn, unsigned region, int state, uint64_t *first, uint64_t *since_ms)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT first, since_ms FROM outbox INDEXED BY outbox_order"
+				     " WHERE region = ?1 AND state = ?2 ORDER BY first LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	sqlite3_bind_int(s, 2, state);
+	r = conn_row(conn, s);
+	if (r == 1) {
+		*first = (uint64_t)sqlite3_column_int64(s, 0);
+		*since_ms = (uint64_t)sqlite3_column_int64(s, 1);
+		sqlite3_reset(s);
+	}
+	return r;
+}
+
+static int read_totals(struct conn *conn, unsigned region, struct outbox_stats *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT rows, bytes, parked, unannounced FROM region"
+					       " WHERE id = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r;
+	ret->rows = (uint64_t)sqlite3_column_int64(s, 0);
+	ret->bytes = (uint64_t)sqlite3_column_int64(s, 1);
+	ret->parked = (uint64_t)sqlite3_column_int64(s, 2);
+	ret->unannounced = (uint64_t)sqlite3_column_int64(s, 3);
+	sqlite3_reset(s);
+	return 0;
+}
+
+int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret)
+{
+	struct outbox_stats stats = {0};
+	uint64_t least = UINT64_MAX;
+	int r = read_totals(conn, region, &stats);
+
+	if (r)
+		return r;
+	for (int state = OUTBOX_UPLOAD; state <= (OUTBOX_OBJECT | PARKED); state++) {
+		uint64_t first = 0, since_ms = 0;
+
+		r = oldest_in(conn, region, state, &first, &since_ms);
+		if (r < 0)
+			return r;
+		if (r == 1 && first < least) {
+			least = first;
+			stats.oldest_ms = since_ms;
+		}
+	}
+	*ret = stats;
+	return 0;
+}
+
+static int waiting_in(struct conn *conn, unsigned region, struct slice key,
+	const struct key_range *range, bool *ret)
+{
+	sqlite3_stmt *s;
+	struct row row;
+	int r = 0;
+
+	if (key.len) {
+		r = find_row(conn, region, key, &row);
+		if (r || row.id) {
+			*ret = row.id != 0;
+			return r;
+		}
+	}
+	s = conn_statement(conn, "SELECT 1 FROM outbox INDEXED BY outbox_key"
+				 " WHERE region = ?1 AND key >= ?2 AND key < ?3 LIMIT 1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	bind_slice(s, 2, key_range_low(range));
+	bind_slice(s, 3, key_range_high(range));
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = r == 1;
+	if (r)
+		sqlite3_reset(s);
+	return 0;
+}
+
+int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions)
+{
+	unsigned ids[REGION_MAX], count = 0;
+	struct key_range range;
+	uint64_t bits = 0;
+	int r = key_range_below(key, &range);
+
+	if (!r)
+		r = region_ids(conn, ids, &count);
+	for (unsigned i = 0; !r && i < count; i++) {
+		bool waiting = false;
+
+		r = waiting_in(conn, ids[i], key, &range, &waiting);
+		if (waiting)
+			bits |= (uint64_t)1 << ids[i];
+	}
+	if (!r)
+		*regions = bits;
+	return r;
+}

@@ -1,0 +1,111 @@
+/*
+ * The tables of the replicated half.
+ *
+ *   entry    kind stands beside the encoded record so that entry_live can leave out tombstones:
+ * whether anything lives below a path, and a scan of what lives, never read one. outbox   see
+ * outbox.c, which alone writes it, outbox_head and the totals in region conflict a row's ino refers
+ * to a detached inode; recovery keeps those (conflict_ino)
+ */
+#include "cache/schema.h"
+
+const char *const schema_replication[] = {
+	"CREATE TABLE counter("
+	" id INTEGER PRIMARY KEY," /* enum counter */
+	" value INTEGER NOT NULL) STRICT",
+	"INSERT INTO counter VALUES (1,0),(2,0),(3,0),(4,0),(5,0),(6,0)",
+
+	"CREATE TABLE region("
+	" id INTEGER PRIMARY KEY,"
+	" name TEXT NOT NULL UNIQUE,"
+	" seed_after BLOB," /* last key that the outbox was seeded with; NULL: seeding is done */
+	" sent_seq INTEGER NOT NULL DEFAULT 0,"
+	" sent_name TEXT NOT NULL DEFAULT '',"
+	" pending_name TEXT NOT NULL DEFAULT '',"
+	" rows INTEGER NOT NULL DEFAULT 0," /* totals of the outbox */
+	" bytes INTEGER NOT NULL DEFAULT 0,"
+	" parked INTEGER NOT NULL DEFAULT 0,"
+	" unannounced INTEGER NOT NULL DEFAULT 0) STRICT",
+	/* What must outlive a region's absence: segment numbers never start again. */
+	"CREATE TABLE retired_region("
+	" name TEXT PRIMARY KEY,"
+	" id INTEGER NOT NULL,"
+	" sent_seq INTEGER NOT NULL,"
+	" sent_name TEXT NOT NULL,"
+	" pending_name TEXT NOT NULL) STRICT, WITHOUT ROWID",
+	"CREATE TABLE cursor("
+	" region INTEGER PRIMARY KEY,"
+	" name TEXT NOT NULL) STRICT",
+	"CREATE TABLE segment_seen("
+	" region INTEGER NOT NULL,"
+	" node INTEGER NOT NULL,"
+	" seq INTEGER NOT NULL,"
+	" name TEXT NOT NULL,"
+	" PRIMARY KEY(region, node)) STRICT, WITHOUT ROWID",
+	"CREATE TABLE bad_segment("
+	" region INTEGER NOT NULL,"
+	" name TEXT NOT NULL,"
+	" reason TEXT NOT NULL,"
+	" at_ms INTEGER NOT NULL,"
+	" PRIMARY KEY(region, name)) STRICT, WITHOUT ROWID",
+
+	"CREATE TABLE entry("
+	" key BLOB PRIMARY KEY,"
+	" kind INTEGER NOT NULL,"
+	" record BLOB NOT NULL) STRICT, WITHOUT ROWID",
+	"CREATE INDEX entry_live ON entry(key) WHERE kind <> 0",
+
+	"CREATE TABLE outbox("
+	" id INTEGER PRIMARY KEY,"
+	" region INTEGER NOT NULL,"
+	" key BLOB NOT NULL,"
+	" dir INTEGER NOT NULL,"
+	" state INTEGER NOT NULL,"
+	" first INTEGER NOT NULL,"
+	" last INTEGER NOT NULL,"
+	" since_ms INTEGER NOT NULL,"
+	" time INTEGER NOT NULL,"
+	" node INTEGER NOT NULL,"
+	" size INTEGER NOT NULL,"
+	" fresh INTEGER NOT NULL,"
+	" uploaded INTEGER NOT NULL,"
+	" attempts INTEGER NOT NULL,"
+	" next_at_ms INTEGER NOT NULL,"
+	" error TEXT NOT NULL) STRICT",
+	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
+	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
+	"CREATE INDEX outbox_dir ON outbox(region, dir, state, first)",
+	"CREATE INDEX outbox_ready ON outbox(region, dir, last) WHERE state = 2",
+	"CREATE INDEX outbox_delayed ON outbox(region, next_at_ms) WHERE next_at_ms > 0",
+	"CREATE INDEX outbox_parked ON outbox(region, first) WHERE state > 4",
+	"CREATE TABLE outbox_head("
+	" region INTEGER NOT NULL,"
+	" dir INTEGER NOT NULL,"
+	" head INTEGER NOT NULL,"
+	" PRIMARY KEY(region, dir)) STRICT, WITHOUT ROWID",
+	"CREATE INDEX outbox_head_order ON outbox_head(region, head)",
+
+	"CREATE TABLE conflict("
+	" id INTEGER PRIMARY KEY AUTOINCREMENT,"
+	" key BLOB NOT NULL,"
+	" loser BLOB NOT NULL,"
+	" winner BLOB NOT NULL,"
+	" ino INTEGER NOT NULL,"
+	" at_ms INTEGER NOT NULL,"
+	" reason TEXT NOT NULL) STRICT",
+	"CREATE INDEX conflict_ino ON conflict(ino) WHERE ino <> 0",
+	"CREATE INDEX conflict_hidden ON conflict(key) WHERE reason = 'hidden'",
+	"CREATE TABLE held("
+	" id INTEGER PRIMARY KEY AUTOINCREMENT,"
+	" key BLOB NOT NULL,"
+	" due_ms INTEGER NOT NULL,"
+	" record BLOB NOT NULL) STRICT",
+	"CREATE INDEX held_due ON held(due_ms)",
+	"CREATE INDEX held_key ON held(key)",
+	/* Directories that nothing but what lies below them implies: they follow their parent's
+	   owner. */
+	"CREATE TABLE implied("
+	" parent INTEGER NOT NULL,"
+	" ino INTEGER NOT NULL,"
+	" PRIMARY KEY(parent, ino)) STRICT, WITHOUT ROWID",
+	NULL,
+};
