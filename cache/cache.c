@@ -171,7 +171,7 @@ static int newest_row(struct conn *conn, int64_t *ret)
 static int load_meta(struct cache *c)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
-	int64_t node = 0, ino = 0, ceiling = 0, newest = 0, clean = 0;
+	int64_t node = 0, ino = 0, ceiling = 0, newest = 0, longest = 0, clean = 0;
 	struct stat st;
 	int r;
 
@@ -187,6 +187,8 @@ static int load_meta(struct cache *c)
 	if (!r)
 		r = get_or(conn, "hlc_ceiling", 0, &ceiling);
 	if (!r)
+		r = get_or(conn, "longest_key", 0, &longest);
+	if (!r)
 		r = get_or(conn, "clean", 1, &clean);
 	if (!r)
 		r = newest_row(conn, &newest);
@@ -195,6 +197,7 @@ static int load_meta(struct cache *c)
 	c->node = (uint64_t)node;
 	c->ino_next = c->ino_limit = (uint64_t)ino;
 	c->was_clean = clean == 1;
+	atomic_store(&c->longest_key, (uint64_t)longest);
 	hlc_init(&c->clock, (uint64_t)(ceiling > newest ? ceiling : newest));
 	atomic_store(&c->hlc_ceiling, (uint64_t)ceiling);
 	r = meta_set_int(conn, "clean", 0);

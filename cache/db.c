@@ -356,7 +356,7 @@ static void leave(struct conn *conn)
 	struct cache *c = conn->cache;
 
 	conn->journalled = false;
-	conn->ceiling = 0;
+	conn->ceiling = conn->longest_key = 0;
 	conn->ino_next = conn->ino_limit = 0;
 	conn->in_transaction = false;
 	atomic_store(&c->writer_owner, (pthread_t)0);
@@ -387,6 +387,8 @@ static void publish(struct conn *conn)
 
 	if (conn->ceiling)
 		atomic_store(&c->hlc_ceiling, conn->ceiling);
+	if (conn->longest_key)
+		atomic_store(&c->longest_key, conn->longest_key);
 	if (conn->ino_limit) {
 		mutex_lock(&c->ino_lock);
 		/* The block before it is used up, or nearly: what is left of it is not worth a

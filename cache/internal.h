@@ -52,6 +52,7 @@ struct conn {
 	struct note **notes_end;
 	bool journalled;
 	uint64_t ceiling;  /* new hlc_ceiling, 0: unchanged */
+	uint64_t longest_key; /* likewise */
 	uint64_t ino_next; /* numbers of a block that this transaction reserves, 0: none */
 	uint64_t ino_limit;
 };
@@ -107,6 +108,8 @@ struct cache {
 		reserve_budget; /* bytes that may still be written before the next statvfs */
 	_Atomic int64_t reserve_until_ms; /* and until when, monotonic */
 	_Atomic uint64_t snapshots;	  /* snapshot files that exist; 0 saves looking for them */
+
+	_Atomic uint64_t longest_key; /* no key is longer; persisted */
 
 	struct file_table *files;
 	struct times *times;
@@ -230,6 +233,8 @@ int inode_delete(struct conn *conn, uint64_t ino) MUST_CHECK;
  * content the content file gets the mtime, too. ctime becomes now. */
 int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid,
 	uint32_t gid, int64_t mtime_ns) MUST_CHECK;
+/* Puts a JOURNAL_PUT row for the inode's key, stamped now; nothing when it has no name. */
+int journal_inode(struct conn *conn, uint64_t ino) MUST_CHECK;
 /* Replaces all extended attributes by the encoding of entry.h (empty slice: none). -EINVAL when
  * malformed. */
 int inode_set_xattrs(struct conn *conn, uint64_t ino, struct slice encoded) MUST_CHECK;

@@ -1,0 +1,716 @@
+/*
+ * The tree, changing side. Each call is one transaction: the change and its journal row, stamped
+ * while the writer's lock is held, so the journal's order and its stamps agree.
+ *
+ * Invariants inside the database: a dentry (parent, name, ino) exists exactly when inode ino has
+ * that parent and name; nlink is 0 exactly when an inode has neither and is not the root. There are
+ * no hard links.
+ *
+ * A content file is made before the transaction that names it and removed after the one that
+ * deletes it, so a crash leaves at worst a stray file.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "cache/internal.h"
+#include "src/base/clock.h"
+
+#define TARGET_MAX 4095
+#define LENGTH_STEP 64 /* granularity of the persisted longest key */
+
+/* ---- steps ---- */
+
+/* Keeps an upper bound of the length of every key, so that a directory's rename seldom has to look
+ * at what is below. Rounded up: it is written a dozen times in the life of a volume. */
+static int note_length(struct conn *conn, size_t len)
+{
+	uint64_t known = atomic_load(&conn->cache->longest_key), bound;
+	int r;
+
+	if (len <= known || len <= conn->longest_key)
+		return 0;
+	bound = (len + LENGTH_STEP - 1) / LENGTH_STEP * LENGTH_STEP;
+	r = meta_set_int(conn, "longest_key", (int64_t)bound);
+	if (!r)
+		conn->longest_key = bound;
+	return r;
+}
+
+static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "INSERT INTO dentry(parent, name, ino) VALUES(?1, ?2, ?3)");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)parent);
+	bind_slice(s, 2, name);
+	sqlite3_bind_int64(s, 3, (int64_t)ino);
+	return conn_run(conn, s);
+}
+
+static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
+{
+	sqlite3_stmt *s = conn_statement(
+		conn, "DELETE FROM dentry WHERE parent = ?1 AND name = ?2 AND ino = ?3");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)parent);
+	bind_slice(s, 2, name);
+	sqlite3_bind_int64(s, 3, (int64_t)ino);
+	r = conn_run(conn, s);
+	if (!r && sqlite3_changes(conn->db) != 1)
+		r = -ENOENT;
+	return r;
+}
+
+static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
+	const struct inode_row *row, const char *target)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"INSERT INTO inode(ino, parent, name, mode, uid, gid, nlink, size, atime_ns, "
+		"mtime_ns,"
+		" ctime_ns, state, dirty, xattrs, generation, sealed, hash, target)"
+		" VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13, ?14, ?15, "
+		"?16)");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	sqlite3_bind_int64(s, 2, (int64_t)parent);
+	bind_slice(s, 3, name);
+	sqlite3_bind_int64(s, 4, row->mode);
+	sqlite3_bind_int64(s, 5, row->uid);
+	sqlite3_bind_int64(s, 6, row->gid);
+	sqlite3_bind_int64(s, 7, (int64_t)row->size);
+	sqlite3_bind_int64(s, 8, row->atime_ns);
+	sqlite3_bind_int64(s, 9, row->mtime_ns);
+	sqlite3_bind_int64(s, 10, row->ctime_ns);
+	sqlite3_bind_int(s, 11, (int)row->state);
+	sqlite3_bind_int(s, 12, row->dirty);
+	sqlite3_bind_int64(s, 13, (int64_t)row->generation);
+	sqlite3_bind_int64(s, 14, (int64_t)row->sealed);
+	if (row->has_hash)
+		sqlite3_bind_blob(s, 15, row->hash, SHA256_SIZE, SQLITE_STATIC);
+	if (target)
+		sqlite3_bind_text(s, 16, target, -1, SQLITE_STATIC);
+	return conn_run(conn, s);
+}
+
+/* row->ino is set. */
+static int make_rows(struct conn *conn, uint64_t parent, struct slice name,
+	const struct inode_row *row, const char *target)
+{
+	int r = insert_dentry(conn, parent, name, row->ino);
+
+	return r ? r : insert_inode(conn, parent, name, row, target);
+}
+
+int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *row,
+	const char *target)
+{
+	struct inode_row dir;
+	struct key key;
+	int r;
+
+	r = name_key(conn, parent, name, &key, &dir);
+	if (!r)
+		r = note_length(conn, key.len);
+	if (!r && row->ino == 0)
+		r = conn_new_ino(conn, &row->ino);
+	/* Sealed content is generation 1, and so is content that is yet to be fetched. */
+	if (mode_kind(row->mode) == KIND_FILE && row->generation == 0)
+		row->generation = row->sealed = 1;
+	if (!r)
+		r = make_rows(conn, parent, name, row, target);
+	if (!r && row->state == STATE_LOCAL)
+		r = content_set_mtime(conn->cache, row->ino, row->mtime_ns);
+	return r;
+}
+
+/* s deletes the inode and returns its xattrs and state. */
+static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
+{
+	bool xattrs, local;
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	xattrs = sqlite3_column_int64(s, 0) > 0;
+	local = sqlite3_column_int(s, 1) == STATE_LOCAL;
+	r = conn_run(conn, s);
+	if (!r && xattrs) {
+		s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1");
+		if (!s)
+			return conn_error(conn);
+		sqlite3_bind_int64(s, 1, (int64_t)ino);
+		r = conn_run(conn, s);
+	}
+	if (!r && local)
+		conn_remove_content(conn, ino);
+	return r;
+}
+
+int inode_delete(struct conn *conn, uint64_t ino)
+{
+	return delete_by(conn,
+		conn_statement(conn,
+			"DELETE FROM inode WHERE ino = ?1 AND nlink = 0 RETURNING xattrs, state"),
+		ino);
+}
+
+/* Setting nlink to 0 first would cost two pages of an index. */
+static int delete_named(struct conn *conn, uint64_t ino)
+{
+	return delete_by(conn,
+		conn_statement(conn, "DELETE FROM inode WHERE ino = ?1 RETURNING xattrs, state"),
+		ino);
+}
+
+int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
+	const struct slice *displaced)
+{
+	sqlite3_stmt *s;
+	bool open;
+	int r;
+
+	r = delete_dentry(conn, parent, name, ino);
+	if (r)
+		return r;
+	times_forget(conn->cache, ino);
+	open = file_note_detached(conn->cache, ino, displaced);
+	if (!open && !keep)
+		return delete_named(conn, ino);
+	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = x'', nlink = 0, ctime_ns = ?2"
+				 " WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int64(s, 2, clock_realtime_ns());
+	return conn_run(conn, s);
+}
+
+int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
+	uint64_t new_parent, struct slice new_name)
+{
+	sqlite3_stmt *s;
+	int r;
+
+	r = delete_dentry(conn, parent, name, ino);
+	if (!r)
+		r = insert_dentry(conn, new_parent, new_name, ino);
+	if (r)
+		return r;
+	s = conn_statement(
+		conn, "UPDATE inode SET parent = ?2, name = ?3, ctime_ns = ?4 WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int64(s, 2, (int64_t)new_parent);
+	bind_slice(s, 3, new_name);
+	sqlite3_bind_int64(s, 4, clock_realtime_ns());
+	return conn_run(conn, s);
+}
+
+static int write_attr(struct conn *conn, const struct inode_row *row)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "UPDATE inode SET mode = ?2, uid = ?3, gid = ?4,"
+				     " atime_ns = ?5, mtime_ns = ?6, ctime_ns = ?7 WHERE ino = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	sqlite3_bind_int64(s, 2, row->mode);
+	sqlite3_bind_int64(s, 3, row->uid);
+	sqlite3_bind_int64(s, 4, row->gid);
+	sqlite3_bind_int64(s, 5, row->atime_ns);
+	sqlite3_bind_int64(s, 6, row->mtime_ns);
+	sqlite3_bind_int64(s, 7, row->ctime_ns);
+	return conn_run(conn, s);
+}
+
+int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid,
+	uint32_t gid, int64_t mtime_ns)
+{
+	struct inode_row row;
+	int r = inode_get(conn, ino, &row);
+
+	if (r)
+		return r;
+	if (mask & SET_MODE)
+		row.mode = (row.mode & S_IFMT) | (mode & 07777);
+	if (mask & SET_UID)
+		row.uid = uid;
+	if (mask & SET_GID)
+		row.gid = gid;
+	row.ctime_ns = clock_realtime_ns();
+	if (mask & SET_MTIME) {
+		row.mtime_ns = mtime_ns;
+		times_forget(conn->cache, ino);
+		/* The content file first: when it fails nothing has changed; a rollback after it
+		 * leaves at worst an mtime that the row of a clean file overrules. */
+		if (row.state == STATE_LOCAL)
+			r = content_set_mtime(conn->cache, ino, mtime_ns);
+	}
+	return r ? r : write_attr(conn, &row);
+}
+
+/* ---- journal ---- */
+
+static int journal_key(
+	struct conn *conn, enum journal_op op, const struct key *key, const struct key *hint)
+{
+	uint64_t time;
+	int r = conn_stamp_time(conn, &time);
+
+	return r ? r
+		 : journal_append(
+			   conn, op, key_slice(key), hint ? key_slice(hint) : slice_of(""), time);
+}
+
+int journal_inode(struct conn *conn, uint64_t ino)
+{
+	struct key key;
+	int r = inode_key(conn, ino, &key);
+
+	if (r == -ENOENT)
+		return 0;
+	return r ? r : journal_key(conn, JOURNAL_PUT, &key, NULL);
+}
+
+static int commit(struct conn **conn)
+{
+	struct conn *ending = *conn;
+
+	*conn = NULL;
+	return cache_commit(ending);
+}
+
+/* ---- making ---- */
+
+struct creation {
+	uint64_t parent;
+	struct slice name;
+	struct inode_row row;
+	const char *target;
+	bool journal;
+};
+
+static int create_rows(struct cache *c, struct creation *n)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row dir;
+	struct key key;
+	int r;
+
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = name_key(conn, n->parent, n->name, &key, &dir);
+	if (r)
+		return r;
+	if (dir.mode & S_ISGID) {
+		n->row.gid = dir.gid;
+		if (S_ISDIR(n->row.mode))
+			n->row.mode |= S_ISGID;
+	}
+	r = note_length(conn, key.len);
+	if (!r)
+		r = make_rows(conn, n->parent, n->name, &n->row, n->target);
+	if (!r && n->journal)
+		r = journal_key(conn, JOURNAL_PUT, &key, NULL);
+	if (!r)
+		r = commit(&conn);
+	if (!r)
+		times_touch(c, n->parent, true);
+	return r;
+}
+
+static int prepare(struct cache *c, struct creation *n, uint32_t mode, uint32_t uid, uint32_t gid)
+{
+	int64_t now = clock_realtime_ns();
+	int r = name_check(n->parent, n->name);
+
+	if (!r)
+		r = content_check_reserve(c, 4096);
+	if (!r)
+		r = cache_new_ino(c, &n->row.ino);
+	n->row.mode = mode & (S_IFMT | 07777);
+	n->row.uid = uid;
+	n->row.gid = gid;
+	n->row.nlink = 1;
+	n->row.atime_ns = n->row.mtime_ns = n->row.ctime_ns = now;
+	n->row.state = S_ISREG(mode) ? STATE_LOCAL : STATE_NONE;
+	n->row.dirty = S_ISREG(mode);
+	n->row.generation = S_ISREG(mode) ? 1 : 0;
+	return r;
+}
+
+int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
+	uint32_t gid, const char *target, struct inode *ret)
+{
+	struct creation n = {.parent = parent, .name = name, .journal = true};
+	size_t len = target ? strlen(target) : 0;
+	int r;
+
+	if (mode_kind(mode) == KIND_ABSENT || S_ISLNK(mode) != (target != NULL))
+		return -EINVAL;
+	if (S_ISREG(mode)) {
+		struct file *f;
+
+		r = tree_create_open(c, parent, name, mode, uid, gid, false, ret, &f);
+		if (!r)
+			file_release(f);
+		return r;
+	}
+	if (S_ISLNK(mode) && (len == 0 || len > TARGET_MAX))
+		return len ? -ENAMETOOLONG : -ENOENT;
+	r = prepare(c, &n, mode, uid, gid);
+	if (r)
+		return r;
+	n.target = target;
+	n.row.size = len;
+	r = create_rows(c, &n);
+	if (!r)
+		inode_present(c, &n.row, ret);
+	return r;
+}
+
+int tree_create_open(struct cache *c, uint64_t parent, struct slice name, uint32_t mode,
+	uint32_t uid, uint32_t gid, bool writable, struct inode *ret, struct file **ret_file)
+{
+	/* Without a writer nobody's release would journal it. */
+	struct creation n = {.parent = parent, .name = name, .journal = !writable};
+	struct file *f;
+	int r, fd;
+
+	if (!S_ISREG(mode))
+		return -EINVAL;
+	r = prepare(c, &n, mode, uid, gid);
+	if (r)
+		return r;
+	fd = content_file(c, n.row.ino, O_RDWR | O_CREAT | O_EXCL);
+	if (fd < 0)
+		return fd;
+	r = file_adopt(c, n.row.ino, fd, writable, &f);
+	if (r) {
+		close(fd);
+		content_remove(c, n.row.ino);
+		return r;
+	}
+	r = create_rows(c, &n);
+	if (r) {
+		file_forget(f);
+		content_remove(c, n.row.ino);
+		return r;
+	}
+	inode_present(c, &n.row, ret);
+	*ret_file = f;
+	return 0;
+}
+
+/* ---- attributes ---- */
+
+static int set_size(struct cache *c, uint64_t ino, uint64_t size)
+{
+	struct file *f;
+	int r = file_open(c, ino, true, size == 0, &f);
+
+	if (r)
+		return r;
+	r = size ? file_truncate(f, size) : 0;
+	file_release(f);
+	return r;
+}
+
+/* As notify_change in Linux: whoever changes owner or content takes the set-id bits away. */
+static void clear_setid(struct inode_row *row)
+{
+	if (S_ISDIR(row->mode))
+		return;
+	row->mode &= ~(uint32_t)S_ISUID;
+	if (row->mode & S_IXGRP)
+		row->mode &= ~(uint32_t)S_ISGID;
+}
+
+static void apply(struct inode_row *row, unsigned mask, const struct inode *v)
+{
+	row->ctime_ns = mask & SET_CTIME ? v->ctime_ns : clock_realtime_ns();
+	if (mask & (SET_UID | SET_GID | SET_SIZE))
+		clear_setid(row);
+	if (mask & SET_MODE)
+		row->mode = (row->mode & S_IFMT) | (v->mode & 07777);
+	if (mask & SET_UID)
+		row->uid = v->uid;
+	if (mask & SET_GID)
+		row->gid = v->gid;
+	if (mask & SET_ATIME)
+		row->atime_ns = v->atime_ns;
+	if (mask & SET_MTIME)
+		row->mtime_ns = v->mtime_ns;
+}
+
+static int change_attr(
+	struct cache *c, uint64_t ino, unsigned mask, const struct inode *v, struct inode_row *row)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode shown;
+	int r;
+
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, ino, row);
+	if (r)
+		return r;
+	/* The row's times may be behind (open content, a directory's in memory); do not lose the
+	 * newer. */
+	inode_present(c, row, &shown);
+	row->mtime_ns = shown.mtime_ns;
+	apply(row, mask, v);
+	if (mask & SET_MTIME && row->state == STATE_LOCAL)
+		r = content_set_mtime(c, ino, row->mtime_ns);
+	if (!r)
+		r = write_attr(conn, row);
+	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_SIZE))
+		r = journal_inode(conn, ino);
+	if (!r)
+		r = commit(&conn);
+	if (!r && mask & SET_MTIME && S_ISDIR(row->mode))
+		times_forget(c, ino);
+	return r;
+}
+
+int tree_setattr(
+	struct cache *c, uint64_t ino, unsigned mask, const struct inode *v, struct inode *ret)
+{
+	struct inode_row row;
+	int r;
+
+	if (mask & SET_SIZE) {
+		r = set_size(c, ino, v->size);
+		if (r)
+			return r;
+	}
+	r = tree_getattr(c, ino, ret);
+	if (r)
+		return r;
+	/* The change of size is journalled already; set-id bits are taken away only where there are
+	 * any. */
+	if (mask & SET_SIZE && !(ret->mode & (S_ISUID | S_ISGID)))
+		mask &= ~(unsigned)SET_SIZE;
+	if (!mask)
+		return 0;
+	r = change_attr(c, ino, mask, v, &row);
+	if (!r)
+		inode_present(c, &row, ret);
+	return r;
+}
+
+/* ---- removing ---- */
+
+static int remove_name(struct cache *c, uint64_t parent, struct slice name, bool dir)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row above, row;
+	struct key key;
+	bool empty = true;
+	int r;
+
+	if (name.len > NAME_MAX_BYTES)
+		return -ENAMETOOLONG;
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_child(conn, parent, name, &row);
+	if (r)
+		return r;
+	if (dir != S_ISDIR(row.mode))
+		return dir ? -ENOTDIR : -EISDIR;
+	if (dir)
+		r = inode_dir_empty(conn, row.ino, &empty);
+	if (!r && !empty)
+		r = -ENOTEMPTY;
+	if (!r)
+		r = name_key(conn, parent, name, &key, &above);
+	if (!r)
+		r = inode_detach(conn, parent, name, row.ino, false, NULL);
+	if (!r)
+		r = journal_key(conn, JOURNAL_REMOVE, &key, NULL);
+	if (!r)
+		r = commit(&conn);
+	if (!r)
+		times_touch(c, parent, true);
+	return r;
+}
+
+int tree_unlink(struct cache *c, uint64_t parent, struct slice name)
+{
+	return remove_name(c, parent, name, false);
+}
+
+int tree_rmdir(struct cache *c, uint64_t parent, struct slice name)
+{
+	return remove_name(c, parent, name, true);
+}
+
+/* ---- renaming ---- */
+
+/* -EINVAL when dir lies at or below ino. */
+static int check_not_below(struct conn *conn, uint64_t ino, uint64_t dir)
+{
+	struct inode_row row;
+	int r;
+
+	for (unsigned depth = 0; dir != ROOT_INO && depth <= DEPTH_MAX; depth++) {
+		if (dir == ino)
+			return -EINVAL;
+		r = inode_get(conn, dir, &row);
+		if (r)
+			return r;
+		if (row.parent == 0)
+			return -ENOENT;
+		dir = row.parent;
+	}
+	return 0;
+}
+
+/* -ENAMETOOLONG when a path below the directory is longer than room bytes (the slash after the
+ * directory counted). Visits directories only; the longest name of each is found by scanning its
+ * names. */
+static int check_lengths_below(struct conn *conn, uint64_t dir, size_t room)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"WITH RECURSIVE below(ino, len) AS (SELECT ?1, 0 UNION ALL"
+		" SELECT d.ino, b.len + 1 + length(d.name) FROM below b"
+		" CROSS JOIN dentry d ON d.parent = b.ino CROSS JOIN inode i ON i.ino = d.ino"
+		" WHERE i.mode & 61440 = 16384)"
+		" SELECT 1 FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
+		" WHERE b.len + 1 + length(d.name) > ?2 LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)dir);
+	sqlite3_bind_int64(s, 2, (int64_t)room);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r;
+	sqlite3_reset(s);
+	return -ENAMETOOLONG;
+}
+
+struct renaming {
+	uint64_t parent;
+	struct slice name;
+	uint64_t new_parent;
+	struct slice new_name;
+	struct inode_row row;
+	struct inode_row replaced;
+	bool replaces;
+	struct key from;
+	struct key to;
+};
+
+static int find_renamed(struct conn *conn, struct renaming *n)
+{
+	struct inode_row dir;
+	int r;
+
+	r = inode_child(conn, n->parent, n->name, &n->row);
+	if (!r)
+		r = name_key(conn, n->parent, n->name, &n->from, &dir);
+	if (!r)
+		r = name_key(conn, n->new_parent, n->new_name, &n->to, &dir);
+	if (r)
+		return r;
+	r = inode_child(conn, n->new_parent, n->new_name, &n->replaced);
+	if (r && r != -ENOENT)
+		return r;
+	n->replaces = r == 0;
+	return 0;
+}
+
+static int check_replaced(struct conn *conn, const struct renaming *n, unsigned flags)
+{
+	bool empty = true;
+	int r = 0;
+
+	if (!n->replaces)
+		return 0;
+	if (flags & RENAME_NOREPLACE)
+		return -EEXIST;
+	if (S_ISDIR(n->replaced.mode) && !S_ISDIR(n->row.mode))
+		return -EISDIR;
+	if (!S_ISDIR(n->replaced.mode) && S_ISDIR(n->row.mode))
+		return -ENOTDIR;
+	if (S_ISDIR(n->replaced.mode) && n->replaced.ino != n->row.ino)
+		r = inode_dir_empty(conn, n->replaced.ino, &empty);
+	return r ? r : empty ? 0 : -ENOTEMPTY;
+}
+
+static int check_moved_dir(struct conn *conn, const struct renaming *n)
+{
+	uint64_t longest = atomic_load(&conn->cache->longest_key);
+	int r;
+
+	if (!S_ISDIR(n->row.mode))
+		return 0;
+	r = check_not_below(conn, n->row.ino, n->new_parent);
+	if (r || n->to.len <= n->from.len)
+		return r;
+	longest += n->to.len - n->from.len;
+	if (longest > KEY_MAX) {
+		r = check_lengths_below(conn, n->row.ino, KEY_MAX - n->to.len);
+		longest = KEY_MAX;
+	}
+	return r ? r : note_length(conn, longest);
+}
+
+int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t new_parent,
+	struct slice new_name, unsigned flags)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct renaming n = {
+		.parent = parent, .name = name, .new_parent = new_parent, .new_name = new_name};
+	int r;
+
+	if (flags & ~(unsigned)RENAME_NOREPLACE)
+		return -EINVAL;
+	r = name_check(parent, name);
+	if (!r)
+		r = name_check(new_parent, new_name);
+	if (!r)
+		r = cache_begin(c, &conn);
+	if (!r)
+		r = find_renamed(conn, &n);
+	if (!r)
+		r = check_replaced(conn, &n, flags);
+	if (r)
+		return r;
+	if (n.replaces && n.replaced.ino == n.row.ino)
+		return 0;
+	r = check_moved_dir(conn, &n);
+	if (!r)
+		r = note_length(conn, n.to.len);
+	if (!r && n.replaces)
+		r = inode_detach(conn, new_parent, new_name, n.replaced.ino, false, NULL);
+	if (!r)
+		r = inode_move(conn, n.row.ino, parent, name, new_parent, new_name);
+	if (!r)
+		r = journal_key(conn, S_ISDIR(n.row.mode) ? JOURNAL_RENAME_DIR : JOURNAL_RENAME,
+			&n.to, &n.from);
+	if (!r)
+		r = commit(&conn);
+	if (r)
+		return r;
+	times_touch(c, parent, true);
+	if (new_parent != parent)
+		times_touch(c, new_parent, true);
+	return 0;
+}
