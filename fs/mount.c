@@ -80,6 +80,10 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	want(conn, FUSE_CAP_POSIX_ACL, false);
 	/* The kernel clears suid and sgid on writes by a setattr of its own. */
 	want(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+	/* libfuse does not pass on which write should clear them. */
+	want(conn, FUSE_CAP_HANDLE_KILLPRIV_V2, false);
+#endif
 	want(conn, FUSE_CAP_DONT_MASK, false);
 	conn->max_write = REQUEST_MAX;
 	conn->max_background = BACKGROUND_MAX;

@@ -15,11 +15,22 @@
  * progress no request in a directory depends on, so this only slows merging down (the kernel takes
  * some 200,000 a second). Dropping instead would leave stale names for a day, and the kernel has no
  * "forget everything". A worker, which must not wait, puts its few beyond the bound.
+ *
+ * Why its own descriptor table: a thread that waits for a directory's lock cannot be killed, and as
+ * long as it holds the daemon's descriptors a kill -9 closes none of them; so the connection would
+ * not end, the request that holds the lock would wait for ever, and the state's lock file would
+ * stay taken. With only a clone of the FUSE device in its table, the daemon's own one closes, which
+ * ends the requests that the workers had read and frees the directory.
  */
 #include "fs/internal.h"
 
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #define QUEUE_MAX 100000
 
@@ -127,11 +138,30 @@ static void send_all(struct fs *fs, const struct invalidation_item *item)
 	send_directory(fs, dir);
 }
 
+/* libfuse notifies through the session's descriptor number, so the clone takes that number here.
+ * Where there is no clone the session's own descriptor stays, which only costs the above. */
+static void own_descriptors(struct fs *fs)
+{
+	unsigned number = (unsigned)fuse_session_fd(fs->session);
+	uint32_t session = number;
+	int clone;
+
+	if (unshare(CLONE_FILES) < 0)
+		return;
+	clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (clone >= 0 && ioctl(clone, FUSE_DEV_IOC_CLONE, &session) == 0)
+		dup3(clone, (int)number, O_CLOEXEC);
+	if (number > 0)
+		close_range(0, number - 1, 0);
+	close_range(number + 1, ~0U, 0);
+}
+
 static void *run(void *arg)
 {
 	struct fs *fs = arg;
 	struct notifier *n = &fs->notifier;
 
+	own_descriptors(fs);
 	mutex_lock(&n->lock);
 	for (;;) {
 		struct invalidation_item *batch;
