@@ -1,0 +1,543 @@
+/*
+ * Batches of remote records: collected without any lock, then merged in one transaction.
+ *
+ * Memory. A record is kept encoded and without its content, which goes to a content file when it is
+ * added (unless the entry here is as new already); so a batch costs about what its segments weigh
+ * without content, at most BYTES_MAX.
+ *
+ * Local changes first. The transaction may see no unsealed change of a key that it merges: the
+ * remote record would be merged with an older state, and the tree overwritten. So commit seals what
+ * is pending, begins, looks again, and starts over if something came in between. A file that is
+ * written without a pause would never let the batch through; from the attempt TOLERANT on it is
+ * merged as last sealed, and when it loses, its inode is kept for a conflict, with whatever was
+ * written to it.
+ *
+ * The outbox after a merge. What must hold: for each register whose winning value was written here,
+ * the record that carries it reaches every region, and the object there ends up with it.
+ *
+ *   the merge changed the entry, rows wait here:
+ *     some winning register is ours    enqueue again, under the merged entry's stamp: the record
+ * carries all of it ours all lost                    drop the rows: the winners' writers deliver
+ * them none was ours (a seeded region)  enqueue again otherwise, a register of ours won over a
+ * record that did not know it repair the object: that record's writer may have written it over ours
+ *
+ * Everybody follows the same rule, and a re-announced record is the join of what was announced
+ * before, so this ends.
+ *
+ * Not thread-safe; one batch is one thread's. It takes the sealer's lock and the writer, one after
+ * the other.
+ */
+#include "replicator/merge.h"
+
+#include <errno.h>
+
+#include "cache/file.h"
+#include "cache/journal.h"
+#include "cache/outbox.h"
+#include "cache/project.h"
+#include "replicator/seal.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/metrics.h"
+
+#define BYTES_MAX ((size_t)256 << 20)
+#define ATTEMPTS 20u
+#define TOLERANT 3u
+#define DAMAGED_LOGGED 5u /* a segment: the rest is only counted */
+
+struct item {
+	size_t at; /* in merge_batch.records */
+	size_t len;
+	bool held;
+	int64_t due_ms;
+	bool has_content;
+	bool used; /* the tree took content over in the transaction under way */
+	bool tolerated;
+	struct content_writer content;
+};
+
+struct merge_batch {
+	struct cache *cache;
+	struct merger_options options;
+	struct buf records; /* encoded, one after the other */
+	struct item *items;
+	size_t count;
+	size_t room;
+	uint64_t damaged;   /* of the segment being added */
+	uint64_t conflicts; /* of the transaction under way */
+};
+
+int merge_batch_new(struct cache *c, const struct merger_options *o, struct merge_batch **ret)
+{
+	struct merge_batch *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return -ENOMEM;
+	b->cache = c;
+	b->options = *o;
+	b->records.max = BYTES_MAX;
+	*ret = b;
+	return 0;
+}
+
+void merge_batch_free(struct merge_batch *b)
+{
+	if (!b)
+		return;
+	for (size_t i = 0; i < b->count; i++) {
+		if (b->items[i].has_content)
+			content_discard(b->cache, &b->items[i].content);
+	}
+	free(b->items);
+	buf_done(&b->records);
+	free(b);
+}
+
+/* ---- adding ---- */
+
+/* The greatest time that the record would make the clock observe. */
+static uint64_t greatest_time(const struct entry *e)
+{
+	uint64_t time = entry_stamp(e).time;
+
+	for (uint32_t i = 0; i < e->vector.count; i++) {
+		if (e->vector.item[i].time > time)
+			time = e->vector.item[i].time;
+	}
+	return time;
+}
+
+/* Whether the record brings content that is not here: *ino is then a local file that may have it
+ * (0: none). */
+static int wants_content(struct merge_batch *b, const struct record *r, bool *ret, uint64_t *ino)
+{
+	CLEANUP(entry_done) struct entry local = {0};
+	CLEANUP(local_state_done) struct local_state from = {0};
+	struct conn *conn;
+	int code;
+
+	*ret = false;
+	*ino = 0;
+	if (r->entry.kind != KIND_FILE || (!r->has_content && !r->moved_from.len))
+		return 0;
+	code = cache_read_begin(b->cache, &conn);
+	if (code)
+		return code;
+	code = entry_get(conn, key_slice(&r->key), &local);
+	if (code == -ENOENT)
+		code = 0;
+	*ret = stamp_cmp(r->entry.content_stamp, local.content_stamp) > 0 &&
+	       !entry_content_equal(&local, &r->entry);
+	if (!code && *ret && !r->has_content)
+		code = journal_local_state(conn, key_slice(&r->moved_from), &from);
+	cache_read_end(conn);
+	if (from.kind == KIND_FILE && from.has_hash && !from.dirty &&
+		memcmp(from.hash, r->entry.hash, SHA256_SIZE) == 0)
+		*ino = from.ino;
+	return code;
+}
+
+/* Fills the writer that was begun, from the record or from the local file ino. */
+static int fill(
+	struct merge_batch *b, const struct record *r, uint64_t ino, struct content_writer *w)
+{
+	if (r->has_content)
+		return content_append(w, r->content, (size_t)r->entry.size);
+	return content_clone(b->cache, ino, r->entry.hash, w);
+}
+
+static int keep_content(struct merge_batch *b, const struct record *r, struct item *item)
+{
+	uint64_t ino;
+	bool wants;
+	int code = wants_content(b, r, &wants, &ino);
+
+	if (code || !wants || (!r->has_content && !ino))
+		return code;
+	code = content_begin(b->cache, &item->content);
+	if (code)
+		return code;
+	code = fill(b, r, ino, &item->content);
+	if (code) {
+		content_discard(b->cache, &item->content);
+		/* A clone is only a saving: without it the content is fetched. */
+		return r->has_content || code == -ENOSPC ? code : 0;
+	}
+	content_finish(&item->content);
+	item->has_content = true;
+	return 0;
+}
+
+static int room_for_one(struct merge_batch *b)
+{
+	size_t room = b->room ? 2 * b->room : 64;
+	struct item *items;
+
+	if (b->count < b->room)
+		return 0;
+	items = reallocarray(b->items, room, sizeof(*items));
+	if (!items)
+		return -ENOMEM;
+	b->items = items;
+	b->room = room;
+	return 0;
+}
+
+int merge_batch_add_record(struct merge_batch *b, const struct record *r)
+{
+	struct item item = {.at = b->records.len};
+	struct record bare = *r; /* borrows; never freed */
+	uint64_t time = greatest_time(&r->entry);
+	int64_t ahead = (int64_t)hlc_ms(time) - b->options.max_clock_skew_ms;
+	int code = room_for_one(b);
+
+	if (code)
+		return code;
+	if (ahead > clock_realtime_ms()) {
+		item.held = true;
+		item.due_ms = ahead;
+		bare.has_content = r->has_content && r->entry.size <= b->options.inline_max;
+	} else {
+		hlc_observe(cache_clock(b->cache), time);
+		bare.has_content = false;
+	}
+	record_encode(&bare, &b->records);
+	if (b->records.failed) {
+		b->records.len = item.at;
+		b->records.failed = false;
+		return b->records.len > BYTES_MAX / 2 ? -E2BIG : -ENOMEM;
+	}
+	item.len = b->records.len - item.at;
+	if (!item.held) {
+		code = keep_content(b, r, &item);
+		if (code) {
+			b->records.len = item.at;
+			return code;
+		}
+	}
+	b->items[b->count++] = item;
+	return 0;
+}
+
+static int add_or_count(void *ctx, const struct record *record, const struct err *err)
+{
+	struct merge_batch *b = ctx;
+
+	if (record)
+		return merge_batch_add_record(b, record);
+	metric_add(METRIC_RECORDS_HOSTILE, 1);
+	if (b->damaged++ < DAMAGED_LOGGED)
+		log_warn("record refused reason=\"%s\"", err->text);
+	return 0;
+}
+
+int merge_batch_add_segment(struct merge_batch *b, const struct segment *s)
+{
+	char name[SEGMENT_NAME_SIZE];
+	int code;
+
+	b->damaged = 0;
+	code = segment_each(s, add_or_count, b);
+	if (b->damaged) {
+		segment_name(&s->id, name);
+		log_warn("records refused segment=%s count=%llu", name,
+			(unsigned long long)b->damaged);
+	}
+	return code;
+}
+
+/* ---- local changes first ---- */
+
+/* The key's own bytes, as record_encode wrote them. */
+static struct slice item_key(const struct merge_batch *b, const struct item *item)
+{
+	struct reader r = reader_of(b->records.data + item->at, item->len);
+	struct slice key;
+
+	key.p = (const char *)reader_bytes(&r, KEY_MAX, &key.len);
+	CHECK(!r.failed);
+	return key;
+}
+
+static int seal_pending(struct merge_batch *b)
+{
+	for (size_t i = 0; i < b->count; i++) {
+		struct slice key = item_key(b, &b->items[i]);
+		struct conn *conn;
+		bool pending = false;
+		int code;
+
+		if (b->items[i].held)
+			continue;
+		code = cache_read_begin(b->cache, &conn);
+		if (code)
+			return code;
+		code = journal_pending(conn, key, &pending);
+		cache_read_end(conn);
+		if (!code && pending)
+			code = sealer_seal_key(b->options.sealer, key);
+		if (code && code != -EAGAIN)
+			return code;
+	}
+	return 0;
+}
+
+/* *pending: something came in since seal_pending that must be sealed before. */
+static int check_pending(struct merge_batch *b, struct conn *conn, unsigned attempt, bool *pending)
+{
+	int code = 0;
+
+	*pending = false;
+	for (size_t i = 0; !code && !*pending && i < b->count; i++) {
+		CLEANUP(local_state_done) struct local_state state = {0};
+		struct item *item = &b->items[i];
+		struct slice key = item_key(b, item);
+
+		item->tolerated = false;
+		if (item->held)
+			continue;
+		code = journal_pending(conn, key, pending);
+		if (code || !*pending || attempt < TOLERANT)
+			continue;
+		code = journal_local_state(conn, key, &state);
+		if (!code && state.kind == KIND_FILE && state.dirty) {
+			item->tolerated = true;
+			*pending = false;
+		}
+	}
+	return code;
+}
+
+/* ---- merging ---- */
+
+/* One record against the entry here. */
+struct step {
+	struct merge_batch *batch;
+	struct conn *conn;
+	struct item *item;
+	struct record record;
+	struct entry local;
+	struct entry merged;
+	struct merge_outcome outcome;
+	bool replaced; /* the tree gets other content */
+	bool changed;  /* a register */
+	uint64_t kept_ino;
+};
+
+static void step_done(struct step *s)
+{
+	record_done(&s->record);
+	entry_done(&s->local);
+	entry_done(&s->merged);
+}
+
+static bool any_of(const struct entry *e, uint64_t node)
+{
+	return e->content_stamp.node == node || e->attr_stamp.node == node ||
+	       (e->mtime_stamp.time && e->mtime_stamp.node == node);
+}
+
+/* The record holds a write that this entry had not seen. */
+static bool is_news(const struct entry *local, const struct entry *remote)
+{
+	return vector_get(&local->vector, remote->content_stamp.node) <
+		       remote->content_stamp.time ||
+	       vector_get(&local->vector, remote->attr_stamp.node) < remote->attr_stamp.time ||
+	       vector_get(&local->vector, remote->mtime_stamp.node) < remote->mtime_stamp.time;
+}
+
+static bool is_ahead(struct stamp local, struct stamp remote, uint64_t node)
+{
+	return local.node == node && stamp_cmp(local, remote) > 0;
+}
+
+static int enqueue(const struct step *s, bool object_only, bool upload)
+{
+	const struct entry *e = &s->merged;
+	uint64_t size = e->kind == KIND_FILE ? e->size : 0;
+	struct outbox_change change = {
+		.key = key_slice(&s->record.key),
+		.stamp = entry_stamp(e),
+		.size = size,
+		.upload = upload && size > s->batch->options.inline_max,
+		.object_only = object_only,
+	};
+
+	return outbox_enqueue(s->conn, &change);
+}
+
+static int settle_outbox(const struct step *s)
+{
+	const struct entry *local = &s->local, *remote = &s->record.entry;
+	uint64_t node = cache_node(s->batch->cache), regions = 0;
+	bool had_own = any_of(local, node);
+	int code;
+
+	if (local->content_stamp.time == 0)
+		return 0; /* never seen, so nothing of it waits */
+	code = outbox_waiting(s->conn, key_slice(&s->record.key), &regions);
+	if (code)
+		return code;
+	if (regions && s->changed) {
+		if (had_own && !any_of(&s->merged, node))
+			return outbox_drop(s->conn, key_slice(&s->record.key));
+		/* Large content of others is there, or its writer brings it there. */
+		return enqueue(s, false, !had_own || s->merged.content_stamp.node == node);
+	}
+	if (is_news(local, remote) &&
+		(is_ahead(local->content_stamp, remote->content_stamp, node) ||
+			is_ahead(local->attr_stamp, remote->attr_stamp, node) ||
+			is_ahead(local->mtime_stamp, remote->mtime_stamp, node)))
+		return enqueue(s, true, false);
+	return 0;
+}
+
+static const char *conflict_reason(const struct entry *loser, const struct entry *winner)
+{
+	if (!entry_live(loser))
+		return "removed, and written elsewhere at the same time: the file stays";
+	if (!entry_live(winner))
+		return "written, and removed elsewhere at the same time: the removal won";
+	return "written in two places at the same time";
+}
+
+static int settle_conflict(struct step *s)
+{
+	bool displaced = s->replaced && s->item->tolerated && entry_live(&s->local);
+	const struct entry *loser = s->outcome.local_won ? &s->record.entry : &s->local;
+
+	if (!s->outcome.conflict && !(displaced && s->kept_ino))
+		return 0;
+	s->batch->conflicts++;
+	return conflict_add(s->conn, key_slice(&s->record.key), loser, &s->merged, s->kept_ino,
+		conflict_reason(loser, &s->merged));
+}
+
+static int project(struct step *s)
+{
+	struct incoming incoming = {0};
+	bool keep = (s->outcome.conflict && !s->outcome.local_won) || s->item->tolerated;
+	int code;
+
+	if (s->item->has_content && !s->item->used && s->replaced)
+		incoming.content = &s->item->content;
+	code = project_entry(s->conn, key_slice(&s->record.key), &s->merged, s->replaced, &incoming,
+		keep && s->replaced ? &s->kept_ino : NULL);
+	if (!code && incoming.used)
+		s->item->used = true;
+	return code;
+}
+
+static int merge_step(struct step *s)
+{
+	struct slice key = key_slice(&s->record.key);
+	int code = entry_get(s->conn, key, &s->local);
+
+	if (code == -ENOENT)
+		code = 0;
+	if (!code)
+		code = entry_merge(&s->local, &s->record.entry, &s->merged, &s->outcome);
+	if (code)
+		return code;
+	s->changed =
+		s->outcome.content_changed || s->outcome.attr_changed || s->outcome.mtime_changed;
+	/* The same content under a newer stamp leaves the file in place. */
+	s->replaced =
+		s->outcome.content_changed &&
+		(s->local.content_stamp.time == 0 || !entry_content_equal(&s->local, &s->merged));
+	if (s->changed || s->outcome.vector_changed)
+		code = entry_put(s->conn, key, &s->merged);
+	if (!code && s->changed)
+		code = project(s);
+	if (!code)
+		code = settle_outbox(s);
+	if (!code)
+		code = settle_conflict(s);
+	return code;
+}
+
+static int merge_item(struct merge_batch *b, struct conn *conn, struct item *item)
+{
+	CLEANUP(step_done) struct step s = {.batch = b, .conn = conn, .item = item};
+	const uint8_t *p = b->records.data + item->at;
+	struct err err = {0};
+	int code;
+
+	if (item->held)
+		return held_add(conn, item_key(b, item), item->due_ms, p, item->len);
+	code = record_decode(p, item->len, &s.record, &err);
+	return code ? code : merge_step(&s);
+}
+
+static int merge_all(struct merge_batch *b, struct conn *conn)
+{
+	b->conflicts = 0;
+	for (size_t i = 0; i < b->count; i++) {
+		int code;
+
+		b->items[i].used = false;
+		code = merge_item(b, conn, &b->items[i]);
+		if (code)
+			return code;
+	}
+	return 0;
+}
+
+/* After the commit: what the tree did not take is removed, and the batch is empty. */
+static void finish(struct merge_batch *b)
+{
+	uint64_t merged = 0, held = 0;
+
+	for (size_t i = 0; i < b->count; i++) {
+		struct item *item = &b->items[i];
+
+		if (item->has_content && !item->used)
+			content_discard(b->cache, &item->content);
+		item->has_content = false;
+		held += item->held;
+		merged += !item->held;
+	}
+	b->count = 0;
+	buf_clear(&b->records);
+	metric_add(METRIC_RECORDS_MERGED, merged);
+	metric_add(METRIC_RECORDS_HELD, held);
+	metric_add(METRIC_CONFLICTS, b->conflicts);
+}
+
+/* *again: local changes came in between. */
+static int attempt_commit(struct merge_batch *b, unsigned attempt,
+	int (*extra)(void *ctx, struct conn *conn), void *ctx, bool *again)
+{
+	struct conn *conn;
+	int code = seal_pending(b);
+
+	if (!code)
+		code = cache_begin(b->cache, &conn);
+	if (code)
+		return code;
+	code = check_pending(b, conn, attempt, again);
+	if (!code && !*again)
+		code = merge_all(b, conn);
+	if (!code && !*again && extra)
+		code = extra(ctx, conn);
+	if (code || *again) {
+		cache_rollback(conn);
+		return code;
+	}
+	code = cache_commit(conn);
+	if (!code)
+		finish(b);
+	return code;
+}
+
+int merge_batch_commit(struct merge_batch *b, int (*extra)(void *ctx, struct conn *conn), void *ctx)
+{
+	for (unsigned attempt = 0; attempt < ATTEMPTS; attempt++) {
+		bool again = false;
+		int code = attempt_commit(b, attempt, extra, ctx, &again);
+
+		if (code || !again)
+			return code;
+	}
+	return -EBUSY;
+}

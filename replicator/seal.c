@@ -1,0 +1,342 @@
+/*
+ * Sealing: takes journal rows in order and makes entries and outbox rows of what their keys are
+ * now.
+ *
+ * One batch is up to BATCH rows, one transaction: read the rows, prepare (hash what is dirty,
+ * outside), then in the transaction verify, apply, remove the rows. A RENAME_DIR row stands alone
+ * between batches (seal_tree.c), after everything that came before it.
+ *
+ * Order within a directory: a peer must never see a later change of this server without its earlier
+ * ones. All rows of a batch get their numbers in the outbox in one transaction (how: seal_set.c),
+ * and when one key of a directory cannot be sealed now, no row of that directory is sealed in this
+ * round, in this batch or a later one; likewise no rename half of which lies there. Rows of other
+ * directories go on. For the same reason sealer_seal_key does not pull one key forward: it seals
+ * the journal in order until nothing waits for that key. What is not promised: a key that changes
+ * again while a backlog of more than one batch is being sealed may be shown in a state that is
+ * ahead of its neighbours' rows in the batches to come.
+ *
+ * Nothing is lost by failing: rows stay until the transaction that made their entries, and sealing
+ * what is sealed already makes no new version.
+ *
+ * lock is held for a whole step, across disk work, never across the network.
+ */
+#include "replicator/seal.h"
+
+#include <errno.h>
+
+#include "cache/tree.h"
+#include "replicator/seal_internal.h"
+#include "src/base/metrics.h"
+
+#define BATCH 2000u
+#define KEY_ROUNDS 4 /* of a file that is written all the time */
+
+int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
+	struct sealer **ret)
+{
+	struct sealer *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	s->cache = c;
+	s->options = *o;
+	s->inline_cache = inline_cache;
+	s->rows = calloc(BATCH, sizeof(*s->rows));
+	if (!s->rows || seal_set_init(&s->set, 2 * BATCH)) {
+		free(s->rows);
+		free(s);
+		return -ENOMEM;
+	}
+	mutex_init(&s->lock, LOCK_RANK_REPLICATOR);
+	*ret = s;
+	return 0;
+}
+
+void sealer_free(struct sealer *s)
+{
+	if (!s)
+		return;
+	seal_set_done(&s->set);
+	buf_done(&s->bytes);
+	mutex_done(&s->lock);
+	free(s->rows);
+	free(s);
+}
+
+/* ---- a round: the journal once from front to back ---- */
+
+/* Directories, by the hash of their key, of which nothing more is sealed in this round. A collision
+ * holds back one more. */
+struct round {
+	struct buf held; /* be64 each */
+	uint64_t after;	 /* rows up to here were seen */
+	bool end;	 /* no row was left */
+	bool did;
+	int failure; /* the first reason why a row had to stay that will not pass by itself */
+};
+
+static void round_done(struct round *round)
+{
+	buf_done(&round->held);
+}
+
+static uint64_t dir_hash(struct slice key)
+{
+	struct slice dir = key.len ? key_parent(key) : key;
+	uint64_t h = 14695981039346656037u;
+
+	for (size_t i = 0; i < dir.len; i++)
+		h = (h ^ (uint8_t)dir.p[i]) * 1099511628211u;
+	return h;
+}
+
+static bool is_held(const struct round *round, struct slice key)
+{
+	struct reader r = reader_of(round->held.data, round->held.len);
+	uint64_t dir = dir_hash(key);
+
+	while (reader_left(&r)) {
+		if (reader_be64(&r) == dir)
+			return true;
+	}
+	return false;
+}
+
+static void hold(struct round *round, struct slice key)
+{
+	if (!is_held(round, key))
+		buf_put_be64(&round->held, dir_hash(key));
+}
+
+static struct seal_target *target_of(struct sealer *s, unsigned at)
+{
+	return &s->set.targets[s->set.order[at]];
+}
+
+/* Spreads "not now": over the directory of each blocked key, and over the two keys of a rename. */
+static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
+{
+	bool again = true;
+
+	for (unsigned i = 0; i < s->set.count; i++) {
+		if (s->set.targets[i].blocked)
+			hold(round, s->set.targets[i].key);
+	}
+	while (again && round->held.len && !round->held.failed) {
+		again = false;
+		for (unsigned i = 0; i < s->set.count; i++) {
+			struct seal_target *t = &s->set.targets[i];
+
+			if (!t->blocked && is_held(round, t->key)) {
+				t->blocked = true;
+				again = true;
+			}
+		}
+		for (unsigned i = 0, at = 0; i < count; i++) {
+			struct seal_target *key = target_of(s, at), *hint;
+
+			if (s->rows[i].op != JOURNAL_RENAME) {
+				at++;
+				continue;
+			}
+			hint = target_of(s, at + 1);
+			at += 3;
+			if (key->blocked == hint->blocked)
+				continue;
+			key->blocked = hint->blocked = again = true;
+			hold(round, key->key);
+			hold(round, hint->key);
+		}
+	}
+	return round->held.failed ? -ENOMEM : 0;
+}
+
+/* Rows none of whose keys is blocked are done. */
+static int remove_rows(struct sealer *s, struct conn *conn, unsigned count)
+{
+	for (unsigned i = 0, at = 0; i < count; i++) {
+		bool blocked = target_of(s, at)->blocked;
+		int r;
+
+		at += s->rows[i].op == JOURNAL_RENAME ? 3 : 1;
+		if (blocked)
+			continue;
+		r = journal_remove(conn, s->rows[i].seq);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int seal_set_commit(struct sealer *s, unsigned count, struct round *round)
+{
+	struct conn *conn;
+	unsigned sealed = 0;
+	int r = cache_begin(s->cache, &conn);
+
+	if (r)
+		return r;
+	r = seal_set_verify(s, conn, &s->set);
+	if (!r)
+		r = spread_blocked(s, count, round);
+	if (!r)
+		r = seal_set_apply(s, conn, &s->set, &sealed);
+	if (!r)
+		r = remove_rows(s, conn, count);
+	if (r) {
+		cache_rollback(conn);
+		return r;
+	}
+	r = cache_commit(conn);
+	if (!r && sealed) {
+		metric_add(METRIC_RECORDS_SEALED, sealed);
+		round->did = true;
+	}
+	return r;
+}
+
+/* A rename's new name is noted on both sides of its old one: within a directory they then go
+ * together. */
+static void add_row(struct sealer *s, const struct journal_row *row)
+{
+	seal_set_add(&s->set, key_slice(&row->key), row->time);
+	if (row->op == JOURNAL_RENAME) {
+		seal_set_add(&s->set, key_slice(&row->hint), row->time);
+		seal_set_add(&s->set, key_slice(&row->key), row->time);
+	}
+}
+
+static int seal_rows(struct sealer *s, unsigned count, struct round *round)
+{
+	int r;
+
+	seal_set_clear(&s->set);
+	for (unsigned i = 0; i < count; i++)
+		add_row(s, &s->rows[i]);
+	r = seal_set_prepare(s, &s->set, &round->failure);
+	return r ? r : seal_set_commit(s, count, round);
+}
+
+static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
+{
+	struct conn *conn;
+	int r = cache_read_begin(s->cache, &conn);
+
+	if (r)
+		return r;
+	r = journal_read(conn, after, BATCH, s->rows, count);
+	cache_read_end(conn);
+	return r;
+}
+
+/* One batch, or one RENAME_DIR. */
+static int round_step(struct sealer *s, struct round *round)
+{
+	unsigned count = 0, n = 0;
+	int r = read_rows(s, round->after, &count);
+
+	if (r)
+		return r;
+	round->end = count == 0;
+	if (count == 0)
+		return 0;
+	while (n < count && s->rows[n].op != JOURNAL_RENAME_DIR)
+		n++;
+	if (n) {
+		round->after = s->rows[n - 1].seq;
+		return seal_rows(s, n, round);
+	}
+	round->after = s->rows[0].seq;
+	return seal_rename_dir(s, &s->rows[0], &round->did, &round->failure);
+}
+
+int sealer_step(struct sealer *s, bool *did)
+{
+	CLEANUP(round_done) struct round round = {0};
+	int r;
+
+	*did = false;
+	mutex_lock(&s->lock);
+	r = tree_flush_times(s->cache, false);
+	if (!r)
+		r = file_journal_due(s->cache, s->options.seal_after_ms);
+	/* On past rows that have to wait; what was sealed is handed to the announcers first. */
+	while (!r && !round.end && !round.did)
+		r = round_step(s, &round);
+	mutex_unlock(&s->lock);
+	*did = round.did;
+	return r ? r : round.failure;
+}
+
+int sealer_seal_all(struct sealer *s)
+{
+	CLEANUP(round_done) struct round round = {0};
+	int r;
+
+	mutex_lock(&s->lock);
+	r = tree_flush_times(s->cache, true);
+	if (!r)
+		r = file_journal_due(s->cache, 0);
+	while (!r && !round.end)
+		r = round_step(s, &round);
+	mutex_unlock(&s->lock);
+	return r ? r : round.failure;
+}
+
+/* ---- one key ---- */
+
+static int is_pending(struct sealer *s, struct slice key, bool *ret)
+{
+	struct conn *conn;
+	int r = cache_read_begin(s->cache, &conn);
+
+	if (r)
+		return r;
+	r = journal_pending(conn, key, ret);
+	cache_read_end(conn);
+	return r;
+}
+
+/* A file that is open and was written, without a row: the writes so far get a fresh stamp. */
+static int seal_unjournalled(struct sealer *s, struct slice key, struct round *round)
+{
+	int r;
+
+	seal_set_clear(&s->set);
+	seal_set_add(&s->set, key, 0);
+	r = seal_set_prepare(s, &s->set, &round->failure);
+	return r ? r : seal_set_commit(s, 0, round);
+}
+
+static int seal_key_round(struct sealer *s, struct slice key, bool *pending)
+{
+	CLEANUP(round_done) struct round round = {0};
+	int r = 0;
+
+	while (!r && *pending && !round.end) {
+		r = round_step(s, &round);
+		if (!r)
+			r = is_pending(s, key, pending);
+	}
+	if (!r && *pending && !is_held(&round, key)) {
+		r = seal_unjournalled(s, key, &round);
+		if (!r)
+			r = is_pending(s, key, pending);
+	}
+	seal_set_clear(&s->set); /* it borrows key */
+	/* What keeps other keys from being sealed is no matter here. */
+	return !r && *pending ? round.failure : r;
+}
+
+int sealer_seal_key(struct sealer *s, struct slice key)
+{
+	bool pending = false;
+	int r;
+
+	mutex_lock(&s->lock);
+	r = is_pending(s, key, &pending);
+	for (unsigned i = 0; !r && pending && i < KEY_ROUNDS; i++)
+		r = seal_key_round(s, key, &pending);
+	mutex_unlock(&s->lock);
+	return !r && pending ? -EAGAIN : r;
+}

@@ -1,0 +1,99 @@
+/* Private to seal*.c: the rule that makes an entry of a key's state, and sets of keys sealed in one
+ * transaction. */
+#ifndef REPLICATOR_SEAL_INTERNAL_H
+#define REPLICATOR_SEAL_INTERNAL_H
+
+#include "cache/file.h"
+#include "cache/journal.h"
+#include "replicator/seal.h"
+#include "src/base/thread.h"
+
+/* ---- seal_entry.c: pure ---- */
+
+/* What a key is now: the tree's state, with the content that was sealed where the file was dirty.
+ */
+struct seal_state {
+	const struct local_state *local;
+	uint64_t size;	     /* KIND_FILE: of the sealed content */
+	const uint8_t *hash; /* KIND_FILE */
+	int64_t mtime_ns;
+};
+
+/* Registers that a state changes. */
+enum { SEAL_CONTENT = 1, SEAL_ATTR = 2, SEAL_MTIME = 4 };
+/* old is {0} for a path never seen. */
+unsigned seal_changes(const struct entry *old, const struct seal_state *state);
+/* The least time that a new stamp of old must exceed. */
+uint64_t seal_floor(const struct entry *old);
+/* ret: old with the registers in changes taken from state under stamp. ret is overwritten; -ENOMEM.
+ */
+int seal_apply(const struct entry *old, const struct seal_state *state, unsigned changes,
+	struct stamp stamp, struct entry *ret) MUST_CHECK;
+
+/* ---- seal_set.c ---- */
+
+struct seal_target {
+	struct slice key; /* borrowed */
+	uint64_t time;	  /* of the newest row; 0: none, a fresh stamp is taken */
+	unsigned first;	  /* positions in seal_set.order */
+	unsigned last;
+	unsigned enqueues; /* how many of the set's were done when this one was last enqueued */
+	bool blocked;	   /* cannot be sealed now */
+	bool looked;	   /* local is valid */
+	bool sealed;	   /* version is valid */
+	bool changed;	   /* change is to be enqueued */
+	struct local_state local;
+	struct content_version version;
+	struct stamp stamp;
+	uint64_t size;
+	bool fresh;
+};
+
+/* Keys that are sealed together. order names them by index, once for each change, oldest first. */
+struct seal_set {
+	struct seal_target *targets;
+	unsigned count;
+	unsigned *order;
+	unsigned order_count;
+	unsigned max;	 /* of targets; order has three times as many */
+	unsigned *table; /* index + 1 by hash of the key; 0: empty */
+	unsigned table_size;
+};
+
+struct sealer {
+	struct cache *cache;
+	struct sealer_options options;
+	struct inline_cache *inline_cache;
+	struct mutex lock; /* rank REPLICATOR: one sealing at a time; guards all below */
+	struct journal_row *rows;
+	struct seal_set set;
+	struct buf bytes; /* of the file being sealed */
+};
+
+int seal_set_init(struct seal_set *set, unsigned max) MUST_CHECK;
+void seal_set_done(struct seal_set *set);
+void seal_set_clear(struct seal_set *set);
+/* Notes one change of key; the key is borrowed until the set is cleared. Returns its index. There
+ * must be room. */
+unsigned seal_set_add(struct seal_set *set, struct slice key, uint64_t time);
+
+/* Outside any transaction: reads the targets' states and takes the content of dirty files. A target
+ * that cannot be sealed now is blocked; the first reason that will not pass by itself is returned
+ * in *failure (else untouched). */
+int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure) MUST_CHECK;
+/* In the write transaction: reads the states again; targets that became something else since are
+ * blocked. */
+int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set) MUST_CHECK;
+/* In the same transaction: new entries and outbox rows for all targets that are not blocked.
+ * *sealed counts the new versions. */
+int seal_set_apply(
+	struct sealer *s, struct conn *conn, struct seal_set *set, unsigned *sealed) MUST_CHECK;
+
+/* ---- seal_tree.c ---- */
+
+/* Seals everything at and below both keys of a RENAME_DIR row, in bounded transactions, then
+ * removes the row. */
+int seal_rename_dir(
+	struct sealer *s, const struct journal_row *row, bool *did, int *failure) MUST_CHECK;
+
+#endif

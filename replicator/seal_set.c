@@ -1,0 +1,299 @@
+/*
+ * A set of keys that is sealed in one transaction: prepare (outside it: hashing takes long),
+ * verify, apply.
+ *
+ * What prepare found is not trusted inside the transaction: verify reads each state again. A clean
+ * file is sealed by the hash that the tree has. A dirty one needs the version that prepare took, of
+ * the same inode; when there is none (the name got another inode, or became dirty since) the key
+ * waits for the next round. A version that was overtaken by later writes is still a version that
+ * existed: it is sealed, content_sealed leaves the file dirty, and a later row seals the rest.
+ *
+ * Order. Everything in the set enters the outbox in the order of its changes. A key that changed
+ * several times is enqueued where its first change stands and again where its last one stands, if
+ * anything else was enqueued in between: its outbox row then spans both (first, last), and no cut
+ * through the span is closed, so a peer never sees the key's present state without what was changed
+ * next to it meanwhile, nor that without the key.
+ */
+#include "replicator/seal_internal.h"
+
+#include <errno.h>
+
+#include "cache/outbox.h"
+#include "cache/project.h"
+
+/* ---- the set ---- */
+
+int seal_set_init(struct seal_set *set, unsigned max)
+{
+	*set = (struct seal_set){.max = max, .table_size = 64};
+	while (set->table_size < 2 * max)
+		set->table_size *= 2;
+	set->targets = calloc(max, sizeof(*set->targets));
+	set->order = calloc(3 * (size_t)max, sizeof(*set->order));
+	set->table = calloc(set->table_size, sizeof(*set->table));
+	if (set->targets && set->order && set->table)
+		return 0;
+	seal_set_done(set);
+	return -ENOMEM;
+}
+
+void seal_set_clear(struct seal_set *set)
+{
+	for (unsigned i = 0; i < set->count; i++) {
+		if (set->targets[i].looked)
+			local_state_done(&set->targets[i].local);
+	}
+	set->count = 0;
+	set->order_count = 0;
+	memset(set->table, 0, set->table_size * sizeof(*set->table));
+}
+
+void seal_set_done(struct seal_set *set)
+{
+	if (set->table)
+		seal_set_clear(set);
+	free(set->targets);
+	free(set->order);
+	free(set->table);
+	*set = (struct seal_set){0};
+}
+
+/* The slot that holds key, or the empty one where it belongs. FNV-1a; keys are local paths, the
+ * table is half empty. */
+static unsigned *find_slot(struct seal_set *set, struct slice key)
+{
+	uint64_t h = 14695981039346656037u;
+	unsigned at;
+
+	for (size_t i = 0; i < key.len; i++)
+		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
+	at = (unsigned)(h ^ h >> 32) & (set->table_size - 1);
+	while (set->table[at] && !slice_equal(set->targets[set->table[at] - 1].key, key))
+		at = (at + 1) & (set->table_size - 1);
+	return &set->table[at];
+}
+
+unsigned seal_set_add(struct seal_set *set, struct slice key, uint64_t time)
+{
+	unsigned *slot = find_slot(set, key);
+	struct seal_target *t;
+
+	CHECK(set->order_count < 3 * set->max);
+	if (!*slot) {
+		CHECK(set->count < set->max);
+		set->targets[set->count] =
+			(struct seal_target){.key = key, .first = set->order_count};
+		*slot = ++set->count;
+	}
+	t = &set->targets[*slot - 1];
+	if (time > t->time)
+		t->time = time;
+	t->last = set->order_count;
+	set->order[set->order_count++] = *slot - 1;
+	return *slot - 1;
+}
+
+/* ---- before the transaction ---- */
+
+static bool needs_version(const struct local_state *l)
+{
+	return l->kind == KIND_FILE && (l->dirty || !l->has_hash);
+}
+
+static int look(struct conn *conn, struct seal_target *t)
+{
+	int r;
+
+	if (t->looked)
+		local_state_done(&t->local);
+	t->looked = false;
+	t->local = (struct local_state){0};
+	r = journal_local_state(conn, t->key, &t->local);
+	t->looked = r == 0;
+	return r;
+}
+
+static int look_all(struct sealer *s, struct seal_set *set)
+{
+	struct conn *conn;
+	int r = cache_read_begin(s->cache, &conn);
+
+	if (r)
+		return r;
+	for (unsigned i = 0; !r && i < set->count; i++)
+		r = look(conn, &set->targets[i]);
+	cache_read_end(conn);
+	return r;
+}
+
+static int take_version(struct sealer *s, struct seal_target *t)
+{
+	int r = content_seal(s->cache, t->local.ino, s->options.inline_max, &s->bytes, &t->version);
+
+	if (r)
+		return r;
+	t->sealed = true;
+	if (s->inline_cache && t->version.size <= s->options.inline_max && !s->bytes.failed &&
+		s->bytes.len == t->version.size)
+		inline_cache_put(s->inline_cache, t->version.hash, s->bytes.data, s->bytes.len);
+	return 0;
+}
+
+int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
+{
+	int r = look_all(s, set);
+
+	if (r)
+		return r;
+	for (unsigned i = 0; i < set->count; i++) {
+		struct seal_target *t = &set->targets[i];
+
+		if (!needs_version(&t->local))
+			continue;
+		r = take_version(s, t);
+		/* Gone, or not here: verify decides by the state that it finds. */
+		if (!r || r == -ENOENT || r == -EREMOTE)
+			continue;
+		t->blocked = true;
+		if (r != -EAGAIN && !*failure)
+			*failure = r;
+	}
+	return 0;
+}
+
+/* ---- inside ---- */
+
+int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
+{
+	for (unsigned i = 0; i < set->count; i++) {
+		struct seal_target *t = &set->targets[i];
+		int r;
+
+		if (t->blocked)
+			continue;
+		r = look(conn, t);
+		if (r)
+			return r;
+		if (needs_version(&t->local) && (!t->sealed || t->version.ino != t->local.ino))
+			t->blocked = true;
+	}
+	return 0;
+}
+
+static struct seal_state state_of(const struct seal_target *t)
+{
+	struct seal_state state = {.local = &t->local,
+		.size = t->local.size,
+		.hash = t->local.hash,
+		.mtime_ns = t->local.mtime_ns};
+
+	if (needs_version(&t->local)) {
+		state.size = t->version.size;
+		state.hash = t->version.hash;
+		state.mtime_ns = t->version.mtime_ns;
+	}
+	return state;
+}
+
+/* A stamp of this node that exceeds all that the entry knows. */
+static struct stamp new_stamp(
+	struct sealer *s, const struct seal_target *t, const struct entry *old)
+{
+	struct stamp stamp = {.time = t->time, .node = cache_node(s->cache)};
+	uint64_t floor = seal_floor(old);
+
+	if (stamp.time > floor)
+		return stamp;
+	hlc_observe(cache_clock(s->cache), floor);
+	return cache_stamp(s->cache);
+}
+
+/* The tree shows a directory only because of what lies below it, over a file or symlink that has
+ * the name: hidden, not lost (project.h). Nobody made that directory, so it is not sealed over the
+ * hidden one. */
+static int is_implied(
+	struct conn *conn, const struct seal_target *t, const struct entry *old, bool *ret)
+{
+	*ret = false;
+	if (t->local.kind != KIND_DIR || !entry_live(old) || old->kind == KIND_DIR)
+		return 0;
+	return entry_has_live_below(conn, t->key, ret);
+}
+
+static int store(
+	struct sealer *s, struct conn *conn, struct seal_target *t, const struct entry *old)
+{
+	CLEANUP(entry_done) struct entry e = {0};
+	struct seal_state state = state_of(t);
+	unsigned changes = seal_changes(old, &state);
+	bool implied;
+	int r = is_implied(conn, t, old, &implied);
+
+	if (r || !changes || implied)
+		return r;
+	r = seal_apply(old, &state, changes, new_stamp(s, t, old), &e);
+	if (!r)
+		r = entry_put(conn, t->key, &e);
+	if (!r && !entry_live(&e))
+		r = project_ancestors(conn, t->key);
+	if (r)
+		return r;
+	t->changed = true;
+	t->stamp = entry_stamp(&e);
+	t->size = e.kind == KIND_FILE ? e.size : 0;
+	t->fresh = !entry_live(old);
+	return 0;
+}
+
+static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *t)
+{
+	CLEANUP(entry_done) struct entry old = {0};
+	int r = entry_get(conn, t->key, &old);
+
+	if (r == -ENOENT)
+		r = 0;
+	if (!r)
+		r = store(s, conn, t, &old);
+	if (!r && needs_version(&t->local))
+		r = content_sealed(conn, &t->version);
+	return r;
+}
+
+static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target *t)
+{
+	struct outbox_change change = {
+		.key = t->key,
+		.stamp = t->stamp,
+		.size = t->size,
+		.upload = t->size > s->options.inline_max,
+		.fresh = t->fresh,
+	};
+
+	return outbox_enqueue(conn, &change);
+}
+
+int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, unsigned *sealed)
+{
+	unsigned enqueues = 0, count = 0;
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < set->order_count; i++) {
+		struct seal_target *t = &set->targets[set->order[i]];
+
+		if (t->blocked)
+			continue;
+		if (i == t->first) {
+			t->changed = false;
+			r = seal_target(s, conn, t);
+			count += !r && t->changed;
+		} else if (i != t->last || t->enqueues == enqueues) {
+			continue;
+		}
+		if (!r && t->changed) {
+			r = enqueue(s, conn, t);
+			t->enqueues = ++enqueues;
+		}
+	}
+	*sealed = count;
+	return r;
+}

@@ -1,0 +1,165 @@
+/*
+ * The expansion of a directory's rename: one journal row stands for everything below both names.
+ * What the tree has at and below the new name is sealed first, then what the replicated map has at
+ * and below the old one, so that a peer rather sees a file twice than not at all.
+ *
+ * Progress is kept nowhere: the row goes when all is done, and after a crash it starts over; a key
+ * that is sealed already makes no new version. Both walks go in key order from a last key, each
+ * batch is a transaction of its own.
+ *
+ * A file that cannot be sealed now (it changes, or cannot be read) gets a journal row of its own,
+ * in the same transaction, so that it does not hold up the rest.
+ */
+#include "replicator/seal_internal.h"
+
+#include <errno.h>
+
+#include "src/base/metrics.h"
+
+#define BATCH 500
+
+/* Keys of a batch: one copy of their bytes, handed out as slices when it is complete. */
+struct key_list {
+	struct buf bytes; /* be32 length, then the key */
+	unsigned count;
+	struct key last;
+};
+
+static int take_key(void *ctx, struct slice key)
+{
+	struct key_list *list = ctx;
+
+	buf_put_be32(&list->bytes, (uint32_t)key.len);
+	buf_put(&list->bytes, key.p, key.len);
+	list->count++;
+	return list->bytes.failed || !key_set(&list->last, key) ? -ENOMEM : 0;
+}
+
+static void key_list_done(struct key_list *list)
+{
+	buf_done(&list->bytes);
+}
+
+/* The blocked ones are left to rows of their own. */
+static int defer_blocked(struct conn *conn, struct seal_set *set)
+{
+	for (unsigned i = 0; i < set->count; i++) {
+		int r;
+
+		if (!set->targets[i].blocked)
+			continue;
+		r = journal_append(conn, JOURNAL_PUT, set->targets[i].key, (struct slice){NULL, 0},
+			set->targets[i].time);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int seal_list(
+	struct sealer *s, const struct key_list *list, uint64_t time, bool *did, int *failure)
+{
+	struct reader r = reader_of(list->bytes.data, list->bytes.len);
+	struct conn *conn;
+	unsigned sealed = 0;
+	int code;
+
+	seal_set_clear(&s->set);
+	for (unsigned i = 0; i < list->count; i++) {
+		size_t n = reader_be32(&r);
+
+		seal_set_add(&s->set, (struct slice){(const char *)reader_raw(&r, n), n}, time);
+	}
+	code = seal_set_prepare(s, &s->set, failure);
+	if (!code)
+		code = cache_begin(s->cache, &conn);
+	if (code)
+		return code;
+	code = seal_set_verify(s, conn, &s->set);
+	if (!code)
+		code = seal_set_apply(s, conn, &s->set, &sealed);
+	if (!code)
+		code = defer_blocked(conn, &s->set);
+	if (code) {
+		cache_rollback(conn);
+		return code;
+	}
+	code = cache_commit(conn);
+	if (!code && sealed) {
+		metric_add(METRIC_RECORDS_SEALED, sealed);
+		*did = true;
+	}
+	return code;
+}
+
+/* One batch of keys after list->last of the tree (walk) or of the map. */
+static int read_batch(struct sealer *s, bool walk, struct slice root, struct key_list *list)
+{
+	struct key after = list->last;
+	struct conn *conn;
+	int r;
+
+	buf_clear(&list->bytes);
+	list->count = 0;
+	r = cache_read_begin(s->cache, &conn);
+	if (r)
+		return r;
+	if (walk)
+		r = journal_walk(conn, root, key_slice(&after), BATCH, take_key, list);
+	else
+		r = entry_scan(conn, root, key_slice(&after), true, BATCH, take_key, list);
+	cache_read_end(conn);
+	return r;
+}
+
+static int seal_all_of(
+	struct sealer *s, bool walk, struct slice root, uint64_t time, bool *did, int *failure)
+{
+	CLEANUP(key_list_done) struct key_list list = {0};
+	int r = 0;
+
+	do {
+		r = read_batch(s, walk, root, &list);
+		if (!r && list.count)
+			r = seal_list(s, &list, time, did, failure);
+	} while (!r && list.count);
+	seal_set_clear(&s->set); /* it borrows from the list */
+	return r;
+}
+
+static int seal_one(struct sealer *s, struct slice key, uint64_t time, bool *did, int *failure)
+{
+	CLEANUP(key_list_done) struct key_list list = {0};
+	int r = take_key(&list, key);
+
+	if (!r)
+		r = seal_list(s, &list, time, did, failure);
+	seal_set_clear(&s->set);
+	return r;
+}
+
+static int remove_row(struct sealer *s, uint64_t seq)
+{
+	struct conn *conn;
+	int r = cache_begin(s->cache, &conn);
+
+	if (r)
+		return r;
+	r = journal_remove(conn, seq);
+	if (r) {
+		cache_rollback(conn);
+		return r;
+	}
+	return cache_commit(conn);
+}
+
+int seal_rename_dir(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
+{
+	int r = seal_one(s, key_slice(&row->key), row->time, did, failure);
+
+	if (!r)
+		r = seal_all_of(s, true, key_slice(&row->key), row->time, did, failure);
+	if (!r)
+		r = seal_all_of(s, false, key_slice(&row->hint), row->time, did, failure);
+	return r ? r : remove_row(s, row->seq);
+}
