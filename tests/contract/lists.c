@@ -19,7 +19,7 @@ static int see(void *ctx, const char *key, const struct store_object *object)
 	size_t skip_len = strlen(key_of("%s", "list"));
 
 	s->disorder |= strcmp(key, s->last) <= 0;
-	snprintf(s->last, sizeof(s->last), "%s", key);
+	strncpy(s->last, key, sizeof(s->last) - 1);
 	buf_put_str(&s->keys, key + (strlen(key) > skip_len ? skip_len : 0));
 	buf_put_str(&s->keys, "\n");
 	return ++s->count == s->stop_after;
