@@ -276,6 +276,8 @@ void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE]);
 /* Opens content/<xx>/<ino>; O_CREAT makes the directory when needed. A descriptor or -errno. */
 int content_file(struct cache *c, uint64_t ino, int flags) MUST_CHECK;
 void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothing there is fine */
+/* Flushes the directory that holds ino's content file. */
+int content_sync_dir(struct cache *c, uint64_t ino) MUST_CHECK;
 int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
 /* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
 int content_check_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;

@@ -1,0 +1,399 @@
+/*
+ * Content files: where they lie, how new ones arrive, and reading sealed versions.
+ *
+ *   content/<xx>/<ino>          the content of inode ino, 16 hexadecimal digits; xx: the last two
+ *   snapshot/<ino>/<sha256>     a sealed version that the content file may have left behind
+ *
+ * xx is made when it is first needed. Files have mode 0600, directories 0700, whatever the umask.
+ *
+ * A reader of a sealed version holds the inode's record, so that every writer raises the generation
+ * that the reader compares after each read; a version in a snapshot needs no comparison.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/statvfs.h>
+
+#include "cache/record.h"
+#include "cache/snapshot.h"
+#include "src/base/clock.h"
+
+#define RESERVE_STEP (INT64_C(8) << 20)
+#define RESERVE_MS 100
+#define COPY_BYTES ((size_t)256 << 10)
+
+/* ---- files ---- */
+
+void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE])
+{
+	snprintf(name, CONTENT_NAME_SIZE, "%02x/%016llx", (unsigned)(ino & 0xff),
+		(unsigned long long)ino);
+}
+
+static int make_dir(struct cache *c, const char *name)
+{
+	char dir[3] = {name[0], name[1], '\0'};
+
+	if (mkdirat(c->content_fd, dir, 0700) != 0)
+		return errno == EEXIST ? 0 : -errno;
+	return fchmodat(c->content_fd, dir, 0700, 0) == 0 ? 0 : -errno;
+}
+
+int content_file(struct cache *c, uint64_t ino, int flags)
+{
+	char name[CONTENT_NAME_SIZE];
+	int fd, r;
+
+	content_name(ino, name);
+	fd = openat(c->content_fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 && errno == ENOENT && flags & O_CREAT) {
+		r = make_dir(c, name);
+		if (r)
+			return r;
+		fd = openat(c->content_fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+	}
+	return fd < 0 ? -errno : fd;
+}
+
+int content_sync_dir(struct cache *c, uint64_t ino)
+{
+	char name[CONTENT_NAME_SIZE];
+	int fd, r;
+
+	content_name(ino, name);
+	name[2] = '\0';
+	fd = openat(c->content_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	r = fsync(fd) == 0 ? 0 : -errno;
+	close(fd);
+	/* The directory itself may be as new. */
+	if (!r && fsync(c->content_fd) != 0)
+		r = -errno;
+	return r;
+}
+
+void content_remove(struct cache *c, uint64_t ino)
+{
+	char name[CONTENT_NAME_SIZE];
+
+	content_name(ino, name);
+	unlinkat(c->content_fd, name, 0);
+	content_drop_snapshots(c, ino, NULL);
+}
+
+int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns)
+{
+	char name[CONTENT_NAME_SIZE];
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, timespec_of_ns(mtime_ns)};
+
+	content_name(ino, name);
+	/* A file that vanished is found, and fetched again, by the next open. */
+	if (utimensat(c->content_fd, name, times, AT_SYMLINK_NOFOLLOW) != 0 && errno != ENOENT)
+		return -errno;
+	return 0;
+}
+
+int content_check_reserve(struct cache *c, uint64_t bytes)
+{
+	int64_t now = clock_monotonic_ms(),
+		want = bytes > INT64_MAX / 2 ? INT64_MAX / 2 : (int64_t)bytes;
+	uint64_t available;
+	struct statvfs v;
+
+	if (now < atomic_load(&c->reserve_until_ms) &&
+		atomic_fetch_sub(&c->reserve_budget, want) >= want)
+		return 0;
+	if (fstatvfs(c->content_fd, &v) != 0)
+		return -errno;
+	available = (uint64_t)v.f_bavail * v.f_frsize;
+	if (available < c->reserve_bytes || available - c->reserve_bytes < (uint64_t)want)
+		return -ENOSPC;
+	available -= c->reserve_bytes + (uint64_t)want;
+	atomic_store(&c->reserve_budget,
+		available < (uint64_t)RESERVE_STEP ? (int64_t)available : RESERVE_STEP);
+	atomic_store(&c->reserve_until_ms, now + RESERVE_MS);
+	return 0;
+}
+
+/* ---- sealed versions ---- */
+
+struct content_reader {
+	struct cache *cache;
+	struct record *rec; /* NULL: a snapshot, which never changes */
+	uint64_t generation;
+	uint64_t size;
+	int fd;
+};
+
+/* The content file, as long as it is the version with that hash. */
+static int open_in_place(struct content_reader *r, uint64_t ino, const uint8_t *hash)
+{
+	struct inode_row row;
+	struct conn *conn;
+	struct stat st;
+	int e;
+
+	r->rec = record_get(r->cache, ino, false);
+	if (!r->rec)
+		return -ENOMEM;
+	e = conn_take(r->cache, &conn);
+	if (e)
+		return e;
+	mutex_lock(&r->rec->lock);
+	e = inode_get(conn, ino, &row);
+	if (!e)
+		record_load(r->rec, &row);
+	r->generation = atomic_load(&r->rec->generation);
+	mutex_unlock(&r->rec->lock);
+	conn_give(conn);
+	if (e)
+		return e == -ENOENT ? -EAGAIN : e;
+	if (row.state != STATE_LOCAL || !row.has_hash || row.sealed != r->generation ||
+		memcmp(row.hash, hash, SHA256_SIZE) != 0)
+		return -EAGAIN;
+	r->fd = content_file(r->cache, ino, O_RDONLY);
+	if (r->fd < 0)
+		return r->fd == -ENOENT ? -EAGAIN : r->fd;
+	if (fstat(r->fd, &st) != 0)
+		return -errno;
+	r->size = (uint64_t)st.st_size;
+	return atomic_load(&r->rec->generation) == r->generation ? 0 : -EAGAIN;
+}
+
+int content_open(
+	struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], struct content_reader **ret)
+{
+	struct content_reader *r = calloc(1, sizeof(*r));
+	int e = 0;
+
+	if (!r)
+		return -ENOMEM;
+	r->cache = c;
+	r->fd = snapshot_open(c, ino, hash, &r->size);
+	if (r->fd < 0)
+		e = open_in_place(r, ino, hash);
+	if (e) {
+		content_close(r);
+		return e;
+	}
+	*ret = r;
+	return 0;
+}
+
+uint64_t content_size(const struct content_reader *r)
+{
+	return r->size;
+}
+
+ssize_t content_read(struct content_reader *r, void *p, size_t n, uint64_t offset)
+{
+	size_t done = 0;
+
+	while (done < n) {
+		ssize_t got = pread(r->fd, (char *)p + done, n - done, (off_t)(offset + done));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		done += (size_t)got;
+	}
+	if (r->rec && atomic_load(&r->rec->generation) != r->generation)
+		return -ESTALE;
+	return (ssize_t)done;
+}
+
+void content_close(struct content_reader *r)
+{
+	if (!r)
+		return;
+	if (r->fd >= 0)
+		close(r->fd);
+	if (r->rec)
+		record_put(r->cache, r->rec);
+	free(r);
+}
+
+/* ---- content from elsewhere ---- */
+
+int content_begin(struct cache *c, struct content_writer *ret)
+{
+	struct content_writer w = {.fd = -1};
+	int r = cache_new_ino(c, &w.ino);
+
+	if (r)
+		return r;
+	w.fd = content_file(c, w.ino, O_RDWR | O_CREAT | O_EXCL);
+	if (w.fd < 0)
+		return w.fd;
+	*ret = w;
+	return 0;
+}
+
+int content_append(struct content_writer *w, const void *p, size_t n)
+{
+	const char *at = p;
+
+	while (n > 0) {
+		ssize_t put = pwrite(w->fd, at, n, (off_t)w->size);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0)
+			return put < 0 ? -errno : -EIO;
+		at += put;
+		n -= (size_t)put;
+		w->size += (uint64_t)put;
+	}
+	return 0;
+}
+
+int content_restart(struct content_writer *w)
+{
+	w->size = 0;
+	return ftruncate(w->fd, 0) == 0 ? 0 : -errno;
+}
+
+void content_finish(struct content_writer *w)
+{
+	if (w->fd >= 0)
+		close(w->fd);
+	w->fd = -1;
+}
+
+void content_discard(struct cache *c, struct content_writer *w)
+{
+	content_finish(w);
+	if (w->ino)
+		content_remove(c, w->ino);
+	*w = (struct content_writer){.fd = -1};
+}
+
+static int copy_all(struct content_reader *from, struct content_writer *w)
+{
+	uint8_t *buffer AUTO_FREE = malloc(COPY_BYTES);
+
+	if (!buffer)
+		return -ENOMEM;
+	for (uint64_t at = 0; at < from->size;) {
+		ssize_t n = content_read(from, buffer, COPY_BYTES, at);
+		int r;
+
+		if (n <= 0)
+			return n < 0 ? (int)n : -ESTALE;
+		r = content_append(w, buffer, (size_t)n);
+		if (r)
+			return r;
+		at += (uint64_t)n;
+	}
+	return 0;
+}
+
+int content_clone(
+	struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], struct content_writer *w)
+{
+	struct content_reader *from;
+	int r = content_open(c, ino, hash, &from);
+
+	if (r)
+		return r;
+	r = content_restart(w);
+	if (!r && ioctl(w->fd, FICLONE, from->fd) == 0)
+		w->size = from->size;
+	else if (!r)
+		r = copy_all(from, w);
+	/* A clone is of one instant; it is the wanted one if nothing had been written until after
+	 * it. */
+	if (!r && from->rec && atomic_load(&from->rec->generation) != from->generation)
+		r = -ESTALE;
+	content_close(from);
+	if (r && content_restart(w))
+		return -EIO;
+	return r == -ESTALE ? -EAGAIN : r;
+}
+
+/* Inside the transaction, so that nobody opens the inode for truncation meanwhile. */
+static int take_over(struct conn *conn, const struct inode_row *row, const struct content_writer *w)
+{
+	char from[CONTENT_NAME_SIZE], to[CONTENT_NAME_SIZE];
+	struct cache *c = conn->cache;
+	sqlite3_stmt *s;
+	int r;
+
+	content_name(w->ino, from);
+	content_name(row->ino, to);
+	r = make_dir(c, to);
+	if (r)
+		return r;
+	if (renameat(c->content_fd, from, c->content_fd, to) != 0)
+		return -errno;
+	r = content_set_mtime(c, row->ino, row->mtime_ns);
+	if (r)
+		return r;
+	s = conn_statement(conn,
+		"UPDATE inode SET state = 1, dirty = 0, size = ?2, sealed = generation"
+		" WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	sqlite3_bind_int64(s, 2, (int64_t)w->size);
+	return conn_run(conn, s);
+}
+
+int content_install(struct cache *c, uint64_t ino, struct content_writer *w)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row row;
+	int r;
+
+	content_finish(w);
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, ino, &row);
+	if (r == -ENOENT || (!r && (row.state != STATE_REMOTE || row.nlink == 0)))
+		r = -ESTALE;
+	if (!r)
+		r = take_over(conn, &row, w);
+	if (!r) {
+		r = cache_commit(conn);
+		conn = NULL;
+	}
+	if (conn) {
+		cache_rollback(conn);
+		conn = NULL;
+	}
+	/* After a failure past the rename a stray file lies at ino's place; the next install
+	 * replaces it. */
+	if (r)
+		content_discard(c, w);
+	else
+		*w = (struct content_writer){.fd = -1};
+	return r;
+}
+
+int content_wanted(
+	struct cache *c, uint64_t ino, struct key *key, uint8_t hash[SHA256_SIZE], uint64_t *size)
+{
+	struct conn *conn AUTO_READ_END = NULL;
+	struct inode_row row;
+	int r = cache_read_begin(c, &conn);
+
+	if (!r)
+		r = inode_get(conn, ino, &row);
+	if (!r && row.state == STATE_LOCAL)
+		return -EALREADY;
+	if (!r && (row.state != STATE_REMOTE || !row.has_hash))
+		r = -ESTALE;
+	if (!r)
+		r = inode_key(conn, ino, key);
+	if (r)
+		return r == -ENOENT ? -ESTALE : r;
+	memcpy(hash, row.hash, SHA256_SIZE);
+	*size = row.size;
+	return 0;
+}

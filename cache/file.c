@@ -1,0 +1,955 @@
+/*
+ * Open files: the table of records, reading and writing, and what the last release does.
+ *
+ * The table's lock is a leaf: a transaction may look a record up. A record's own lock is taken
+ * before a transaction, never inside one. record.h tells the rules of generations and of marking.
+ *
+ * Life of a record: made by the first reference, freed by the last. The last release of a writer
+ * settles the row: its size, mtime and generation are brought up to date, with a journal row when
+ * there are unsealed changes, else it becomes clean. When that fails (a full disk), a reference is
+ * kept and file_journal_due tries again; the row is dirty all the while, so a crash loses nothing
+ * either.
+ */
+#include "cache/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+
+#include "cache/entry.h"
+#include "cache/progress.h"
+#include "cache/record.h"
+#include "src/base/clock.h"
+
+#define BUCKETS 4096
+#define DUE_BATCH 256
+
+struct file_table {
+	struct mutex lock;
+	_Atomic unsigned count; /* written under lock; 0 saves a lookup the lock */
+	struct record *buckets[BUCKETS];
+};
+
+struct file {
+	struct cache *cache;
+	struct record *rec;
+	bool writable;
+};
+
+/* ---- table ---- */
+
+struct file_table *file_table_new(void)
+{
+	struct file_table *t = calloc(1, sizeof(*t));
+
+	if (t)
+		mutex_init(&t->lock, LOCK_RANK_LEAF);
+	return t;
+}
+
+static void record_free(struct record *rec)
+{
+	int fd = atomic_load(&rec->fd);
+
+	if (fd >= 0)
+		close(fd);
+	mutex_done(&rec->lock);
+	free(rec->displaced);
+	free(rec->copying);
+	free(rec);
+}
+
+void file_table_free(struct file_table *t)
+{
+	if (!t)
+		return;
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		for (struct record *rec = t->buckets[i]; rec;) {
+			struct record *next = rec->next;
+
+			record_free(rec);
+			rec = next;
+		}
+	}
+	mutex_done(&t->lock);
+	free(t);
+}
+
+static struct record **find(struct file_table *t, uint64_t ino)
+{
+	struct record **at = &t->buckets[ino % BUCKETS];
+
+	while (*at && (*at)->ino != ino)
+		at = &(*at)->next;
+	return at;
+}
+
+static struct record *record_new(uint64_t ino)
+{
+	struct record *rec = calloc(1, sizeof(*rec));
+
+	if (!rec)
+		return NULL;
+	rec->ino = ino;
+	atomic_init(&rec->fd, -1);
+	mutex_init(&rec->lock, LOCK_RANK_FILE);
+	return rec;
+}
+
+struct record *record_get(struct cache *c, uint64_t ino, bool is_open)
+{
+	struct file_table *t = c->files;
+	struct record *fresh = record_new(ino), *rec, **at;
+
+	if (!fresh)
+		return NULL;
+	mutex_lock(&t->lock);
+	at = find(t, ino);
+	if (!*at) {
+		*at = fresh;
+		fresh = NULL;
+		atomic_fetch_add(&t->count, 1);
+	}
+	rec = *at;
+	rec->refs++;
+	rec->opens += is_open;
+	mutex_unlock(&t->lock);
+	if (fresh)
+		record_free(fresh);
+	return rec;
+}
+
+/* With the table's lock; returns what is to be freed after it. */
+static struct record *unref(struct file_table *t, struct record *rec)
+{
+	struct record **at;
+
+	if (--rec->refs > 0)
+		return NULL;
+	at = find(t, rec->ino);
+	CHECK(*at == rec && rec->opens == 0);
+	*at = rec->next;
+	atomic_fetch_sub(&t->count, 1);
+	return rec;
+}
+
+void record_put(struct cache *c, struct record *rec)
+{
+	struct record *gone;
+
+	mutex_lock(&c->files->lock);
+	gone = unref(c->files, rec);
+	mutex_unlock(&c->files->lock);
+	if (gone)
+		record_free(gone);
+}
+
+bool file_is_open(struct cache *c, uint64_t ino)
+{
+	struct record *rec;
+	bool open;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	open = rec && rec->opens > 0;
+	mutex_unlock(&c->files->lock);
+	return open;
+}
+
+bool file_has_unsealed(struct cache *c, const struct inode_row *row)
+{
+	struct record *rec;
+	bool unsealed;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, row->ino);
+	/* 0: nobody has read the row yet, so nobody has written either. */
+	unsealed = rec && atomic_load(&rec->generation) != 0 &&
+		   atomic_load(&rec->generation) != row->sealed;
+	mutex_unlock(&c->files->lock);
+	return unsealed;
+}
+
+bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced)
+{
+	struct key *copy = NULL;
+	struct record *rec;
+	bool open;
+
+	if (atomic_load(&c->files->count) == 0)
+		return false;
+	if (displaced) {
+		copy = malloc(sizeof(*copy));
+		CHECK(copy && key_set(copy, *displaced));
+	}
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	open = rec && rec->opens > 0;
+	if (open) {
+		rec->detached = true;
+		if (copy && atomic_load(&rec->writers) > 0) {
+			struct key *old = rec->displaced;
+
+			rec->displaced = copy;
+			rec->displaced_generation = atomic_load(&rec->generation);
+			copy = old;
+		}
+	}
+	mutex_unlock(&c->files->lock);
+	free(copy);
+	return open;
+}
+
+bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret)
+{
+	struct record *rec;
+	bool found = false;
+	int fd;
+
+	if (atomic_load(&c->files->count) == 0)
+		return false;
+	/* The system call under the lock keeps the descriptor open; it takes less than a
+	 * microsecond. */
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	if (rec && rec->opens > 0) {
+		fd = atomic_load(&rec->fd);
+		found = fd >= 0 && fstat(fd, ret) == 0;
+	}
+	mutex_unlock(&c->files->lock);
+	return found;
+}
+
+/* ---- generations ---- */
+
+void record_load(struct record *rec, const struct inode_row *row)
+{
+	if (rec->loaded)
+		return;
+	rec->loaded = true;
+	rec->journalled = row->generation;
+	atomic_store(&rec->generation, row->generation);
+	if (row->dirty)
+		atomic_store(&rec->marked, true);
+}
+
+static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)
+{
+	uint64_t first = offset >> BLOCK_BITS, last = (offset + length - 1) >> BLOCK_BITS;
+
+	if (last / 8 >= rec->copying_bytes) {
+		size_t bytes = (size_t)(last / 8 + 1) * 2;
+		uint8_t *grown = realloc(rec->copying, bytes);
+
+		if (!grown) {
+			rec->copying_failed = true;
+			return;
+		}
+		memset(grown + rec->copying_bytes, 0, bytes - rec->copying_bytes);
+		rec->copying = grown;
+		rec->copying_bytes = bytes;
+	}
+	for (uint64_t b = first; b <= last; b++)
+		rec->copying[b / 8] |= (uint8_t)(1U << (b % 8));
+}
+
+void record_changing(struct record *rec, uint64_t offset, uint64_t length)
+{
+	if (rec->changed_ms == 0)
+		rec->changed_ms = clock_monotonic_ms() | 1;
+	atomic_fetch_add(&rec->generation, 1);
+	if (rec->copying && length)
+		mark_blocks(rec, offset, length);
+}
+
+bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool row_matches)
+{
+	struct record *rec;
+	bool clean = row_matches;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	if (rec && atomic_load(&rec->generation) != 0) {
+		atomic_store(&rec->marked, false);
+		clean = atomic_load(&rec->writers) == 0 &&
+			atomic_load(&rec->generation) == generation;
+		if (!clean)
+			atomic_store(&rec->marked, true);
+	}
+	mutex_unlock(&c->files->lock);
+	return clean;
+}
+
+/* ---- opening ---- */
+
+/* The inode's content is wanted empty, so nothing need be fetched. With rec->lock. */
+static int start_empty(struct cache *c, struct record *rec, struct inode_row *row)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	sqlite3_stmt *s;
+	int r, fd;
+
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, rec->ino, row);
+	if (r)
+		return r;
+	/* Somebody may have installed the content meanwhile: it is emptied all the same. */
+	fd = content_file(c, rec->ino, O_RDWR | O_CREAT | O_TRUNC);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	row->generation++;
+	s = conn_statement(conn, "UPDATE inode SET state = 1, dirty = 1, size = 0, generation = ?2"
+				 " WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
+	sqlite3_bind_int64(s, 2, (int64_t)row->generation);
+	r = conn_run(conn, s);
+	if (r)
+		return r;
+	r = cache_commit(conn);
+	conn = NULL;
+	row->state = STATE_LOCAL;
+	row->dirty = true;
+	return r;
+}
+
+/* Clean content that is not what the row says is as good as not here. */
+static int forget_content(struct cache *c, const struct inode_row *row)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	sqlite3_stmt *s;
+	int r;
+
+	if (row->dirty || !row->has_hash)
+		return -EIO;
+	r = cache_begin(c, &conn);
+	if (r)
+		return r;
+	s = conn_statement(
+		conn, "UPDATE inode SET state = 2 WHERE ino = ?1 AND dirty = 0 AND state = 1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	r = conn_run(conn, s);
+	if (!r) {
+		r = cache_commit(conn);
+		conn = NULL;
+	}
+	return r ? r : -EREMOTE;
+}
+
+static int open_content(struct cache *c, const struct inode_row *row, int *ret)
+{
+	struct stat st;
+	int fd = content_file(c, row->ino, O_RDWR);
+
+	if (fd == -ENOENT)
+		return forget_content(c, row);
+	if (fd < 0)
+		return fd;
+	if (!row->dirty && (fstat(fd, &st) != 0 || (uint64_t)st.st_size != row->size)) {
+		close(fd);
+		return forget_content(c, row);
+	}
+	*ret = fd;
+	return 0;
+}
+
+/* Makes rec->fd the content's descriptor. With rec->lock. */
+static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
+{
+	struct inode_row row;
+	struct conn *conn;
+	int r, fd = -1;
+
+	if (atomic_load(&rec->fd) >= 0)
+		return 0;
+	r = conn_take(c, &conn);
+	if (r)
+		return r;
+	r = inode_get(conn, rec->ino, &row);
+	conn_give(conn);
+	if (r)
+		return r;
+	if (!S_ISREG(row.mode))
+		return S_ISDIR(row.mode) ? -EISDIR : -EINVAL;
+	if (row.state == STATE_LOCAL) {
+		r = open_content(c, &row, &fd);
+		if (r && r != -EREMOTE)
+			return r;
+	}
+	if (fd < 0) {
+		if (!truncate)
+			return row.nlink ? -EREMOTE : -ESTALE;
+		r = start_empty(c, rec, &row);
+		if (r)
+			return r;
+		rec->loaded = false;
+		fd = content_file(c, rec->ino, O_RDWR);
+		if (fd < 0)
+			return fd;
+		record_load(rec, &row);
+		rec->journalled = 0; /* emptying it is a change that has no row yet */
+	}
+	record_load(rec, &row);
+	atomic_store(&rec->fd, fd);
+	return 0;
+}
+
+/* The first writer since the inode was clean: its row says dirty before the open is acknowledged.
+ */
+static int mark_dirty(struct cache *c, struct record *rec)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	sqlite3_stmt *s;
+	int r;
+
+	if (atomic_load(&rec->marked))
+		return 0;
+	r = cache_begin(c, &conn);
+	if (r)
+		return r;
+	s = conn_statement(conn, "UPDATE inode SET dirty = 1 WHERE ino = ?1 AND state = 1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
+	r = conn_run(conn, s);
+	if (!r && sqlite3_changes(conn->db) == 0)
+		r = -ENOENT;
+	if (r)
+		return r;
+	r = cache_commit(conn);
+	conn = NULL;
+	if (!r)
+		atomic_store(&rec->marked, true);
+	return r;
+}
+
+static int truncate_locked(struct cache *c, struct record *rec, uint64_t size)
+{
+	int fd = atomic_load(&rec->fd);
+	struct stat st;
+	uint64_t old;
+
+	if (size > INT64_MAX)
+		return -EFBIG;
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	old = (uint64_t)st.st_size;
+	if (old == size)
+		record_changing(rec, 0, 0); /* its mtime changes */
+	else
+		record_changing(rec, size < old ? size : old, size < old ? old - size : 1);
+	return ftruncate(fd, (off_t)size) == 0 ? 0 : -errno;
+}
+
+static int open_record(struct cache *c, struct file *f, bool truncate)
+{
+	struct record *rec = f->rec;
+	int r;
+
+	mutex_lock(&rec->lock);
+	r = ensure_fd(c, rec, truncate);
+	if (!r && f->writable) {
+		atomic_fetch_add(&rec->writers, 1);
+		r = mark_dirty(c, rec);
+		if (!r && truncate)
+			r = truncate_locked(c, rec, 0);
+		if (r)
+			atomic_fetch_sub(&rec->writers, 1);
+	}
+	mutex_unlock(&rec->lock);
+	return r;
+}
+
+static void close_record(struct cache *c, struct record *rec);
+
+int file_open(struct cache *c, uint64_t ino, bool writable, bool truncate, struct file **ret)
+{
+	struct file *f;
+	int r;
+
+	if (truncate && !writable)
+		return -EINVAL;
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return -ENOMEM;
+	f->cache = c;
+	f->writable = writable;
+	f->rec = record_get(c, ino, true);
+	if (!f->rec) {
+		free(f);
+		return -ENOMEM;
+	}
+	r = open_record(c, f, truncate);
+	if (r) {
+		close_record(c, f->rec);
+		free(f);
+		return r;
+	}
+	*ret = f;
+	return 0;
+}
+
+int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file **ret)
+{
+	struct file *f = calloc(1, sizeof(*f));
+	struct record *rec = f ? record_get(c, ino, true) : NULL;
+
+	if (!rec) {
+		free(f);
+		return -ENOMEM;
+	}
+	f->cache = c;
+	f->rec = rec;
+	f->writable = writable;
+	/* Nobody else knows the number yet, except that a stat may look it up. */
+	mutex_lock(&rec->lock);
+	rec->loaded = true;
+	rec->journalled = writable ? 0 : 1;
+	atomic_store(&rec->generation, 1);
+	atomic_store(&rec->marked, true);
+	atomic_store(&rec->writers, writable);
+	if (writable)
+		rec->changed_ms = clock_monotonic_ms() | 1;
+	atomic_store(&rec->fd, fd);
+	mutex_unlock(&rec->lock);
+	*ret = f;
+	return 0;
+}
+
+void file_forget(struct file *f)
+{
+	struct record *gone;
+
+	mutex_lock(&f->cache->files->lock);
+	f->rec->opens--;
+	gone = unref(f->cache->files, f->rec);
+	mutex_unlock(&f->cache->files->lock);
+	if (gone)
+		record_free(gone);
+	free(f);
+}
+
+/* ---- releasing ---- */
+
+static int update_row(struct conn *conn, struct record *rec, const struct stat *st,
+	uint64_t generation, bool dirty)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
+				     " ctime_ns = max(ctime_ns, ?3), generation = ?4, dirty = ?5"
+				     " WHERE ino = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
+	sqlite3_bind_int64(s, 2, st->st_size);
+	sqlite3_bind_int64(s, 3, stat_mtime_ns(st));
+	sqlite3_bind_int64(s, 4, (int64_t)generation);
+	sqlite3_bind_int(s, 5, dirty);
+	return conn_run(conn, s);
+}
+
+/* Brings the row up to date with the content: with a journal row when there is an unsealed change,
+ * else clean if no writer is left. */
+static int settle(struct cache *c, struct record *rec, uint64_t *generation)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row row;
+	struct stat st;
+	bool clean;
+	int r;
+
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, rec->ino, &row);
+	if (r)
+		return r == -ENOENT ? 0 : r;
+	/* The generation before the stat: a write in between is settled by its own release. */
+	*generation = atomic_load(&rec->generation);
+	if (fstat(atomic_load(&rec->fd), &st) != 0)
+		return -errno;
+	clean = row.sealed == *generation && row.has_hash &&
+		record_try_clean(c, rec->ino, *generation, true);
+	r = update_row(conn, rec, &st, *generation, !clean);
+	if (!r && row.sealed != *generation)
+		r = journal_inode(conn, rec->ino);
+	if (r)
+		return r;
+	r = cache_commit(conn);
+	conn = NULL;
+	return r;
+}
+
+/* With rec->lock: a row for everything up to generation was put. */
+static void note_journalled(struct record *rec, uint64_t generation)
+{
+	if (generation > rec->journalled)
+		rec->journalled = generation;
+	if (rec->journalled == atomic_load(&rec->generation))
+		rec->changed_ms = 0;
+}
+
+static void settle_or_keep(struct cache *c, struct record *rec)
+{
+	uint64_t generation = 0;
+	int r = settle(c, rec, &generation);
+
+	mutex_lock(&rec->lock);
+	if (!r) {
+		note_journalled(rec, generation);
+	} else if (!rec->retry) {
+		rec->retry = true;
+		mutex_lock(&c->files->lock);
+		rec->refs++;
+		mutex_unlock(&c->files->lock);
+	}
+	mutex_unlock(&rec->lock);
+}
+
+/* What a writer wrote after a remote change had taken the name is a version that lost. */
+static int add_conflict(struct conn *conn, const struct inode_row *row, const struct key *key,
+	const struct content_version *v)
+{
+	struct entry winner CLEANUP(entry_done) = {0};
+	struct entry loser CLEANUP(entry_done) = {0};
+	struct stamp stamp = {.node = conn->cache->node};
+	int r;
+
+	r = entry_get(conn, key_slice(key), &winner);
+	if (r && r != -ENOENT)
+		return r;
+	r = conn_stamp_time(conn, &stamp.time);
+	if (r)
+		return r;
+	loser.kind = KIND_FILE;
+	loser.size = v->size;
+	memcpy(loser.hash, v->hash, SHA256_SIZE);
+	loser.content_mtime_ns = v->mtime_ns;
+	loser.content_stamp = loser.attr_stamp = stamp;
+	loser.mode = row->mode & 07777;
+	loser.uid = row->uid;
+	loser.gid = row->gid;
+	r = inode_get_xattrs(conn, row->ino, &loser.xattrs);
+	if (r)
+		return r;
+	vector_raise(&loser.vector, stamp);
+	return conflict_add(conn, key_slice(key), &loser, &winner, row->ino,
+		"written after a remote change had replaced the file");
+}
+
+static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM conflict WHERE ino = ?1 AND ino <> 0 LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	if (r)
+		sqlite3_reset(s);
+	*ret = r == 1;
+	return 0;
+}
+
+/* The last open of a detached inode ended: it goes, unless a conflict keeps it. */
+static int finish_detached(struct cache *c, struct record *rec, const struct key *displaced)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct content_version v = {0};
+	struct inode_row row;
+	bool kept = false;
+	int r;
+
+	if (displaced) {
+		r = content_seal(c, rec->ino, 0, NULL, &v);
+		if (r)
+			return r == -ENOENT ? 0 : r;
+		content_drop_snapshots(c, rec->ino, NULL);
+	}
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, rec->ino, &row);
+	if (r || row.nlink)
+		return r == -ENOENT ? 0 : r;
+	r = has_conflict(conn, rec->ino, &kept);
+	if (!r && displaced) {
+		r = add_conflict(conn, &row, displaced, &v);
+		if (!r)
+			r = content_sealed(conn, &v);
+	} else if (!r && !kept) {
+		r = inode_delete(conn, rec->ino);
+	}
+	if (r)
+		return r;
+	r = cache_commit(conn);
+	conn = NULL;
+	return r;
+}
+
+/* Ends one open. */
+static void close_record(struct cache *c, struct record *rec)
+{
+	struct key *displaced = NULL;
+	struct record *gone;
+	bool detached;
+
+	mutex_lock(&c->files->lock);
+	detached = --rec->opens == 0 && rec->detached;
+	if (detached && rec->displaced &&
+		rec->displaced_generation != atomic_load(&rec->generation)) {
+		displaced = rec->displaced;
+		rec->displaced = NULL;
+	}
+	mutex_unlock(&c->files->lock);
+	/* On failure the row stays with nlink 0; the next cache_open removes it. */
+	if (detached && finish_detached(c, rec, displaced))
+		(void)0;
+	free(displaced);
+	mutex_lock(&c->files->lock);
+	gone = unref(c->files, rec);
+	mutex_unlock(&c->files->lock);
+	if (gone)
+		record_free(gone);
+}
+
+void file_release(struct file *f)
+{
+	if (!f)
+		return;
+	if (f->writable && atomic_fetch_sub(&f->rec->writers, 1) == 1)
+		settle_or_keep(f->cache, f->rec);
+	close_record(f->cache, f->rec);
+	free(f);
+}
+
+/* ---- content ---- */
+
+uint64_t file_ino(const struct file *f)
+{
+	return f->rec->ino;
+}
+
+int file_fd(const struct file *f)
+{
+	return atomic_load(&f->rec->fd);
+}
+
+ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset)
+{
+	int fd = file_fd(f);
+	size_t done = 0;
+
+	while (done < n) {
+		ssize_t got = pread(fd, (char *)p + done, n - done, (off_t)(offset + done));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		done += (size_t)got;
+	}
+	return (ssize_t)done;
+}
+
+static int write_all(int fd, const void *p, size_t n, uint64_t offset)
+{
+	size_t done = 0;
+
+	while (done < n) {
+		ssize_t put = pwrite(fd, (const char *)p + done, n - done, (off_t)(offset + done));
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0)
+			return put < 0 ? -errno : -EIO;
+		done += (size_t)put;
+	}
+	return 0;
+}
+
+/* With rec->lock. */
+static int write_locked(struct record *rec, const void *p, size_t n, uint64_t offset, bool append)
+{
+	int r, fd = atomic_load(&rec->fd);
+	struct stat st;
+
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	if (append)
+		offset = (uint64_t)st.st_size;
+	if (offset > INT64_MAX || n > INT64_MAX - offset)
+		return -EFBIG;
+	record_changing(rec, offset, n);
+	r = write_all(fd, p, n, offset);
+	/* Whole or not at all, as far as the size goes: nothing was acknowledged. */
+	if (r && offset + n > (uint64_t)st.st_size && ftruncate(fd, st.st_size) != 0)
+		return -EIO;
+	return r;
+}
+
+ssize_t file_write(struct file *f, const void *p, size_t n, uint64_t offset, bool append)
+{
+	int r;
+
+	if (!f->writable)
+		return -EBADF;
+	if (n > SSIZE_MAX)
+		return -EINVAL;
+	if (n == 0)
+		return 0;
+	r = content_check_reserve(f->cache, n);
+	if (r)
+		return r;
+	mutex_lock(&f->rec->lock);
+	r = write_locked(f->rec, p, n, offset, append);
+	mutex_unlock(&f->rec->lock);
+	return r ? r : (ssize_t)n;
+}
+
+int file_truncate(struct file *f, uint64_t size)
+{
+	int r;
+
+	if (!f->writable)
+		return -EBADF;
+	mutex_lock(&f->rec->lock);
+	r = truncate_locked(f->cache, f->rec, size);
+	mutex_unlock(&f->rec->lock);
+	return r;
+}
+
+static int flush_content(struct cache *c, struct record *rec, bool data_only)
+{
+	int fd = atomic_load(&rec->fd);
+	bool dir;
+	int r;
+
+	if (c->sync_off)
+		return 0;
+	mutex_lock(&rec->lock);
+	dir = !rec->dir_synced;
+	mutex_unlock(&rec->lock);
+	if ((data_only ? fdatasync(fd) : fsync(fd)) != 0)
+		return -errno;
+	if (!dir)
+		return 0;
+	r = content_sync_dir(c, rec->ino);
+	if (r)
+		return r;
+	mutex_lock(&rec->lock);
+	rec->dir_synced = true;
+	mutex_unlock(&rec->lock);
+	return 0;
+}
+
+int file_fsync(struct file *f, bool data_only)
+{
+	struct record *rec = f->rec;
+	uint64_t generation = 0;
+	bool changed;
+	int r;
+
+	r = flush_content(f->cache, rec, data_only);
+	if (r)
+		return r;
+	mutex_lock(&rec->lock);
+	changed = rec->journalled != atomic_load(&rec->generation);
+	mutex_unlock(&rec->lock);
+	if (changed) {
+		r = settle(f->cache, rec, &generation);
+		if (r)
+			return r;
+		mutex_lock(&rec->lock);
+		note_journalled(rec, generation);
+		mutex_unlock(&rec->lock);
+	}
+	return cache_sync(f->cache);
+}
+
+/* ---- journal rows for files that stay open ---- */
+
+/* References to up to DUE_BATCH records from bucket *at on; moves *at behind them. */
+static unsigned collect(struct file_table *t, unsigned *at, struct record **found)
+{
+	unsigned n = 0;
+
+	mutex_lock(&t->lock);
+	while (*at < BUCKETS) {
+		unsigned before = n;
+		struct record *rec = t->buckets[*at];
+
+		for (; rec && n < DUE_BATCH; rec = rec->next) {
+			found[n++] = rec;
+			rec->refs++;
+		}
+		/* A bucket that does not fit any more is left for the next call, if this one got
+		 * anywhere. */
+		if (rec && before > 0) {
+			while (n > before)
+				found[--n]->refs--;
+			break;
+		}
+		(*at)++;
+		if (n == DUE_BATCH)
+			break;
+	}
+	mutex_unlock(&t->lock);
+	return n;
+}
+
+static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
+{
+	uint64_t generation = 0;
+	bool retry, due;
+	int r;
+
+	mutex_lock(&rec->lock);
+	retry = rec->retry;
+	due = rec->changed_ms && clock_monotonic_ms() - rec->changed_ms >= age_ms &&
+	      atomic_load(&rec->writers) > 0;
+	mutex_unlock(&rec->lock);
+	if (!retry && !due)
+		return 0;
+	r = settle(c, rec, &generation);
+	if (r)
+		return r;
+	mutex_lock(&rec->lock);
+	note_journalled(rec, generation);
+	retry = rec->retry;
+	rec->retry = false;
+	mutex_unlock(&rec->lock);
+	if (retry)
+		record_put(c, rec);
+	return 0;
+}
+
+int file_journal_due(struct cache *c, int64_t age_ms)
+{
+	struct record *found[DUE_BATCH];
+	unsigned at = 0;
+	int r = 0;
+
+	if (atomic_load(&c->files->count) == 0)
+		return 0;
+	while (at < BUCKETS) {
+		unsigned n = collect(c->files, &at, found);
+
+		for (unsigned i = 0; i < n; i++) {
+			if (!r)
+				r = journal_if_due(c, found[i], age_ms);
+			record_put(c, found[i]);
+		}
+	}
+	return r;
+}

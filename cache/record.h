@@ -1,0 +1,60 @@
+/*
+ * Private to file.c, content.c and snapshot.c: the in-memory record of an inode whose content is in
+ * use.
+ *
+ * Generation. Every change of content raises it, under the record's lock and before the bytes are
+ * written, so a reader that finds it unraised after reading has read none of the new bytes. It
+ * starts from the row's and goes back there when the last writer is released; `sealed` of the row
+ * is the generation that its hash describes.
+ *
+ * Marking. `marked` says that the row is known to be dirty. An opening writer counts itself in
+ * writers and then reads marked; content_sealed, inside the writer's transaction, clears marked and
+ * then reads writers, and sets it again if there are any. Both orders are sequentially consistent,
+ * so either the opener marks the row (after that transaction) or the seal leaves it marked.
+ */
+#ifndef CACHE_RECORD_H
+#define CACHE_RECORD_H
+
+#include "cache/internal.h"
+
+#define BLOCK_BITS 16 /* of the map of blocks that are written while a snapshot is copied */
+
+struct record {
+	uint64_t ino;
+	struct record *next; /* guarded by the table's lock, as are the next five */
+	unsigned refs;	     /* opens, seals, readers of versions */
+	unsigned opens;
+	bool detached;	       /* the last release must look at the row */
+	struct key *displaced; /* the key that a remote change took; NULL: none */
+	uint64_t displaced_generation;
+
+	_Atomic unsigned writers;
+	_Atomic bool marked;
+	_Atomic uint64_t generation;
+
+	struct mutex lock; /* guards content against snapshots, and the rest */
+	bool loaded;	   /* generation comes from the row */
+	_Atomic int fd;	 /* read-write, shared by all opens; -1: not open. Changes under lock; stays
+			    while opens > 0 */
+	bool dir_synced; /* the content directory was flushed since the file was made */
+	bool retry;	 /* the last release could not be written: the record lives on for it */
+	uint64_t journalled; /* generation at the last journal row that was put for content */
+	int64_t changed_ms;  /* monotonic time of the first change after that; 0: none */
+	uint8_t *copying;    /* map of blocks to copy again, NULL: no snapshot is being made */
+	size_t copying_bytes;
+	bool copying_failed; /* the map could not grow */
+};
+
+/* A reference (made when there is none); is_open counts it as an open, too. NULL: memory is out. */
+struct record *record_get(struct cache *c, uint64_t ino, bool is_open);
+/* Drops a reference that is not an open. */
+void record_put(struct cache *c, struct record *rec);
+/* With rec->lock: takes the generation from row unless it is known. */
+void record_load(struct record *rec, const struct inode_row *row);
+/* With rec->lock, before bytes change: raises the generation, marks blocks. */
+void record_changing(struct record *rec, uint64_t offset, uint64_t length);
+/* Inside the seal's transaction: the record's part of content_sealed. True: may be recorded as
+ * clean. */
+bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool row_matches);
+
+#endif

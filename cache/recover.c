@@ -1,0 +1,279 @@
+/*
+ * What a stop leaves to be put right at the next open, before anybody else has the cache.
+ *
+ *   always      inodes without a name that no conflict keeps: deleted with their content
+ *               snapshots: removed; what needed one is read in place or sealed again
+ *   unclean     dirty inodes: row brought up to date with the content file, generation raised (a
+ * version that was being sealed is not this one), journal row put, so they are sealed again; the
+ * hash tells whether anything changed content files that no row owns: removed (a create, removal or
+ * download was cut short)
+ *
+ * Each batch is one transaction and each step can be repeated, so a crash in here is as good as one
+ * before.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "cache/internal.h"
+#include "src/base/log.h"
+
+#define BATCH 500
+
+struct batch {
+	uint64_t ino[BATCH];
+	unsigned count;
+};
+
+static int read_batch(struct conn *conn, sqlite3_stmt *s, uint64_t after, struct batch *b)
+{
+	int r;
+
+	b->count = 0;
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)after);
+	sqlite3_bind_int(s, 2, BATCH);
+	while ((r = conn_row(conn, s)) > 0)
+		b->ino[b->count++] = (uint64_t)sqlite3_column_int64(s, 0);
+	return r;
+}
+
+/* ---- dirty inodes ---- */
+
+static int refresh_row(struct conn *conn, uint64_t ino, const struct stat *st)
+{
+	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
+					       " generation = generation + 1 WHERE ino = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int64(s, 2, st->st_size);
+	sqlite3_bind_int64(s, 3, stat_mtime_ns(st));
+	return conn_run(conn, s);
+}
+
+static int make_remote(struct conn *conn, uint64_t ino)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "UPDATE inode SET state = 2, dirty = 0, generation = sealed"
+				     " WHERE ino = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	return conn_run(conn, s);
+}
+
+static int recover_dirty_inode(struct conn *conn, uint64_t ino)
+{
+	struct cache *c = conn->cache;
+	struct inode_row row;
+	struct stat st;
+	int fd AUTO_CLOSE = -1;
+	int r = inode_get(conn, ino, &row);
+
+	if (r)
+		return r;
+	fd = content_file(c, ino, O_RDONLY);
+	if (fd == -ENOENT) {
+		/* Only a power cut takes a content file away. What was pushed is there; of a file
+		 * that never was, the name is all that is left. */
+		log_warn("content lost ino=%llu known=%d", (unsigned long long)ino, row.has_hash);
+		if (row.has_hash)
+			return make_remote(conn, ino);
+		fd = content_file(c, ino, O_RDWR | O_CREAT);
+	}
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	r = refresh_row(conn, ino, &st);
+	return r ? r : journal_inode(conn, ino);
+}
+
+static int recover_dirty(struct cache *c)
+{
+	struct batch b;
+	uint64_t after = 0;
+	int r = 0;
+
+	do {
+		struct conn *conn AUTO_ROLLBACK = NULL;
+
+		r = cache_begin(c, &conn);
+		if (r)
+			return r;
+		r = read_batch(conn,
+			conn_statement(conn, "SELECT ino FROM inode WHERE dirty = 1 AND ino > ?1"
+					     " ORDER BY ino LIMIT ?2"),
+			after, &b);
+		for (unsigned i = 0; !r && i < b.count; i++) {
+			r = recover_dirty_inode(conn, b.ino[i]);
+			after = b.ino[i];
+		}
+		if (r)
+			return r;
+		r = cache_commit(conn);
+		conn = NULL;
+	} while (!r && b.count == BATCH);
+	return r;
+}
+
+/* ---- orphans ---- */
+
+static int recover_detached(struct cache *c)
+{
+	struct batch b;
+	int r = 0;
+
+	do {
+		struct conn *conn AUTO_ROLLBACK = NULL;
+
+		r = cache_begin(c, &conn);
+		if (r)
+			return r;
+		r = read_batch(conn,
+			conn_statement(conn,
+				"SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1"
+				" AND NOT EXISTS(SELECT 1 FROM conflict k WHERE k.ino = inode.ino AND k.ino <> 0)"
+				" ORDER BY ino LIMIT ?2"),
+			0, &b);
+		for (unsigned i = 0; !r && i < b.count; i++)
+			r = inode_delete(conn, b.ino[i]);
+		if (r)
+			return r;
+		r = cache_commit(conn);
+		conn = NULL;
+	} while (!r && b.count == BATCH);
+	return r;
+}
+
+/* ---- stray files ---- */
+
+static int owned(struct conn *conn, uint64_t ino, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM inode WHERE ino = ?1 AND state = 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r > 0)
+		sqlite3_reset(s);
+	*ret = r > 0;
+	return r < 0 ? r : 0;
+}
+
+static bool parse_name(const char *name, uint64_t *ino)
+{
+	uint64_t v = 0;
+
+	if (strlen(name) != 16)
+		return false;
+	for (; *name; name++) {
+		if (*name >= '0' && *name <= '9')
+			v = v << 4 | (uint64_t)(*name - '0');
+		else if (*name >= 'a' && *name <= 'f')
+			v = v << 4 | (uint64_t)(*name - 'a' + 10);
+		else
+			return false;
+	}
+	*ino = v;
+	return true;
+}
+
+static DIR *open_dir(int at, const char *name)
+{
+	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir && fd >= 0)
+		close(fd);
+	return dir;
+}
+
+static int clean_directory(struct conn *conn, const char *name)
+{
+	DIR *dir = open_dir(conn->cache->content_fd, name);
+	struct dirent *e;
+	int r = 0;
+
+	if (!dir)
+		return errno == ENOENT ? 0 : -errno;
+	while (!r && (e = readdir(dir))) {
+		uint64_t ino;
+		bool keep = false;
+
+		if (!parse_name(e->d_name, &ino))
+			continue; /* not ours: left alone */
+		r = owned(conn, ino, &keep);
+		if (!r && !keep && unlinkat(dirfd(dir), e->d_name, 0) != 0)
+			r = -errno;
+	}
+	closedir(dir);
+	return r;
+}
+
+static int recover_strays(struct cache *c)
+{
+	struct conn *conn AUTO_READ_END = NULL;
+	char name[4];
+	int r = cache_read_begin(c, &conn);
+
+	for (unsigned i = 0; !r && i < 256; i++) {
+		snprintf(name, sizeof(name), "%02x", i);
+		r = clean_directory(conn, name);
+	}
+	return r;
+}
+
+/* ---- snapshots ---- */
+
+static void remove_names(int at, const char *name)
+{
+	DIR *dir = open_dir(at, name);
+	struct dirent *e;
+
+	if (!dir)
+		return;
+	while ((e = readdir(dir))) {
+		if (e->d_name[0] != '.')
+			unlinkat(dirfd(dir), e->d_name, 0);
+	}
+	closedir(dir);
+}
+
+static void recover_snapshots(struct cache *c)
+{
+	DIR *dir = open_dir(c->dir_fd, "snapshot");
+	struct dirent *e;
+
+	if (!dir)
+		return;
+	while ((e = readdir(dir))) {
+		uint64_t ino;
+
+		if (!parse_name(e->d_name, &ino))
+			continue;
+		remove_names(dirfd(dir), e->d_name);
+		unlinkat(dirfd(dir), e->d_name, AT_REMOVEDIR);
+	}
+	closedir(dir);
+}
+
+int recover_run(struct cache *c, struct err *err)
+{
+	int r;
+
+	recover_snapshots(c);
+	r = recover_detached(c);
+	if (!r && !c->was_clean)
+		r = recover_dirty(c);
+	if (!r && !c->was_clean)
+		r = recover_strays(c);
+	return r ? err_errno(err, r, "cannot recover %s after the last stop", c->state_dir) : 0;
+}

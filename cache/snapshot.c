@@ -1,0 +1,487 @@
+/*
+ * Sealing content: its hash, and where somebody may write meanwhile a copy of one instant.
+ *
+ * Ways, by size and writers:
+ *   to be inlined; or up to READ_MAX and no writer open: read whole under the record's lock
+ *   larger, no writer open  hashed in place; valid when the generation is the same after it
+ *   else                    a snapshot: a reflink under the lock, or a copy. Writers go on during
+ * the copy and mark the blocks that they change; what was marked is copied again, without the lock
+ * for a few passes while it shrinks, then under it, where content and copy are equal
+ *
+ * A snapshot is written as snapshot/<ino>/new, hashed, and renamed to its hash. Snapshots are kept
+ * until content_drop_snapshots; cache_open removes those that a crash left.
+ */
+#include "cache/snapshot.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+
+#include "cache/record.h"
+
+#define READ_MAX ((uint64_t)256 << 10)
+#define COPY_BYTES ((size_t)256 << 10)
+#define BLOCK ((uint64_t)1 << BLOCK_BITS)
+#define PASSES 4
+#define NAME_SIZE (9 + 17 + SHA256_HEX_SIZE) /* "snapshot/" ino "/" hash */
+
+/* ---- names ---- */
+
+static void snapshot_name(uint64_t ino, const char *last, char name[NAME_SIZE])
+{
+	snprintf(name, NAME_SIZE, "snapshot/%016llx%s%s", (unsigned long long)ino, *last ? "/" : "",
+		last);
+}
+
+int snapshot_open(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], uint64_t *size)
+{
+	char name[NAME_SIZE], hex[SHA256_HEX_SIZE];
+	struct stat st;
+	int fd, r;
+
+	if (atomic_load(&c->snapshots) == 0)
+		return -ENOENT;
+	hex_encode(hash, SHA256_SIZE, hex);
+	snapshot_name(ino, hex, name);
+	fd = openat(c->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) != 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	*size = (uint64_t)st.st_size;
+	return fd;
+}
+
+static int snapshot_create(struct cache *c, uint64_t ino)
+{
+	char name[NAME_SIZE];
+	int fd;
+
+	if (mkdirat(c->dir_fd, "snapshot", 0700) != 0 && errno != EEXIST)
+		return -errno;
+	snapshot_name(ino, "", name);
+	if (mkdirat(c->dir_fd, name, 0700) != 0 && errno != EEXIST)
+		return -errno;
+	/* A umask without owner bits would lock out the owner. */
+	if (fchmodat(c->dir_fd, "snapshot", 0700, 0) != 0 ||
+		fchmodat(c->dir_fd, name, 0700, 0) != 0)
+		return -errno;
+	snapshot_name(ino, "new", name);
+	fd = openat(c->dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
+{
+	char name[NAME_SIZE], keep[SHA256_HEX_SIZE] = "";
+	struct dirent *e;
+	DIR *dir;
+	int fd;
+
+	if (atomic_load(&c->snapshots) == 0)
+		return;
+	if (hash)
+		hex_encode(hash, SHA256_SIZE, keep);
+	snapshot_name(ino, "", name);
+	fd = openat(c->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir) {
+		cleanup_close(&fd);
+		return;
+	}
+	while ((e = readdir(dir))) {
+		/* A seal that is at work on "new" is not disturbed. */
+		if (e->d_name[0] == '.' || strcmp(e->d_name, keep) == 0 ||
+			strcmp(e->d_name, "new") == 0)
+			continue;
+		if (unlinkat(dirfd(dir), e->d_name, 0) == 0)
+			atomic_fetch_sub(&c->snapshots, 1);
+	}
+	closedir(dir);
+	unlinkat(c->dir_fd, name, AT_REMOVEDIR); /* fails while something is in it */
+}
+
+/* ---- reading and hashing ---- */
+
+/* Hashes the first size bytes of fd; ends early, with *whole false, when guard's generation moves
+ * on. The first inline_max bytes go into bytes when they are all. */
+static int hash_file(int fd, uint64_t size, const struct record *guard, uint64_t generation,
+	uint8_t hash[SHA256_SIZE], bool *whole)
+{
+	uint8_t *buffer AUTO_FREE = malloc(COPY_BYTES);
+	struct sha256 h CLEANUP(sha256_done) = {0};
+	uint64_t at = 0;
+
+	if (!buffer)
+		return -ENOMEM;
+	*whole = false;
+	sha256_init(&h);
+	while (at < size) {
+		size_t n = size - at < COPY_BYTES ? (size_t)(size - at) : COPY_BYTES;
+		ssize_t got = pread(fd, buffer, n, (off_t)at);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0 || (guard && atomic_load(&guard->generation) != generation))
+			return 0;
+		sha256_update(&h, buffer, (size_t)got);
+		at += (uint64_t)got;
+	}
+	sha256_final(&h, hash);
+	*whole = true;
+	return 0;
+}
+
+static int read_whole(int fd, uint64_t size, struct buf *bytes)
+{
+	uint64_t at = 0;
+
+	buf_clear(bytes);
+	while (at < size) {
+		size_t n = (size_t)(size - at);
+		void *p = buf_reserve(bytes, n);
+		ssize_t got;
+
+		if (!p)
+			return -ENOMEM;
+		got = pread(fd, p, n, (off_t)at);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : -EIO;
+		bytes->len += (size_t)got;
+		at += (uint64_t)got;
+	}
+	return 0;
+}
+
+/* ---- copying ---- */
+
+static int copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *buffer)
+{
+	while (at < end) {
+		size_t n = end - at < COPY_BYTES ? (size_t)(end - at) : COPY_BYTES;
+		ssize_t got = pread(from, buffer, n, (off_t)at);
+		ssize_t put = 0;
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			return 0; /* cut meanwhile: the last pass sets the size */
+		while (put < got) {
+			ssize_t w = pwrite(to, buffer + put, (size_t)(got - put), (off_t)at + put);
+
+			if (w < 0 && errno == EINTR)
+				continue;
+			if (w <= 0)
+				return w < 0 ? -errno : -EIO;
+			put += w;
+		}
+		at += (uint64_t)got;
+	}
+	return 0;
+}
+
+/* Copies the blocks of map again. A block that lies in a hole or behind the end is read as it is
+ * now. */
+static int copy_marked(int from, int to, const uint8_t *map, size_t map_bytes, uint8_t *buffer)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < map_bytes; i++) {
+		for (unsigned bit = 0; !r && map[i] && bit < 8; bit++) {
+			uint64_t at = ((uint64_t)i * 8 + bit) * BLOCK;
+
+			if (map[i] & (1U << bit))
+				r = copy_range(from, to, at, at + BLOCK, buffer);
+		}
+	}
+	return r;
+}
+
+static uint64_t marked(const uint8_t *map, size_t bytes)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < bytes; i++)
+		n += (unsigned)__builtin_popcount(map[i]);
+	return n;
+}
+
+/* One pass without the lock over what was marked until now. *left: how much that was. */
+static int copy_pass(struct record *rec, int from, int to, uint8_t *buffer, uint64_t *left)
+{
+	uint8_t *map AUTO_FREE = NULL;
+	uint8_t *empty = calloc(1, 64);
+	size_t bytes;
+
+	if (!empty)
+		return -ENOMEM;
+	mutex_lock(&rec->lock);
+	map = rec->copying;
+	bytes = rec->copying_bytes;
+	rec->copying = empty;
+	rec->copying_bytes = 64;
+	mutex_unlock(&rec->lock);
+	*left = marked(map, bytes);
+	return copy_marked(from, to, map, bytes, buffer);
+}
+
+/* With rec->lock: brings the copy up to date; it is then equal to the content. */
+static int copy_last(struct record *rec, int from, int to, uint8_t *buffer, struct stat *st)
+{
+	int r;
+
+	if (rec->copying_failed)
+		return -ENOMEM;
+	if (fstat(from, st) != 0)
+		return -errno;
+	r = copy_marked(from, to, rec->copying, rec->copying_bytes, buffer);
+	if (!r && ftruncate(to, st->st_size) != 0)
+		r = -errno;
+	return r;
+}
+
+static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
+{
+	uint64_t left = UINT64_MAX, before;
+	struct stat st;
+	int r;
+
+	if (fstat(from, &st) != 0)
+		return -errno;
+	r = copy_range(from, to, 0, (uint64_t)st.st_size, buffer);
+	for (int pass = 0; !r && pass < PASSES; pass++) {
+		before = left;
+		r = copy_pass(rec, from, to, buffer, &left);
+		if (left * BLOCK <= COPY_BYTES || left >= before)
+			break;
+	}
+	return r;
+}
+
+static int copy_content(struct record *rec, int from, int to, struct stat *st, uint64_t *generation)
+{
+	uint8_t *buffer AUTO_FREE = malloc(COPY_BYTES);
+	int r = buffer ? copy_passes(rec, from, to, buffer) : -ENOMEM;
+
+	mutex_lock(&rec->lock);
+	if (!r)
+		r = copy_last(rec, from, to, buffer, st);
+	*generation = atomic_load(&rec->generation);
+	free(rec->copying);
+	rec->copying = NULL;
+	rec->copying_bytes = 0;
+	mutex_unlock(&rec->lock);
+	return r;
+}
+
+/* A reflink is instantaneous; else sets up the map for a copy. 1: cloned, 0: to be copied. */
+static int clone_or_mark(
+	struct record *rec, int from, int to, struct stat *st, uint64_t *generation)
+{
+	int r = 0;
+
+	mutex_lock(&rec->lock);
+	if (rec->copying) {
+		r = -EBUSY; /* somebody else seals this inode just now */
+	} else if (ioctl(to, FICLONE, from) == 0 && fstat(from, st) == 0) {
+		*generation = atomic_load(&rec->generation);
+		r = 1;
+	} else {
+		rec->copying = calloc(1, 64);
+		rec->copying_bytes = 64;
+		rec->copying_failed = false;
+		if (!rec->copying)
+			r = -ENOMEM;
+	}
+	mutex_unlock(&rec->lock);
+	return r;
+}
+
+static int keep_snapshot(struct cache *c, uint64_t ino, int fd, struct content_version *v)
+{
+	char from[NAME_SIZE], to[NAME_SIZE], hex[SHA256_HEX_SIZE];
+	bool whole = false;
+	int r;
+
+	r = hash_file(fd, v->size, NULL, 0, v->hash, &whole);
+	if (r || !whole)
+		return r ? r : -EIO;
+	hex_encode(v->hash, SHA256_SIZE, hex);
+	snapshot_name(ino, "new", from);
+	snapshot_name(ino, hex, to);
+	atomic_fetch_add(&c->snapshots, 1);
+	/* One of the same content may be there: then the count is one too many, which costs a look
+	 * only. */
+	if (renameat(c->dir_fd, from, c->dir_fd, to) != 0) {
+		r = -errno;
+		atomic_fetch_sub(&c->snapshots, 1);
+	}
+	return r;
+}
+
+static int seal_snapshot(struct cache *c, struct record *rec, int fd, struct content_version *v)
+{
+	int to AUTO_CLOSE = snapshot_create(c, rec->ino);
+	char name[NAME_SIZE];
+	struct stat st;
+	int r;
+
+	if (to < 0)
+		return to;
+	r = clone_or_mark(rec, fd, to, &st, &v->generation);
+	if (r == -EBUSY)
+		return r;
+	if (r == 0)
+		r = copy_content(rec, fd, to, &st, &v->generation);
+	if (r >= 0) {
+		v->size = (uint64_t)st.st_size;
+		v->mtime_ns = stat_mtime_ns(&st);
+		r = keep_snapshot(c, rec->ino, to, v);
+	}
+	if (r) {
+		snapshot_name(rec->ino, "new", name);
+		unlinkat(c->dir_fd, name, 0);
+		snapshot_name(rec->ino, "", name);
+		unlinkat(c->dir_fd, name, AT_REMOVEDIR);
+	}
+	return r;
+}
+
+/* ---- sealing ---- */
+
+/* Under the lock nobody writes: small content is read here. *left: it is not, and is to be hashed.
+ */
+static int seal_small(struct record *rec, int fd, uint64_t inline_max, struct buf *bytes,
+	const struct inode_row *row, struct content_version *v, bool *left)
+{
+	struct buf own CLEANUP(buf_done) = {0};
+	struct buf *into = bytes ? bytes : &own;
+	struct stat st;
+	int r = 0;
+
+	*left = false;
+	mutex_lock(&rec->lock);
+	record_load(rec, row);
+	v->generation = atomic_load(&rec->generation);
+	v->unchanged = row->has_hash && row->sealed == v->generation;
+	if (fstat(fd, &st) != 0) {
+		r = -errno;
+	} else {
+		v->size = (uint64_t)st.st_size;
+		v->mtime_ns = stat_mtime_ns(&st);
+		if ((v->size <= inline_max && bytes) ||
+			(v->size <= READ_MAX && atomic_load(&rec->writers) == 0))
+			r = read_whole(fd, v->size, into);
+		else
+			*left = true;
+	}
+	mutex_unlock(&rec->lock);
+	if (v->unchanged)
+		memcpy(v->hash, row->hash, SHA256_SIZE);
+	else if (!r && !*left)
+		sha256(into->data, into->len, v->hash);
+	if (v->unchanged)
+		*left = false;
+	if (bytes && (r || v->size > inline_max))
+		buf_clear(bytes);
+	return r;
+}
+
+static int seal_large(struct cache *c, struct record *rec, int fd, struct content_version *v)
+{
+	bool whole = false;
+	int r;
+
+	if (atomic_load(&rec->writers) == 0) {
+		r = hash_file(fd, v->size, rec, v->generation, v->hash, &whole);
+		if (r)
+			return r;
+		/* A writer that opened meanwhile may be about to write, and the upload would start
+		 * over. */
+		if (whole && atomic_load(&rec->generation) == v->generation &&
+			atomic_load(&rec->writers) == 0)
+			return 0;
+	}
+	return seal_snapshot(c, rec, fd, v);
+}
+
+static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct buf *bytes,
+	struct content_version *v)
+{
+	struct inode_row row;
+	struct conn *conn;
+	bool large = false;
+	int fd AUTO_CLOSE = -1;
+	int r;
+
+	r = conn_take(c, &conn);
+	if (r)
+		return r;
+	r = inode_get(conn, rec->ino, &row);
+	conn_give(conn);
+	if (r)
+		return r;
+	if (row.state != STATE_LOCAL)
+		return row.state == STATE_REMOTE ? -EREMOTE : -EINVAL;
+	fd = content_file(c, rec->ino, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	r = seal_small(rec, fd, inline_max, bytes, &row, v, &large);
+	return r || !large ? r : seal_large(c, rec, fd, v);
+}
+
+int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
+	struct content_version *ret)
+{
+	struct content_version v = {.ino = ino};
+	struct record *rec = record_get(c, ino, false);
+	int r;
+
+	if (!rec)
+		return -ENOMEM;
+	if (bytes)
+		buf_clear(bytes);
+	r = seal(c, rec, inline_max, bytes, &v);
+	record_put(c, rec);
+	if (!r)
+		*ret = v;
+	return r;
+}
+
+int content_sealed(struct conn *conn, const struct content_version *v)
+{
+	struct inode_row row;
+	sqlite3_stmt *s;
+	bool clean;
+	int r = inode_get(conn, v->ino, &row);
+
+	if (r)
+		return r == -ENOENT ? -EAGAIN : r;
+	clean = record_try_clean(
+		conn->cache, v->ino, v->generation, row.generation == v->generation);
+	s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = ?3, dirty = ?4,"
+				 " size = iif(?4, size, ?5),"
+				 " mtime_ns = iif(generation < ?3, ?6, mtime_ns),"
+				 " generation = max(generation, ?3) WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)v->ino);
+	sqlite3_bind_blob(s, 2, v->hash, SHA256_SIZE, SQLITE_STATIC);
+	sqlite3_bind_int64(s, 3, (int64_t)v->generation);
+	sqlite3_bind_int(s, 4, !clean);
+	sqlite3_bind_int64(s, 5, (int64_t)v->size);
+	sqlite3_bind_int64(s, 6, v->mtime_ns);
+	return conn_run(conn, s);
+}
