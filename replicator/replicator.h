@@ -59,6 +59,9 @@ int replicator_step_seal(struct replicator *r, bool *did) MUST_CHECK;
 int replicator_step_announce(struct replicator *r, unsigned region, bool *did) MUST_CHECK;
 int replicator_step_objects(struct replicator *r, unsigned region, unsigned max, bool *did) MUST_CHECK;
 int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
+/* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no region has it now; -EIO no
+ * region answers; -ESTALE the inode does not want it any more. */
+int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
 
 struct region_status {
 	char name[REGION_NAME_SIZE];

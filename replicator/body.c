@@ -1,0 +1,169 @@
+/*
+ * Where the bytes of a file come from when they are to be sent, and the one download routine, which
+ * the fetch pool uses too.
+ *
+ * A download is never trusted: it is cut off when it grows over the promised size, and it counts
+ * only when its SHA-256 is the promised one. An object whose bytes differ is a newer or older
+ * version as long as nobody knows better, so that is "not here now" and not an error of the region.
+ */
+#include "replicator/body.h"
+
+#include <errno.h>
+
+#include "cache/tree.h"
+#include "replicator/object_key.h"
+#include "src/base/metrics.h"
+
+static ssize_t read_local(void *ctx, uint64_t offset, void *p, size_t n)
+{
+	struct body *b = ctx;
+	ssize_t got = content_read(b->reader, p, n, offset);
+
+	/* A file that became shorter than it was sealed is another version. */
+	return got == 0 ? -ESTALE : got;
+}
+
+static ssize_t read_spooled(void *ctx, uint64_t offset, void *p, size_t n)
+{
+	struct body *b = ctx;
+	ssize_t got = pread(b->spool.fd, p, n, (off_t)offset);
+
+	return got < 0 ? -errno : got == 0 ? -EIO : got;
+}
+
+int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline_cache,
+	struct slice key, const struct entry *entry, struct store_source *ret)
+{
+	struct inode inode;
+
+	b->cache = c;
+	if (entry->size == 0 || (inline_cache_get(inline_cache, entry->hash, &b->bytes) &&
+					b->bytes.len == entry->size)) {
+		b->memory = (struct store_memory){b->bytes.data, entry->size ? b->bytes.len : 0};
+		*ret = store_source_memory(&b->memory);
+		return 0;
+	}
+	int r = tree_resolve(c, key, &inode);
+	if (r == 0)
+		r = content_open(c, inode.ino, entry->hash, &b->reader);
+	if (r < 0)
+		return r == -ENOMEM || r == -EIO ? r : -EAGAIN;
+	if (content_size(b->reader) != entry->size)
+		return -EAGAIN;
+	*ret = (struct store_source){.size = entry->size, .read = read_local, .ctx = b};
+	return 0;
+}
+
+struct download {
+	struct content_writer *w;
+	struct sha256 hash;
+	uint64_t size; /* promised */
+	bool other;    /* it is larger */
+};
+
+static int download_write(void *ctx, const void *p, size_t n)
+{
+	struct download *d = ctx;
+
+	if (n > d->size - d->w->size) {
+		d->other = true;
+		return -EFBIG;
+	}
+	sha256_update(&d->hash, p, n);
+	return content_append(d->w, p, n);
+}
+
+static int download_reset(void *ctx)
+{
+	struct download *d = ctx;
+
+	sha256_done(&d->hash);
+	sha256_init(&d->hash);
+	return content_restart(d->w);
+}
+
+/* 0, -EAGAIN (absent there, or other bytes), -EHOSTDOWN, or a local failure. */
+static int download(struct body *b, struct region *from, const char *key,
+	const uint8_t hash[SHA256_SIZE], uint64_t size)
+{
+	struct download d = {.w = &b->spool, .size = size};
+	struct store_sink sink = {.write = download_write, .reset = download_reset, .ctx = &d};
+	struct store_call call = region_call(from, size);
+	struct store_error error = {0};
+	uint8_t got[SHA256_SIZE];
+
+	int r = content_restart(&b->spool);
+	if (r < 0)
+		return r;
+	sha256_init(&d.hash);
+	enum store_result result =
+		store_get(from->store, key, 0, 0, NULL, &sink, NULL, NULL, &call, &error);
+	sha256_final(&d.hash, got);
+	if (result == STORE_LOCAL && d.other)
+		return -EAGAIN;
+	region_end(from, REGION_READ, result, &error, "get object");
+	if (result == STORE_ABSENT)
+		return -EAGAIN;
+	if (result == STORE_LOCAL)
+		return error.local_errno ? -error.local_errno : -EIO;
+	if (result != STORE_OK)
+		return -EHOSTDOWN;
+	if (d.w->size != size || memcmp(got, hash, SHA256_SIZE) != 0) {
+		metric_add(METRIC_OBJECTS_CORRUPT, 1);
+		return -EAGAIN;
+	}
+	return 0;
+}
+
+/* Home first; regions that are down come in the second round, which also makes their check if it is
+ * due, so that a dead region does not delay a download that another one can serve. */
+int body_fetch(struct body *b, struct regions *all, const struct region * not, struct slice key,
+	const uint8_t hash[SHA256_SIZE], uint64_t size)
+{
+	char name[STORE_KEY_MAX + 1];
+	bool asked[REGION_MAX] = {false};
+	int outcome = -EIO;
+
+	int r = object_key_from_path(key, false, name);
+	if (r < 0)
+		return r;
+	b->cache = all->cache;
+	if (!b->spooled) {
+		r = content_begin(all->cache, &b->spool);
+		if (r < 0)
+			return r;
+		b->spooled = true;
+	}
+	for (unsigned step = 0; step < 4 * all->count; step++) {
+		struct region *from = &all->region[step % all->count];
+		bool home = (step / all->count) % 2 == 0, later = step >= 2 * all->count;
+
+		if (from == not || asked[step % all->count] || from->home != home)
+			continue;
+		if (later ? !region_begin(from, REGION_READ) : !region_up(from, REGION_READ))
+			continue;
+		asked[step % all->count] = true;
+		r = download(b, from, name, hash, size);
+		if (r == 0)
+			return 0;
+		if (r == -EAGAIN)
+			outcome = -EAGAIN;
+		else if (r != -EHOSTDOWN)
+			return r;
+	}
+	return outcome;
+}
+
+struct store_source body_spooled(struct body *b)
+{
+	return (struct store_source){.size = b->spool.size, .read = read_spooled, .ctx = b};
+}
+
+void body_done(struct body *b)
+{
+	content_close(b->reader);
+	buf_done(&b->bytes);
+	if (b->spooled)
+		content_discard(b->cache, &b->spool);
+	*b = (struct body){0};
+}

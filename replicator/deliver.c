@@ -1,0 +1,619 @@
+/*
+ * The deliverer: objects of one region, from the rows that are announced (OBJECT) and those that
+ * must be there before they may be (UPLOAD).
+ *
+ * A dispatcher thread reads due rows into two short queues, workers deliver them, and the
+ * dispatcher writes what became of them to the database, up to 64 rows in a transaction or every 20
+ * ms. A key is busy from the moment its row is queued until that transaction, so no two workers
+ * touch one key. At most half of the workers take UPLOAD rows: large files never keep small ones
+ * waiting. A crash loses at most what was not written yet; those rows are delivered again, which
+ * costs one HEAD or a refused PUT.
+ *
+ * What is delivered is the entry as it is now. A row whose stamp is not the entry's was overtaken:
+ * it is put off shortly, so that its newer version takes the usual way (announced first), and
+ * delivered as it is if that persists.
+ *
+ * After a write the entry is read again. When a remote version was merged in between, its author
+ * may have looked at the region before our write; the key is queued again with that version, for
+ * the object only.
+ *
+ * Content of another author that is not here (its attributes changed here) mostly needs no bytes:
+ * the object is there and gets new metadata. When it is not, its author is most likely sending it:
+ * the first three attempts are given up for that. After them the content is fetched from another
+ * region, because the author may be gone for good.
+ *
+ * Lock: deliverer.lock guards the queues, the busy set and the completions; never held across a
+ * request or a commit.
+ */
+#include "replicator/deliver.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "replicator/body.h"
+#include "replicator/object.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/random.h"
+
+enum {
+	QUEUE_MAX = 64,
+	THREADS_MAX = 256,
+	BUSY_MAX = 2 * QUEUE_MAX + THREADS_MAX + 256,
+	FLUSH_ROWS = 64,
+	FLUSH_MS = 20,
+	IDLE_MS = 1000,
+	SOON_MS = 200,
+	BACKOFF_FIRST_MS = 1000,
+	BACKOFF_MAX_MS = 60000,
+	WAIT_FOR_AUTHOR = 3, /* attempts */
+};
+
+enum fate { FATE_NONE, FATE_DONE, FATE_FAILED, FATE_PARKED };
+
+/* A row and what became of it. */
+struct job {
+	struct outbox_row row;
+	enum fate fate;
+	bool repair; /* the entry was replaced by a remote version meanwhile */
+	int64_t next_at_ms;
+	char error[OUTBOX_ERROR_SIZE];
+};
+
+struct queue {
+	struct outbox_row rows[QUEUE_MAX];
+	unsigned head, count;
+	uint64_t after; /* order number of the last row taken from the database */
+};
+
+enum { SMALL, LARGE, QUEUES };
+static const enum outbox_state queue_state[QUEUES] = {OUTBOX_OBJECT, OUTBOX_UPLOAD};
+
+struct deliverer {
+	struct delivery_options o;
+	struct mutex lock;
+	struct cond work; /* workers: rows, or stopping */
+	struct cond news; /* dispatcher: completions, room, kicked, stopping */
+	struct queue queue[QUEUES];
+	uint64_t busy[BUSY_MAX]; /* hashes of keys */
+	unsigned busy_count;
+	unsigned uploads; /* workers at an UPLOAD row */
+	struct job *done; /* completions; room for BUSY_MAX */
+	unsigned done_count;
+	bool kicked;
+	bool stopping;
+
+	pthread_t dispatcher;
+	bool dispatching;
+	pthread_t *workers;
+	unsigned started;
+};
+
+int deliverer_new(const struct delivery_options *o, struct deliverer **ret)
+{
+	struct deliverer *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	d->o = *o;
+	if (d->o.threads > THREADS_MAX)
+		d->o.threads = THREADS_MAX;
+	d->workers = calloc(d->o.threads ? d->o.threads : 1, sizeof(*d->workers));
+	if (!d->workers) {
+		free(d);
+		return -ENOMEM;
+	}
+	mutex_init(&d->lock, LOCK_RANK_REPLICATOR);
+	cond_init(&d->work);
+	cond_init(&d->news);
+	*ret = d;
+	return 0;
+}
+
+void deliverer_free(struct deliverer *d)
+{
+	if (!d)
+		return;
+	deliverer_stop(d);
+	cond_done(&d->work);
+	cond_done(&d->news);
+	mutex_done(&d->lock);
+	free(d->workers);
+	free(d->done);
+	free(d);
+}
+
+static uint64_t key_hash(const struct key *k)
+{
+	uint64_t h = 14695981039346656037u;
+
+	for (size_t i = 0; i < k->len; i++)
+		h = (h ^ (uint8_t)k->p[i]) * 1099511628211u;
+	return h;
+}
+
+static int64_t backoff_ms(uint32_t attempts)
+{
+	int64_t pause = (int64_t)BACKOFF_FIRST_MS << (attempts < 6 ? attempts : 6);
+
+	if (pause > BACKOFF_MAX_MS)
+		pause = BACKOFF_MAX_MS;
+	return pause / 2 + (int64_t)random_below((uint64_t)pause / 2 + 1);
+}
+
+/* ---- one row ---- */
+
+struct opener {
+	struct deliverer *d;
+	const struct outbox_row *row;
+	const struct entry *entry;
+	struct body body;
+};
+
+static int open_body(void *ctx, struct store_source *ret)
+{
+	struct opener *o = ctx;
+	struct deliverer *d = o->d;
+	struct slice key = key_slice(&o->row->key);
+
+	int r = body_open_local(&o->body, d->o.cache, d->o.inline_cache, key, o->entry, ret);
+	if (r != -EAGAIN)
+		return r;
+	if (o->entry->content_stamp.node == cache_node(d->o.cache) && o->row->attempts < 10)
+		return -EAGAIN; /* a newer seal takes the row over */
+	if (o->row->attempts < WAIT_FOR_AUTHOR)
+		return -EAGAIN;
+	r = body_fetch(
+		&o->body, d->o.region->all, d->o.region, key, o->entry->hash, o->entry->size);
+	if (r < 0)
+		return r;
+	*ret = body_spooled(&o->body);
+	return 0;
+}
+
+static int read_entry(struct deliverer *d, struct slice key, struct entry *ret)
+{
+	struct conn *conn;
+	int r = cache_read_begin(d->o.cache, &conn);
+
+	if (r < 0)
+		return r;
+	r = entry_get(conn, key, ret);
+	cache_read_end(conn);
+	return r;
+}
+
+static void fail(struct job *j, int64_t pause_ms, const char *text)
+{
+	j->fate = FATE_FAILED;
+	j->next_at_ms = clock_realtime_ms() + pause_ms;
+	snprintf(j->error, sizeof(j->error), "%s", text);
+}
+
+/* What a result means for the row. */
+static void judge(struct deliverer *d, struct job *j, enum store_result result,
+	const struct store_error *error)
+{
+	char text[256];
+
+	store_failure_text(text, sizeof(text), "object", result, error);
+	switch (result) {
+	case STORE_OK:
+		j->fate = FATE_DONE;
+		return;
+	case STORE_LOCAL:
+		if (error->local_errno == ECANCELED)
+			return;
+		if (error->local_errno == ENAMETOOLONG) {
+			j->fate = FATE_PARKED;
+			snprintf(j->error, sizeof(j->error),
+				"the path is too long for an object key");
+			return;
+		}
+		if (error->local_errno == EAGAIN || error->local_errno == ESTALE)
+			fail(j, j->row.attempts < 10 ? SOON_MS : backoff_ms(j->row.attempts - 10),
+				"its content is not here in this version");
+		else
+			fail(j, backoff_ms(j->row.attempts), text);
+		return;
+	case STORE_TOO_LARGE:
+	case STORE_UNSUPPORTED:
+		j->fate = FATE_PARKED;
+		snprintf(j->error, sizeof(j->error), "%.*s", (int)sizeof(j->error) - 1, text);
+		log_error("object cannot be written region=%s key=\"%s\" error=\"%s\"",
+			d->o.region->name, j->row.key.p, text);
+		return;
+	default:
+		fail(j, backoff_ms(j->row.attempts), text);
+	}
+}
+
+static void check_overtaken(struct deliverer *d, struct job *j, const struct entry *delivered)
+{
+	CLEANUP(entry_done) struct entry now = {0};
+
+	if (read_entry(d, key_slice(&j->row.key), &now) < 0)
+		return;
+	j->repair = stamp_cmp(entry_stamp(&now), entry_stamp(delivered)) > 0 &&
+		    (now.content_stamp.node != cache_node(d->o.cache) || now.kind == KIND_ABSENT);
+}
+
+static void deliver(struct deliverer *d, struct job *j)
+{
+	CLEANUP(entry_done) struct entry entry = {0};
+	struct store_call call = region_call(d->o.region, j->row.size);
+	struct opener opener = {.d = d, .row = &j->row, .entry = &entry};
+	struct store_error error = {0};
+	bool superseded = false;
+
+	int r = read_entry(d, key_slice(&j->row.key), &entry);
+	if (r == -ENOENT || (r == 0 && !j->row.key.len)) {
+		j->fate = FATE_DONE; /* nothing to deliver; the root has no object */
+		return;
+	}
+	if (r < 0) {
+		fail(j, backoff_ms(j->row.attempts), "the entry cannot be read");
+		return;
+	}
+	if (stamp_cmp(entry_stamp(&entry), j->row.stamp) != 0 && j->row.attempts < 2) {
+		fail(j, SOON_MS, "overtaken by a newer version");
+		return;
+	}
+	struct object_request q = {
+		.store = d->o.region->store,
+		.call = &call,
+		.key = key_slice(&j->row.key),
+		.entry = &entry,
+		/* A large body is not sent in vain. */
+		.fresh = j->row.fresh &&
+			 (j->row.state == OUTBOX_UPLOAD || entry.size <= d->o.inline_max),
+		.open = open_body,
+		.ctx = &opener,
+	};
+	enum store_result result = object_deliver(&q, &superseded, &error);
+	body_done(&opener.body);
+	region_end(d->o.region, REGION_WRITE, result, &error, "object");
+	judge(d, j, result, &error);
+	if (j->fate == FATE_DONE)
+		check_overtaken(d, j, &entry);
+}
+
+/* ---- completions ---- */
+
+static int enqueue_repair(struct conn *conn, const struct outbox_row *row)
+{
+	CLEANUP(entry_done) struct entry now = {0};
+
+	int r = entry_get(conn, key_slice(&row->key), &now);
+	if (r < 0)
+		return r;
+	struct outbox_change change = {
+		.key = key_slice(&row->key),
+		.stamp = entry_stamp(&now),
+		.size = now.kind == KIND_FILE ? now.size : 0,
+		.object_only = true,
+	};
+	return outbox_enqueue(conn, &change);
+}
+
+static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
+{
+	struct slice key = key_slice(&j->row.key);
+	unsigned region = d->o.region->id;
+	int r = 0;
+
+	switch (j->fate) {
+	case FATE_NONE:
+		return 0;
+	case FATE_DONE:
+		if (j->row.state == OUTBOX_UPLOAD)
+			r = outbox_advance(conn, region, key, j->row.stamp, OUTBOX_ANNOUNCE);
+		else
+			r = outbox_finish(conn, region, key, j->row.stamp);
+		if (r == 0 && j->repair)
+			r = enqueue_repair(conn, &j->row);
+		return r;
+	default:
+		return outbox_failed(conn, region, key, j->row.stamp, j->next_at_ms, j->error,
+			j->fate == FATE_PARKED);
+	}
+}
+
+static int apply_all(struct deliverer *d, const struct job *jobs, unsigned count)
+{
+	struct conn *conn;
+
+	if (!count)
+		return 0;
+	int r = cache_begin(d->o.cache, &conn);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; r == 0 && i < count; i++)
+		r = apply(d, conn, &jobs[i]);
+	if (r < 0) {
+		cache_rollback(conn);
+		return r;
+	}
+	return cache_commit(conn);
+}
+
+/* ---- without threads ---- */
+
+static int due_rows(struct deliverer *d, enum outbox_state state, uint64_t after, unsigned max,
+	struct outbox_row *rows, unsigned *count)
+{
+	struct conn *conn;
+	int r = cache_read_begin(d->o.cache, &conn);
+
+	if (r < 0)
+		return r;
+	r = outbox_due(conn, d->o.region->id, state, clock_realtime_ms(), after, max, rows, count);
+	cache_read_end(conn);
+	return r;
+}
+
+int deliverer_step(struct deliverer *d, unsigned max, bool *did)
+{
+	unsigned total = 0;
+	int r = 0;
+
+	*did = false;
+	if (max > QUEUE_MAX)
+		max = QUEUE_MAX;
+	if (!max || !region_begin(d->o.region, REGION_WRITE))
+		return 0;
+	AUTO_FREE struct outbox_row *rows = calloc(max, sizeof(*rows));
+	AUTO_FREE struct job *jobs = calloc(max, sizeof(*jobs));
+	if (!rows || !jobs)
+		return -ENOMEM;
+	for (unsigned q = 0; r == 0 && q < QUEUES && total < max; q++) {
+		unsigned count = 0;
+
+		r = due_rows(d, queue_state[q], 0, max - total, rows, &count);
+		for (unsigned i = 0; r == 0 && i < count && region_up(d->o.region, REGION_WRITE);
+			i++) {
+			jobs[total].row = rows[i];
+			deliver(d, &jobs[total++]);
+		}
+	}
+	*did = total > 0;
+	int applied = apply_all(d, jobs, total);
+	if (total && d->o.moved)
+		d->o.moved(d->o.ctx);
+	return r < 0 ? r : applied;
+}
+
+/* ---- with threads ---- */
+
+static bool is_busy(const struct deliverer *d, uint64_t hash)
+{
+	for (unsigned i = 0; i < d->busy_count; i++) {
+		if (d->busy[i] == hash)
+			return true;
+	}
+	return false;
+}
+
+static void not_busy(struct deliverer *d, const struct key *key)
+{
+	uint64_t hash = key_hash(key);
+
+	for (unsigned i = 0; i < d->busy_count; i++) {
+		if (d->busy[i] == hash) {
+			d->busy[i] = d->busy[--d->busy_count];
+			return;
+		}
+	}
+}
+
+/* Takes what fits of rows into the queue. */
+static unsigned queue_rows(
+	struct deliverer *d, struct queue *q, const struct outbox_row *rows, unsigned count)
+{
+	unsigned taken = 0;
+
+	mutex_lock(&d->lock);
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t hash = key_hash(&rows[i].key);
+
+		q->after = rows[i].first;
+		if (is_busy(d, hash) || q->count == QUEUE_MAX || d->busy_count == BUSY_MAX)
+			continue;
+		q->rows[(q->head + q->count++) % QUEUE_MAX] = rows[i];
+		d->busy[d->busy_count++] = hash;
+		taken++;
+	}
+	if (taken)
+		cond_broadcast(&d->work);
+	mutex_unlock(&d->lock);
+	return taken;
+}
+
+/* Reads on from where the queue stopped, and from the start again when that gave nothing. */
+static unsigned refill(struct deliverer *d, unsigned which, struct outbox_row *rows)
+{
+	struct queue *q = &d->queue[which];
+	unsigned count = 0;
+
+	mutex_lock(&d->lock);
+	unsigned room = QUEUE_MAX - q->count;
+	uint64_t after = q->after;
+	mutex_unlock(&d->lock);
+	if (room < QUEUE_MAX / 2)
+		return 0;
+	if (due_rows(d, queue_state[which], after, room, rows, &count) < 0)
+		return 0;
+	if (!count && after) {
+		mutex_lock(&d->lock);
+		q->after = 0;
+		mutex_unlock(&d->lock);
+		if (due_rows(d, queue_state[which], 0, room, rows, &count) < 0)
+			return 0;
+	}
+	return queue_rows(d, q, rows, count);
+}
+
+/* Writes the completions to the database; then their keys are free. */
+static void flush(struct deliverer *d)
+{
+	mutex_lock(&d->lock);
+	struct job *jobs = d->done;
+	unsigned count = d->done_count;
+	d->done = NULL;
+	d->done_count = 0;
+	mutex_unlock(&d->lock);
+	int r = apply_all(d, jobs, count);
+	if (r < 0)
+		log_warn(
+			"progress not recorded, objects will be looked at again region=%s error=%d",
+			d->o.region->name, r);
+	mutex_lock(&d->lock);
+	for (unsigned i = 0; i < count; i++)
+		not_busy(d, &jobs[i].row.key);
+	mutex_unlock(&d->lock);
+	free(jobs);
+	if (count && d->o.moved)
+		d->o.moved(d->o.ctx);
+}
+
+/* Until completions are worth a transaction, there is room for rows, or somebody calls. */
+static void dispatcher_wait(struct deliverer *d, bool more)
+{
+	mutex_lock(&d->lock);
+	if (!d->stopping && !d->kicked && d->done_count < FLUSH_ROWS) {
+		bool active = d->busy_count > 0 || more;
+		cond_wait_ms(&d->news, &d->lock, active ? FLUSH_MS : IDLE_MS);
+	}
+	d->kicked = false;
+	mutex_unlock(&d->lock);
+}
+
+static bool stopping(struct deliverer *d)
+{
+	mutex_lock(&d->lock);
+	bool stop = d->stopping;
+	mutex_unlock(&d->lock);
+	return stop;
+}
+
+static void *dispatch(void *arg)
+{
+	struct deliverer *d = arg;
+	struct outbox_row *rows = calloc(QUEUE_MAX, sizeof(*rows));
+
+	CHECK(rows);
+	while (!stopping(d)) {
+		unsigned taken = 0;
+
+		flush(d);
+		if (region_begin(d->o.region, REGION_WRITE))
+			taken = refill(d, SMALL, rows) + refill(d, LARGE, rows);
+		dispatcher_wait(d, taken > 0);
+	}
+	flush(d);
+	free(rows);
+	return NULL;
+}
+
+/* Under the lock: the next row for a worker, or false. */
+static bool next_row(struct deliverer *d, struct outbox_row *ret)
+{
+	unsigned limit = d->o.threads > 1 ? d->o.threads / 2 : 1;
+	struct queue *q = &d->queue[SMALL];
+
+	if (d->queue[LARGE].count && d->uploads < limit)
+		q = &d->queue[LARGE];
+	if (!q->count)
+		return false;
+	*ret = q->rows[q->head];
+	q->head = (q->head + 1) % QUEUE_MAX;
+	q->count--;
+	return true;
+}
+
+static void complete(struct deliverer *d, const struct job *j)
+{
+	mutex_lock(&d->lock);
+	if (j->row.state == OUTBOX_UPLOAD)
+		d->uploads--;
+	if (!d->done) {
+		d->done = calloc(BUSY_MAX, sizeof(*d->done));
+		CHECK(d->done);
+	}
+	CHECK(d->done_count < BUSY_MAX);
+	d->done[d->done_count++] = *j;
+	if (d->done_count >= FLUSH_ROWS || d->queue[SMALL].count + d->queue[LARGE].count == 0)
+		cond_signal(&d->news);
+	mutex_unlock(&d->lock);
+}
+
+static void *worker(void *arg)
+{
+	struct deliverer *d = arg;
+	struct job *j = calloc(1, sizeof(*j));
+
+	CHECK(j);
+	for (;;) {
+		memset(j, 0, sizeof(*j));
+		mutex_lock(&d->lock);
+		while (!d->stopping && !next_row(d, &j->row))
+			cond_wait(&d->work, &d->lock);
+		bool stop = d->stopping;
+		if (!stop && j->row.state == OUTBOX_UPLOAD)
+			d->uploads++;
+		mutex_unlock(&d->lock);
+		if (stop)
+			break;
+		if (region_up(d->o.region, REGION_WRITE))
+			deliver(d, j);
+		complete(d, j); /* a row that was not tried stays as it is */
+	}
+	free(j);
+	return NULL;
+}
+
+int deliverer_start(struct deliverer *d)
+{
+	char name[16];
+
+	d->stopping = false;
+	snprintf(name, sizeof(name), "objects-%u", d->o.region->id);
+	int r = thread_start(&d->dispatcher, name, dispatch, d);
+	if (r < 0)
+		return r;
+	d->dispatching = true;
+	snprintf(name, sizeof(name), "object-%u", d->o.region->id);
+	for (; d->started < d->o.threads; d->started++) {
+		r = thread_start(&d->workers[d->started], name, worker, d);
+		if (r < 0) {
+			deliverer_stop(d);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void deliverer_stop(struct deliverer *d)
+{
+	mutex_lock(&d->lock);
+	d->stopping = true;
+	cond_broadcast(&d->work);
+	cond_broadcast(&d->news);
+	mutex_unlock(&d->lock);
+	while (d->started)
+		CHECK(pthread_join(d->workers[--d->started], NULL) == 0);
+	if (d->dispatching)
+		CHECK(pthread_join(d->dispatcher, NULL) == 0);
+	d->dispatching = false;
+	flush(d);
+	d->queue[SMALL].count = d->queue[LARGE].count = 0;
+	d->busy_count = 0;
+}
+
+void deliverer_kick(struct deliverer *d)
+{
+	mutex_lock(&d->lock);
+	d->kicked = true;
+	cond_signal(&d->news);
+	mutex_unlock(&d->lock);
+}

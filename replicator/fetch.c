@@ -1,0 +1,257 @@
+/*
+ * Content on first use.
+ *
+ * A job is one inode with everybody who waits for it; it is in the list from the first request
+ * until its waiters are told. Workers take jobs that nobody works on. An object may not be there
+ * yet, or hold another version (its record arrives before its object, or after it), so "not there"
+ * is tried again with growing pauses for 30 s; each time it is asked again what the inode wants,
+ * which may have changed.
+ *
+ * Waiters are called without any lock.
+ *
+ * Lock: fetcher.lock guards the jobs and stopping.
+ */
+#include "replicator/fetch.h"
+
+#include <errno.h>
+
+#include "cache/file.h"
+#include "replicator/body.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/metrics.h"
+
+enum { GIVE_UP_MS = 30000, PAUSE_FIRST_MS = 50, PAUSE_MAX_MS = 2000, THREADS_MAX = 32 };
+
+struct waiter {
+	cache_fetch_done done;
+	void *arg;
+	struct waiter *next;
+};
+
+struct job {
+	uint64_t ino;
+	bool running;
+	struct waiter *waiters;
+	struct job *next;
+};
+
+struct fetcher {
+	struct regions *regions;
+	struct mutex lock;
+	struct cond work;  /* a job was added, or stopping */
+	struct job *first; /* in order of arrival */
+	struct job **last;
+	bool stopping;
+	pthread_t threads[THREADS_MAX];
+	unsigned started;
+};
+
+int fetcher_new(struct regions *regions, struct fetcher **ret)
+{
+	struct fetcher *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return -ENOMEM;
+	f->regions = regions;
+	f->last = &f->first;
+	mutex_init(&f->lock, LOCK_RANK_REPLICATOR);
+	cond_init(&f->work);
+	*ret = f;
+	return 0;
+}
+
+void fetcher_free(struct fetcher *f)
+{
+	if (!f)
+		return;
+	fetcher_stop(f);
+	cond_done(&f->work);
+	mutex_done(&f->lock);
+	free(f);
+}
+
+int fetch_once(struct regions *regions, uint64_t ino)
+{
+	CLEANUP(body_done) struct body body = {0};
+	uint8_t hash[SHA256_SIZE];
+	struct key *key = malloc(sizeof(*key));
+	uint64_t size;
+
+	if (!key)
+		return -ENOMEM;
+	int r = content_wanted(regions->cache, ino, key, hash, &size);
+	if (r == 0)
+		r = body_fetch(&body, regions, NULL, key_slice(key), hash, size);
+	free(key);
+	if (r == -EALREADY)
+		return 0;
+	if (r < 0)
+		return r;
+	content_finish(&body.spool);
+	r = content_install(regions->cache, ino, &body.spool);
+	if (r < 0)
+		return r; /* body_done discards it */
+	body.spooled = false;
+	metric_add(METRIC_CONTENT_FETCHED, 1);
+	return 0;
+}
+
+/* False when stopping. */
+static bool pause_for(struct fetcher *f, int64_t ms)
+{
+	int64_t until = clock_monotonic_ms() + ms;
+
+	mutex_lock(&f->lock);
+	while (!f->stopping) {
+		int64_t left = until - clock_monotonic_ms();
+		if (left <= 0)
+			break;
+		cond_wait_ms(&f->work, &f->lock, left);
+	}
+	bool go_on = !f->stopping;
+	mutex_unlock(&f->lock);
+	return go_on;
+}
+
+/* "Not there" is worth waiting for; that no region answers is not known to pass, so it costs two
+ * attempts only. */
+static int fetch(struct fetcher *f, uint64_t ino)
+{
+	int64_t give_up = clock_monotonic_ms() + GIVE_UP_MS, pause = PAUSE_FIRST_MS;
+
+	for (;;) {
+		int r = fetch_once(f->regions, ino);
+		if (r != -EAGAIN && r != -EIO)
+			return r == -ECANCELED ? -EIO : r;
+		if (clock_monotonic_ms() + pause >= give_up || !pause_for(f, pause))
+			return -EIO;
+		if (pause < PAUSE_MAX_MS)
+			pause *= 2;
+	}
+}
+
+/* Under the lock. */
+static struct job *next_job(struct fetcher *f)
+{
+	struct job *j = f->first;
+
+	while (j && j->running)
+		j = j->next;
+	return j;
+}
+
+/* Under the lock: takes j out of the list. */
+static void unlink_job(struct fetcher *f, struct job *j)
+{
+	struct job **at = &f->first;
+
+	while (*at != j)
+		at = &(*at)->next;
+	*at = j->next;
+	if (f->last == &j->next)
+		f->last = at;
+}
+
+static void tell(struct job *j, int result)
+{
+	struct waiter *w = j->waiters;
+
+	while (w) {
+		struct waiter *next = w->next;
+		w->done(w->arg, result);
+		free(w);
+		w = next;
+	}
+	free(j);
+}
+
+static void *work(void *arg)
+{
+	struct fetcher *f = arg;
+
+	for (;;) {
+		struct job *j;
+
+		mutex_lock(&f->lock);
+		while (!f->stopping && !next_job(f))
+			cond_wait(&f->work, &f->lock);
+		j = f->stopping ? NULL : next_job(f);
+		if (j)
+			j->running = true;
+		mutex_unlock(&f->lock);
+		if (!j)
+			return NULL;
+		int r = fetch(f, j->ino);
+		if (r < 0 && r != -ESTALE)
+			log_warn("content cannot be fetched inode=%llu error=%d",
+				(unsigned long long)j->ino, r);
+		mutex_lock(&f->lock);
+		unlink_job(f, j);
+		mutex_unlock(&f->lock);
+		tell(j, r);
+	}
+}
+
+int fetcher_start(struct fetcher *f, unsigned threads)
+{
+	f->stopping = false;
+	for (; f->started < threads && f->started < THREADS_MAX; f->started++) {
+		int r = thread_start(&f->threads[f->started], "fetch", work, f);
+		if (r < 0) {
+			fetcher_stop(f);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void fetcher_stop(struct fetcher *f)
+{
+	mutex_lock(&f->lock);
+	f->stopping = true;
+	cond_broadcast(&f->work);
+	mutex_unlock(&f->lock);
+	while (f->started)
+		CHECK(pthread_join(f->threads[--f->started], NULL) == 0);
+	for (;;) {
+		mutex_lock(&f->lock);
+		struct job *j = f->first;
+		if (j)
+			unlink_job(f, j);
+		mutex_unlock(&f->lock);
+		if (!j)
+			return;
+		tell(j, -EIO);
+	}
+}
+
+void fetcher_fetch(void *ctx, uint64_t ino, cache_fetch_done done, void *arg)
+{
+	struct fetcher *f = ctx;
+	struct waiter *w = malloc(sizeof(*w));
+	struct job *j;
+
+	CHECK(w);
+	*w = (struct waiter){.done = done, .arg = arg};
+	mutex_lock(&f->lock);
+	if (f->stopping) {
+		mutex_unlock(&f->lock);
+		free(w);
+		done(arg, -EIO);
+		return;
+	}
+	for (j = f->first; j && j->ino != ino; j = j->next)
+		;
+	if (!j) {
+		j = calloc(1, sizeof(*j));
+		CHECK(j);
+		j->ino = ino;
+		*f->last = j;
+		f->last = &j->next;
+		cond_broadcast(&f->work);
+	}
+	w->next = j->waiters;
+	j->waiters = w;
+	mutex_unlock(&f->lock);
+}

@@ -1,0 +1,46 @@
+/* Private to replicator.c and status.c: what a replicator consists of. */
+#ifndef REPLICATOR_INTERNAL_H
+#define REPLICATOR_INTERNAL_H
+
+#include "replicator/deliver.h"
+#include "replicator/fetch.h"
+#include "replicator/inline_cache.h"
+#include "replicator/pull.h"
+#include "replicator/region.h"
+#include "replicator/replicator.h"
+#include "replicator/seal.h"
+
+struct replicator;
+
+/* An announcer's thread needs to know whose it is. */
+struct announce_thread {
+	struct replicator *replicator;
+	unsigned region;
+	pthread_t thread;
+	bool started;
+};
+
+struct replicator {
+	struct cache *cache;
+	struct replicator_options o; /* numbers only; its strings are not kept */
+	struct regions regions;
+	struct sealer *sealer;
+	struct inline_cache *inline_cache;
+	struct announcer *announcer[REGION_MAX];
+	struct deliverer *deliverer[REGION_MAX];
+	struct puller *puller;
+	struct fetcher *fetcher;
+
+	struct mutex lock; /* rank REPLICATOR; guards the four below */
+	struct cond cond;
+	uint64_t generation; /* raised when there may be something to do */
+	bool hurry;	     /* somebody flushes: nothing is gathered any longer */
+	bool stopping;
+
+	struct announce_thread announce[REGION_MAX];
+	pthread_t seal_thread, pull_thread, house_thread;
+	bool seal_started, pull_started, house_started;
+	bool running;
+};
+
+#endif

@@ -1,0 +1,424 @@
+/*
+ * The delivery of one key to one store: read what is there, decide per register, write under a
+ * condition, and start over when somebody else was faster.
+ *
+ * Believed absent   PUT If-None-Match: one request. Somebody is there: as below.
+ * Otherwise HEAD    absent               PUT If-None-Match, after the key's other form was looked
+ * at foreign              kept below .meridian/conflicts/foreign/, then overwritten newer
+ * everywhere     done, superseded content newer there, or the same bytes: copied onto itself with
+ * the merged metadata ours newer           PUT If-Match with the merged metadata A tombstone
+ * removes both forms (`a` and `a/`), each only if what is there is older, after a copy to the
+ * trash.
+ *
+ * The kind of a path shows in its key: `a` and `a/` are two objects. When the form to write is not
+ * there, the other form is a leftover of another kind and is removed like by a tombstone.
+ *
+ * Stores without conditional writes: each write is followed by a HEAD, and what was lost by
+ * it is found there and written again. A store that does not know If-Match on DELETE gets another
+ * HEAD right before.
+ *
+ * Keeps no state, takes no lock.
+ */
+#include "replicator/object.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+
+#include "replicator/store/layers.h"
+#include "src/base/metrics.h"
+
+enum { ATTEMPTS_MAX = 8, FOREIGN_BUFFER_MAX = 64 << 20 };
+
+/* What HEAD said about one form of the key. */
+struct seen {
+	bool there;
+	bool foreign;
+	struct store_object object;
+	struct store_meta meta;
+	struct object_entry theirs; /* unless foreign */
+};
+
+struct delivery {
+	const struct object_request *q;
+	struct store_error *error;
+	unsigned caps;
+	char key[STORE_KEY_MAX + 1];   /* the form that the entry has; of a tombstone: as a file */
+	char other[STORE_KEY_MAX + 1]; /* the other form, "" when it would be too long */
+	bool opened;
+	struct store_source source;
+	struct store_memory memory; /* of a symlink or an empty body */
+	bool other_clean;
+	bool superseded;
+};
+
+static void seen_done(struct seen *s)
+{
+	store_meta_done(&s->meta);
+	object_entry_done(&s->theirs);
+	*s = (struct seen){0};
+}
+
+static bool has(const struct delivery *d, unsigned cap)
+{
+	return (d->caps & cap) != 0;
+}
+
+static enum store_result look(struct delivery *d, const char *key, struct seen *s)
+{
+	seen_done(s);
+	enum store_result r =
+		store_head(d->q->store, key, &s->object, &s->meta, d->q->call, d->error);
+	if (r == STORE_ABSENT)
+		return STORE_OK;
+	if (r != STORE_OK)
+		return r;
+	s->there = true;
+	s->foreign = object_meta_to_entry(
+			     &s->meta, s->object.size, key[strlen(key) - 1] == '/', &s->theirs) < 0;
+	return STORE_OK;
+}
+
+/* A key below prefix for a copy of key; one that gets too long is named by its hash. */
+static void keep_key(
+	char out[STORE_KEY_MAX + 1], const char *prefix, const char *key, const char *suffix)
+{
+	uint8_t hash[SHA256_SIZE];
+	char hex[SHA256_HEX_SIZE];
+	size_t len = strlen(key);
+
+	while (len && key[len - 1] == '/')
+		len--; /* the copy of a directory's mark is a plain object */
+	if (strlen(prefix) + len + strlen(suffix) <= STORE_KEY_MAX) {
+		snprintf(out, STORE_KEY_MAX + 1, "%s%.*s%s", prefix, (int)len, key, suffix);
+		return;
+	}
+	sha256(key, len, hash);
+	hex_encode(hash, sizeof(hash), hex);
+	snprintf(out, STORE_KEY_MAX + 1, "%s%s%s", prefix, hex, suffix);
+}
+
+/* Copies what is there to a key of ours, through this machine when the store cannot. */
+static enum store_result keep(
+	struct delivery *d, const char *key, const struct seen *s, const char *to)
+{
+	const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
+
+	if (has(d, STORE_CAP_COPY))
+		return store_copy(
+			d->q->store, key, to, &s->meta, match, NULL, d->q->call, d->error);
+	CLEANUP(buf_done) struct buf b = {0};
+	enum store_result r = store_get_buf(
+		d->q->store, key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, d->q->call, d->error);
+	if (r != STORE_OK)
+		return r;
+	return store_put_buf(
+		d->q->store, to, b.data, b.len, &s->meta, NULL, NULL, d->q->call, d->error);
+}
+
+/* Somebody else's object is kept before it goes. A directory mark of another tool holds nothing. */
+static enum store_result keep_foreign(struct delivery *d, const char *key, const struct seen *s)
+{
+	char to[STORE_KEY_MAX + 1], suffix[44] = ".";
+	size_t n = 1;
+
+	if (key[strlen(key) - 1] == '/' && s->object.size == 0)
+		return STORE_OK;
+	for (const char *p = s->object.etag; *p && n < 41; p++) {
+		if (isalnum((unsigned char)*p))
+			suffix[n++] = *p;
+	}
+	suffix[n] = '\0';
+	keep_key(to, ".meridian/conflicts/foreign/", key, suffix);
+	return keep(d, key, s, to);
+}
+
+/* Removes the version that was seen. STORE_PRECONDITION: it is another one by now. */
+static enum store_result remove_seen(struct delivery *d, const char *key, const struct seen *s)
+{
+	enum store_result r;
+
+	if (!has(d, STORE_CAP_DELETE_IF_MATCH)) {
+		struct store_object now = {0};
+
+		r = store_head(d->q->store, key, &now, NULL, d->q->call, d->error);
+		if (r == STORE_ABSENT)
+			return STORE_OK;
+		if (r != STORE_OK)
+			return r;
+		if (strcmp(now.etag, s->object.etag) != 0)
+			return STORE_PRECONDITION;
+	}
+	r = store_remove(d->q->store, key,
+		has(d, STORE_CAP_DELETE_IF_MATCH) ? s->object.etag : NULL, d->q->call, d->error);
+	if (r == STORE_OK)
+		metric_add(METRIC_OBJECTS_DELETED, 1);
+	return r;
+}
+
+/* Removes the object at key if it is older than stamp. */
+static enum store_result remove_older(struct delivery *d, const char *key, struct stamp stamp)
+{
+	CLEANUP(seen_done) struct seen s = {0};
+	char to[STORE_KEY_MAX + 1], prefix[64], text[STAMP_TEXT_SIZE];
+
+	for (int i = 0; i < ATTEMPTS_MAX; i++) {
+		enum store_result r = look(d, key, &s);
+		if (r != STORE_OK || !s.there)
+			return r;
+		if (!s.foreign && stamp_cmp(s.theirs.entry.content_stamp, stamp) > 0) {
+			d->superseded = true;
+			return STORE_OK;
+		}
+		if (s.foreign) {
+			r = keep_foreign(d, key, &s);
+		} else if (has(d, STORE_CAP_COPY) && s.theirs.entry.kind != KIND_DIR) {
+			stamp_format(stamp, text);
+			snprintf(prefix, sizeof(prefix), ".meridian/trash/%s/", text);
+			keep_key(to, prefix, key, "");
+			r = keep(d, key, &s, to);
+		}
+		if (r == STORE_OK)
+			r = remove_seen(d, key, &s);
+		if (r != STORE_PRECONDITION && r != STORE_ABSENT)
+			return r;
+	}
+	return store_error_set(d->error, STORE_PRECONDITION, "it keeps changing");
+}
+
+static enum store_result deliver_tombstone(struct delivery *d)
+{
+	enum store_result r = remove_older(d, d->key, d->q->entry->content_stamp);
+
+	if (r == STORE_OK && d->other[0])
+		r = remove_older(d, d->other, d->q->entry->content_stamp);
+	return r;
+}
+
+static enum store_result open_body(struct delivery *d)
+{
+	const struct entry *e = d->q->entry;
+
+	if (d->opened)
+		return STORE_OK;
+	if (e->kind == KIND_FILE && e->size > 0) {
+		int r = d->q->open(d->q->ctx, &d->source);
+		if (r < 0)
+			return store_error_local(d->error, r, "content");
+	} else {
+		d->memory.p = e->target ? e->target : "";
+		d->memory.len = e->kind == KIND_SYMLINK && e->target ? strlen(e->target) : 0;
+		d->source = store_source_memory(&d->memory);
+	}
+	d->opened = true;
+	return STORE_OK;
+}
+
+/* Our content with the metadata of m. match "": the key is believed absent. */
+static enum store_result put_content(
+	struct delivery *d, const struct entry *m, bool omitted, const char *match, char *etag)
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	struct store_condition condition = {0};
+
+	enum store_result r = open_body(d);
+	if (r != STORE_OK)
+		return r;
+	int code = object_meta_from_entry(m, omitted, &meta);
+	if (code < 0)
+		return store_error_local(d->error, code, "metadata");
+	if (!match && has(d, STORE_CAP_PUT_IF_ABSENT))
+		condition.if_absent = true;
+	else if (match && has(d, STORE_CAP_PUT_IF_MATCH))
+		condition.if_match = match;
+	r = store_put(
+		d->q->store, d->key, &d->source, &meta, &condition, etag, d->q->call, d->error);
+	if (r == STORE_OK)
+		metric_add(METRIC_OBJECTS_PUT, 1);
+	return r;
+}
+
+static bool same_bytes(const struct entry *a, const struct entry *theirs)
+{
+	uint8_t hash[SHA256_SIZE];
+
+	if (a->kind != theirs->kind)
+		return false;
+	if (a->kind == KIND_DIR)
+		return true;
+	if (a->kind == KIND_FILE)
+		return a->size == theirs->size && memcmp(a->hash, theirs->hash, SHA256_SIZE) == 0;
+	if (!a->target)
+		return memcmp(a->hash, theirs->hash, SHA256_SIZE) == 0;
+	sha256(a->target, strlen(a->target), hash);
+	return memcmp(hash, theirs->hash, SHA256_SIZE) == 0;
+}
+
+/* Register by register the newer of ours and theirs. */
+struct merged {
+	struct entry entry;
+	bool omitted;
+	bool content_theirs; /* or the same bytes */
+	bool ours_newer;     /* anything of ours is */
+};
+
+static void merged_done(struct merged *m)
+{
+	entry_done(&m->entry);
+}
+
+static int merge(const struct entry *ours, const struct object_entry *theirs, struct merged *ret)
+{
+	const struct entry *t = &theirs->entry;
+	int content = stamp_cmp(ours->content_stamp, t->content_stamp);
+	int attr = stamp_cmp(ours->attr_stamp, t->attr_stamp);
+	int mtime = stamp_cmp(ours->mtime_stamp, t->mtime_stamp);
+	struct merged m = {.content_theirs = content <= 0 || same_bytes(ours, t),
+		.ours_newer = content > 0 || attr > 0 || mtime > 0};
+
+	/* The target is never known of theirs, but then the body is not sent either. */
+	int r = entry_copy(&m.entry, content >= 0 ? ours : t);
+	if (r < 0)
+		return r;
+	const struct entry *a = attr >= 0 ? ours : t;
+	const struct entry *w = mtime >= 0 ? ours : t;
+	m.entry.mode = a->mode;
+	m.entry.uid = a->uid;
+	m.entry.gid = a->gid;
+	m.entry.attr_stamp = a->attr_stamp;
+	m.omitted = a == t && theirs->xattrs_omitted;
+	buf_clear(&m.entry.xattrs);
+	buf_put(&m.entry.xattrs, a->xattrs.data, a->xattrs.len);
+	m.entry.mtime_ns = w->mtime_ns;
+	m.entry.mtime_stamp = w->mtime_stamp;
+	m.entry.vector = ours->vector;
+	vector_merge(&m.entry.vector, &t->vector);
+	if (m.entry.xattrs.failed) {
+		entry_done(&m.entry);
+		return -ENOMEM;
+	}
+	*ret = m;
+	return 0;
+}
+
+/* The object's bytes stay, its metadata becomes m's. */
+static enum store_result put_metadata(
+	struct delivery *d, const struct merged *m, const struct seen *s, char *etag)
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	struct store_condition condition = {0};
+	CLEANUP(buf_done) struct buf b = {0};
+
+	int code = object_meta_from_entry(&m->entry, m->omitted, &meta);
+	if (code < 0)
+		return store_error_local(d->error, code, "metadata");
+	if (has(d, STORE_CAP_COPY)) {
+		const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
+		return store_copy(
+			d->q->store, d->key, d->key, &meta, match, etag, d->q->call, d->error);
+	}
+	if (same_bytes(d->q->entry, &s->theirs.entry))
+		return put_content(d, &m->entry, m->omitted, s->object.etag, etag);
+	/* Theirs, and this store cannot copy: through this machine. */
+	enum store_result r = store_get_buf(
+		d->q->store, d->key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, d->q->call, d->error);
+	if (r != STORE_OK)
+		return r;
+	if (has(d, STORE_CAP_PUT_IF_MATCH))
+		condition.if_match = s->object.etag;
+	return store_put_buf(
+		d->q->store, d->key, b.data, b.len, &meta, &condition, etag, d->q->call, d->error);
+}
+
+/* One write after a look. STORE_OK and *wrote: the write was made; without: there was nothing to
+ * do. */
+static enum store_result write_over(
+	struct delivery *d, const struct seen *s, bool *wrote, bool *sure)
+{
+	CLEANUP(merged_done) struct merged m = {0};
+	char etag[STORE_ETAG_SIZE] = "";
+	enum store_result r;
+
+	*wrote = true;
+	*sure = has(d, STORE_CAP_PUT_IF_MATCH);
+	if (s->foreign) {
+		r = keep_foreign(d, d->key, s);
+		if (r != STORE_OK)
+			return r;
+		return put_content(d, d->q->entry, false, s->object.etag, etag);
+	}
+	int code = merge(d->q->entry, &s->theirs, &m);
+	if (code < 0)
+		return store_error_local(d->error, code, "metadata");
+	if (!m.ours_newer) {
+		*wrote = false;
+		return STORE_OK;
+	}
+	if (m.content_theirs) {
+		*sure = has(d, STORE_CAP_COPY) ? has(d, STORE_CAP_COPY_IF_MATCH) : *sure;
+		return put_metadata(d, &m, s, etag);
+	}
+	return put_content(d, &m.entry, m.omitted, s->object.etag, etag);
+}
+
+static enum store_result deliver_live(struct delivery *d)
+{
+	CLEANUP(seen_done) struct seen s = {0};
+	bool skip_look = d->q->fresh && has(d, STORE_CAP_PUT_IF_ABSENT), wrote_before = false;
+	enum store_result r;
+
+	for (int i = 0; i < ATTEMPTS_MAX; i++) {
+		bool wrote = true, sure = has(d, STORE_CAP_PUT_IF_ABSENT);
+
+		if (!skip_look && (r = look(d, d->key, &s)) != STORE_OK)
+			return r;
+		if (!s.there) {
+			if (!skip_look && !d->other_clean && d->other[0]) {
+				r = remove_older(d, d->other, d->q->entry->content_stamp);
+				if (r != STORE_OK)
+					return r;
+				d->other_clean = true;
+				/* A newer version of another kind is there: ours is history. */
+				if (d->superseded)
+					return STORE_OK;
+			}
+			r = put_content(d, d->q->entry, false, NULL, NULL);
+		} else {
+			r = write_over(d, &s, &wrote, &sure);
+		}
+		skip_look = false;
+		if (r == STORE_OK && !wrote) {
+			d->superseded = !wrote_before && stamp_cmp(s.theirs.entry.content_stamp,
+								 d->q->entry->content_stamp) > 0;
+			return STORE_OK;
+		}
+		if (r == STORE_OK && sure)
+			return STORE_OK;
+		wrote_before = wrote_before || r == STORE_OK;
+		/* A write that nothing guarded is looked at again; a lost condition, too. */
+		if (r != STORE_OK && r != STORE_EXISTS && r != STORE_PRECONDITION &&
+			r != STORE_ABSENT)
+			return r;
+	}
+	return store_error_set(d->error, STORE_PRECONDITION, "it keeps changing");
+}
+
+enum store_result object_deliver(
+	const struct object_request *q, bool *superseded, struct store_error *error)
+{
+	struct delivery d = {.q = q, .error = error, .caps = q->store->capabilities};
+	bool directory = q->entry->kind == KIND_DIR;
+
+	int code = object_key_from_path(q->key, directory, d.key);
+	if (code < 0)
+		return store_error_local(error, code, "key");
+	if (object_key_from_path(q->key, !directory, d.other) < 0)
+		d.other[0] = '\0';
+	enum store_result r = entry_live(q->entry) ? deliver_live(&d) : deliver_tombstone(&d);
+	if (r != STORE_OK)
+		return r;
+	if (d.superseded)
+		metric_add(METRIC_OBJECTS_SUPERSEDED, 1);
+	*superseded = d.superseded;
+	return STORE_OK;
+}

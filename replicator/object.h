@@ -1,0 +1,45 @@
+/*
+ * Materialised objects: an entry as object metadata and back, and the delivery of one key to one
+ * store. docs/bucket-format.md has the metadata's names.
+ */
+#ifndef REPLICATOR_OBJECT_H
+#define REPLICATOR_OBJECT_H
+
+#include "cache/entry.h"
+#include "replicator/object_key.h"
+
+/* What an object's metadata says about its path. entry.target is never set: a symlink's hash is
+ * that of its target. */
+struct object_entry {
+	struct entry entry;
+	bool xattrs_omitted; /* they did not fit; entry.xattrs is empty */
+};
+void object_entry_done(struct object_entry *e);
+
+/* e is live. Extended attributes that do not fit are left out, with a mark. -ENOMEM, -E2BIG. */
+int object_meta_from_entry(
+	const struct entry *e, bool xattrs_omitted, struct store_meta *ret) MUST_CHECK;
+/* size: of the object. directory: its key ends in '/'. -ENODATA: not Meridian's (no stamp);
+ * -EBADMSG: it claims to be and is malformed. ret is set on success only. */
+int object_meta_to_entry(const struct store_meta *m, uint64_t size, bool directory,
+	struct object_entry *ret) MUST_CHECK;
+
+struct object_request {
+	struct store *store;
+	const struct store_call *call;
+	struct slice key;	   /* not the root */
+	const struct entry *entry; /* a tombstone removes */
+	bool fresh;		   /* hint: nothing is there yet */
+	/* Gives the body of a regular file; asked only when it must be sent, at most once. The
+	 * source stays valid until the delivery ends. -errno ends the delivery with STORE_LOCAL. */
+	int (*open)(void *ctx, struct store_source *ret);
+	void *ctx;
+};
+
+/* Makes the object say what the entry says, unless what is there is newer; registers that are newer
+ * there are kept. STORE_OK: the store holds this version or a newer one (*superseded). STORE_LOCAL
+ * with ENAMETOOLONG when the path cannot be a key. Other codes: not done, may be repeated. */
+enum store_result object_deliver(
+	const struct object_request *q, bool *superseded, struct store_error *error) MUST_CHECK;
+
+#endif

@@ -1,0 +1,602 @@
+/*
+ * The replicator's assembly and threads. Each thread is a loop around a step of another file; what
+ * a thread waits for is a generation that everybody who made work raises, or time.
+ *
+ * Stop: the flag, the regions' cancel flag (requests under way end within a poll of it), a
+ * broadcast, then every thread is joined. Nothing needs a thread to be told what is left: it is all
+ * in the outbox.
+ *
+ * Lock: replicator.lock guards generation, hurry and stopping; nothing is called under it.
+ */
+#include "replicator/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "cache/journal.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/metrics.h"
+
+enum {
+	SEAL_AFTER_MS = 5000,
+	SEGMENT_DELAY_MS = 250,
+	POLL_INTERVAL_MS = 1000,
+	MAX_CLOCK_SKEW_MS = 300000,
+	OBJECT_THREADS = 16,
+	FETCH_THREADS = 8,
+	INLINE_CACHE_BYTES = 32 << 20,
+	SEAL_GATHER_MS = 20,
+	SEAL_IDLE_MS = 500,
+	ENOUGH_RECORDS = 2000,
+	LOCAL_FAILURE_MS = 1000,
+	HOUSE_MS = 1000,
+	HOUSE_LOG_BYTES = 4 << 20,
+	FLUSH_POLL_MS = 50,
+};
+
+/* ---- assembly ---- */
+
+static void defaults(struct replicator_options *o)
+{
+	if (!o->inline_max)
+		o->inline_max = INLINE_MAX_DEFAULT;
+	if (!o->seal_after_ms)
+		o->seal_after_ms = SEAL_AFTER_MS;
+	if (!o->segment_delay_ms)
+		o->segment_delay_ms = SEGMENT_DELAY_MS;
+	if (!o->poll_interval_ms)
+		o->poll_interval_ms = POLL_INTERVAL_MS;
+	if (!o->max_clock_skew_ms)
+		o->max_clock_skew_ms = MAX_CLOCK_SKEW_MS;
+	if (!o->object_threads)
+		o->object_threads = OBJECT_THREADS;
+}
+
+static void wake(void *ctx)
+{
+	struct replicator *r = ctx;
+
+	mutex_lock(&r->lock);
+	r->generation++;
+	cond_broadcast(&r->cond);
+	mutex_unlock(&r->lock);
+}
+
+static void wake_all(void *ctx)
+{
+	struct replicator *r = ctx;
+
+	wake(r);
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		if (r->deliverer[i])
+			deliverer_kick(r->deliverer[i]);
+	}
+}
+
+static int open_regions(struct replicator *r, const struct replicator_options *o, struct err *err)
+{
+	const char *names[REGION_MAX];
+	unsigned ids[REGION_MAX];
+
+	for (unsigned i = 0; i < o->regions; i++)
+		names[i] = o->region[i].store.name;
+	int code = region_register(r->cache, names, o->regions, o->force_regions, ids, err);
+	if (code < 0)
+		return code;
+	for (unsigned i = 0; i < o->regions; i++) {
+		struct region *region = &r->regions.region[i];
+
+		region->id = ids[i];
+		region->home = i == o->home;
+		snprintf(region->name, sizeof(region->name), "%s", names[i]);
+		snprintf(region->url, sizeof(region->url), "%s",
+			o->region[i].store.url ? o->region[i].store.url : "");
+		if (!o->region[i].opened) {
+			code = store_open(&o->region[i].store, &region->store, err);
+			if (code < 0)
+				return code;
+		} else {
+			region->store = o->region[i].opened;
+		}
+	}
+	return 0;
+}
+
+static int make_parts(struct replicator *r)
+{
+	struct sealer_options so = {
+		.inline_max = r->o.inline_max, .seal_after_ms = r->o.seal_after_ms};
+	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
+
+	int code = regions_init(&r->regions);
+	r->inline_cache = inline_cache_new(INLINE_CACHE_BYTES);
+	if (code == 0 && !r->inline_cache)
+		code = -ENOMEM;
+	if (code == 0)
+		code = sealer_new(r->cache, &so, r->inline_cache, &r->sealer);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		struct delivery_options d = {
+			.cache = r->cache,
+			.region = &r->regions.region[i],
+			.inline_cache = r->inline_cache,
+			.inline_max = r->o.inline_max,
+			.threads = r->o.object_threads,
+			.moved = wake,
+			.ctx = r,
+		};
+		code = announcer_new(&d, &r->announcer[i]);
+		if (code == 0)
+			code = deliverer_new(&d, &r->deliverer[i]);
+	}
+	po.merger = (struct merger_options){.sealer = r->sealer,
+		.max_clock_skew_ms = r->o.max_clock_skew_ms,
+		.inline_max = r->o.inline_max};
+	if (code == 0)
+		code = puller_new(&po, &r->puller);
+	if (code == 0)
+		code = fetcher_new(&r->regions, &r->fetcher);
+	return code;
+}
+
+static int check_options(const struct replicator_options *o, struct err *err)
+{
+	if (o->regions < 1 || o->regions > REGION_MAX)
+		return err_set(err, -EINVAL, "a volume has 1 to %d regions, not %u", REGION_MAX,
+			o->regions);
+	if (o->home >= o->regions)
+		return err_set(err, -EINVAL, "the home region is not among the regions");
+	for (unsigned i = 0; i < o->regions; i++) {
+		const char *name = o->region[i].store.name;
+		if (!name || !*name || strlen(name) >= REGION_NAME_SIZE)
+			return err_set(err, -EINVAL, "a region's name has 1 to %d bytes",
+				REGION_NAME_SIZE - 1);
+	}
+	return 0;
+}
+
+int replicator_new(struct cache *c, const struct replicator_options *o, struct replicator **ret,
+	struct err *err)
+{
+	int code = check_options(o, err);
+
+	if (code < 0)
+		return code;
+	struct replicator *r = calloc(1, sizeof(*r));
+	if (!r)
+		return err_errno(err, -ENOMEM, "cannot start replication");
+	r->cache = c;
+	r->o = *o;
+	defaults(&r->o);
+	r->regions.cache = c;
+	r->regions.count = o->regions;
+	r->regions.changed = wake_all;
+	r->regions.changed_ctx = r;
+	snprintf(r->regions.volume, sizeof(r->regions.volume), "%s", o->volume ? o->volume : "");
+	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
+	cond_init(&r->cond);
+	code = open_regions(r, o, err);
+	int parts =
+		make_parts(r); /* also after a failure, so that free finds everything initialised */
+	if (code == 0 && parts < 0)
+		code = err_errno(err, parts, "cannot start replication");
+	if (code < 0) {
+		replicator_free(r);
+		return code;
+	}
+	/* The strings of the caller's options are not kept. */
+	memset(r->o.region, 0, sizeof(r->o.region));
+	r->o.volume = NULL;
+	*ret = r;
+	return 0;
+}
+
+void replicator_free(struct replicator *r)
+{
+	if (!r)
+		return;
+	replicator_stop(r);
+	fetcher_free(r->fetcher);
+	puller_free(r->puller);
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		deliverer_free(r->deliverer[i]);
+		announcer_free(r->announcer[i]);
+	}
+	sealer_free(r->sealer);
+	inline_cache_free(r->inline_cache);
+	regions_done(&r->regions);
+	cond_done(&r->cond);
+	mutex_done(&r->lock);
+	free(r);
+}
+
+/* ---- preflight ---- */
+
+struct preflight {
+	struct region *region;
+	int64_t deadline_ms;
+	pthread_t thread;
+	bool started;
+	int code;
+	struct err err;
+};
+
+static void *preflight_region(void *arg)
+{
+	struct preflight *p = arg;
+
+	for (;;) {
+		if (region_up(p->region, REGION_READ)) {
+			p->code = 0;
+			return NULL;
+		}
+		p->code = region_check(p->region, p->deadline_ms, &p->err);
+		if (p->code != -EAGAIN || clock_monotonic_ms() >= p->deadline_ms ||
+			atomic_load(&p->region->all->cancel))
+			return NULL;
+		clock_sleep_ms(20); /* another region's check is finding the volume's id */
+	}
+}
+
+int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *err)
+{
+	struct preflight *all = calloc(r->regions.count, sizeof(*all));
+	int code = 0;
+
+	if (!all)
+		return err_errno(err, -ENOMEM, "cannot contact the regions");
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		all[i].region = &r->regions.region[i];
+		all[i].deadline_ms = clock_monotonic_ms() + timeout_ms;
+		all[i].started =
+			thread_start(&all[i].thread, "preflight", preflight_region, &all[i]) == 0;
+		if (!all[i].started)
+			preflight_region(&all[i]);
+	}
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		if (all[i].started)
+			CHECK(pthread_join(all[i].thread, NULL) == 0);
+		bool lasting = all[i].code == -EACCES || all[i].code == -EMEDIUMTYPE ||
+			       all[i].code == -EPROTONOSUPPORT;
+		if (lasting && code == 0)
+			code = err_set(err, all[i].code, "%s", all[i].err.text);
+		else if (all[i].code < 0 && !lasting)
+			log_warn("region does not answer yet region=%s error=\"%.*s\"",
+				all[i].region->name, (int)strcspn(all[i].err.text, "\n"),
+				all[i].err.text);
+	}
+	free(all);
+	return code;
+}
+
+/* ---- steps ---- */
+
+int replicator_step_seal(struct replicator *r, bool *did)
+{
+	int code = sealer_step(r->sealer, did);
+
+	if (code == 0 && *did)
+		wake_all(r);
+	return code;
+}
+
+int replicator_step_announce(struct replicator *r, unsigned region, bool *did)
+{
+	int code = announcer_step(r->announcer[region], did);
+
+	if (code == 0 && *did)
+		deliverer_kick(r->deliverer[region]);
+	return code;
+}
+
+int replicator_step_objects(struct replicator *r, unsigned region, unsigned max, bool *did)
+{
+	return deliverer_step(r->deliverer[region], max, did);
+}
+
+int replicator_step_pull(struct replicator *r, bool *did)
+{
+	int code = puller_step(r->puller, did);
+
+	if (*did)
+		wake_all(r);
+	return code;
+}
+
+int replicator_step_fetch(struct replicator *r, uint64_t ino)
+{
+	return fetch_once(&r->regions, ino);
+}
+
+/* ---- threads ---- */
+
+static bool is_stopping(struct replicator *r)
+{
+	mutex_lock(&r->lock);
+	bool stop = r->stopping;
+	mutex_unlock(&r->lock);
+	return stop;
+}
+
+/* Until the time is over, stop, or (while seen is given) the generation is another one, which seen
+ * then is. */
+static void wait_ms(struct replicator *r, int64_t ms, uint64_t *seen, bool unless_hurry)
+{
+	int64_t until = clock_monotonic_ms() + ms;
+
+	mutex_lock(&r->lock);
+	while (!r->stopping && !(unless_hurry && r->hurry) && !(seen && *seen != r->generation)) {
+		int64_t left = until - clock_monotonic_ms();
+		if (left <= 0)
+			break;
+		cond_wait_ms(&r->cond, &r->lock, left);
+	}
+	if (seen)
+		*seen = r->generation;
+	mutex_unlock(&r->lock);
+}
+
+/* A local failure (disk full) is said once, and tried again at leisure. */
+static void local_failure(struct replicator *r, const char *what, int code, int *last)
+{
+	if (code == *last)
+		return;
+	*last = code;
+	if (code < 0)
+		log_error("%s stopped, trying again error=\"%s\"", what, strerror(-code));
+	else
+		log_info("%s goes on", what);
+	(void)r;
+}
+
+static void *seal_loop(void *arg)
+{
+	struct replicator *r = arg;
+	uint64_t seen = 0;
+	int last = 0;
+
+	while (!is_stopping(r)) {
+		bool did = false;
+		int code = replicator_step_seal(r, &did);
+
+		local_failure(r, "sealing", code, &last);
+		if (code < 0)
+			wait_ms(r, LOCAL_FAILURE_MS, NULL, false);
+		if (did)
+			continue;
+		journal_wait(r->cache, &seen, SEAL_IDLE_MS);
+		/* So that a burst of changes is not sealed one by one. */
+		wait_ms(r, SEAL_GATHER_MS, NULL, true);
+	}
+	return NULL;
+}
+
+/* Waits until the changes that wait have had their time to become more. */
+static void gather(struct replicator *r)
+{
+	int64_t until = clock_monotonic_ms() + r->o.segment_delay_ms;
+	uint64_t sealed = metric_get(METRIC_RECORDS_SEALED);
+
+	for (;;) {
+		int64_t left = until - clock_monotonic_ms();
+		bool over;
+
+		mutex_lock(&r->lock);
+		over = r->stopping || r->hurry || left <= 0 ||
+		       metric_get(METRIC_RECORDS_SEALED) - sealed >= ENOUGH_RECORDS;
+		if (!over)
+			cond_wait_ms(&r->cond, &r->lock, left);
+		mutex_unlock(&r->lock);
+		if (over)
+			return;
+	}
+}
+
+static void *announce_loop(void *arg)
+{
+	struct announce_thread *t = arg;
+	struct replicator *r = t->replicator;
+	struct region *region = &r->regions.region[t->region];
+	uint64_t seen = 0;
+	int last = 0;
+
+	while (!is_stopping(r)) {
+		bool did = false;
+		int code = 0;
+
+		if (region_begin(region, REGION_WRITE) &&
+			announcer_waiting(r->announcer[t->region])) {
+			gather(r);
+			do {
+				code = replicator_step_announce(r, t->region, &did);
+			} while (code == 0 && did && !is_stopping(r));
+			local_failure(r, "announcing", code, &last);
+		}
+		if (code < 0)
+			wait_ms(r, LOCAL_FAILURE_MS, NULL, false);
+		else
+			wait_ms(r, POLL_INTERVAL_MS, &seen, false);
+	}
+	return NULL;
+}
+
+static void *pull_loop(void *arg)
+{
+	struct replicator *r = arg;
+	int last = 0;
+
+	while (!is_stopping(r)) {
+		bool did = false;
+		int code = replicator_step_pull(r, &did);
+
+		local_failure(r, "merging", code, &last);
+		wait_ms(r, code < 0 ? LOCAL_FAILURE_MS : r->o.poll_interval_ms, NULL, false);
+	}
+	return NULL;
+}
+
+static void *house_loop(void *arg)
+{
+	struct replicator *r = arg;
+
+	while (!is_stopping(r)) {
+		wait_ms(r, HOUSE_MS, NULL, false);
+		int code = cache_checkpoint(r->cache, HOUSE_LOG_BYTES);
+		if (code < 0)
+			log_debug("checkpoint of the database failed error=%d", code);
+	}
+	return NULL;
+}
+
+static int start_threads(struct replicator *r)
+{
+	char name[16];
+	int code = fetcher_start(r->fetcher, FETCH_THREADS);
+
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		struct announce_thread *t = &r->announce[i];
+
+		*t = (struct announce_thread){.replicator = r, .region = i};
+		snprintf(name, sizeof(name), "announce-%u", i);
+		code = thread_start(&t->thread, name, announce_loop, t);
+		t->started = code == 0;
+		if (code == 0)
+			code = deliverer_start(r->deliverer[i]);
+	}
+	if (code == 0) {
+		code = thread_start(&r->seal_thread, "seal", seal_loop, r);
+		r->seal_started = code == 0;
+	}
+	if (code == 0) {
+		code = thread_start(&r->pull_thread, "pull", pull_loop, r);
+		r->pull_started = code == 0;
+	}
+	if (code == 0) {
+		code = thread_start(&r->house_thread, "house", house_loop, r);
+		r->house_started = code == 0;
+	}
+	return code;
+}
+
+int replicator_start(struct replicator *r, struct err *err)
+{
+	mutex_lock(&r->lock);
+	r->stopping = false;
+	mutex_unlock(&r->lock);
+	atomic_store(&r->regions.cancel, false);
+	puller_set_threaded(r->puller, true);
+	r->running = true;
+	int code = start_threads(r);
+	if (code < 0) {
+		replicator_stop(r);
+		return err_errno(err, code, "cannot start the replication threads");
+	}
+	cache_set_fetcher(r->cache, fetcher_fetch, r->fetcher);
+	return 0;
+}
+
+static void join(pthread_t thread, bool *started)
+{
+	if (*started)
+		CHECK(pthread_join(thread, NULL) == 0);
+	*started = false;
+}
+
+void replicator_stop(struct replicator *r)
+{
+	if (!r->running)
+		return;
+	cache_set_fetcher(r->cache, NULL, NULL);
+	atomic_store(&r->regions.cancel, true);
+	mutex_lock(&r->lock);
+	r->stopping = true;
+	cond_broadcast(&r->cond);
+	mutex_unlock(&r->lock);
+	journal_kick(r->cache);
+	fetcher_stop(r->fetcher);
+	join(r->seal_thread, &r->seal_started);
+	join(r->pull_thread, &r->pull_started);
+	join(r->house_thread, &r->house_started);
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		join(r->announce[i].thread, &r->announce[i].started);
+		deliverer_stop(r->deliverer[i]);
+	}
+	puller_set_threaded(r->puller, false);
+	atomic_store(&r->regions.cancel, false);
+	r->running = false;
+}
+
+/* ---- flush ---- */
+
+static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, uint64_t *left)
+{
+	uint64_t bits = 0;
+	struct conn *conn;
+
+	int code = cache_read_begin(r->cache, &conn);
+	if (code < 0)
+		return code;
+	*left = 0;
+	code = outbox_waiting(conn, key, &bits);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		struct outbox_stats stats;
+
+		code = outbox_stats(conn, r->regions.region[i].id, &stats);
+		if (code == 0)
+			*left += stats.rows;
+	}
+	cache_read_end(conn);
+	*waiting = bits != 0;
+	return code;
+}
+
+static int flush_wait(struct replicator *r, struct slice key, int64_t timeout_ms,
+	replicator_progress_fn progress, void *ctx, struct err *err)
+{
+	int64_t start = clock_monotonic_ms(), told = start - 1000;
+
+	for (;;) {
+		int64_t now = clock_monotonic_ms();
+		bool waiting;
+		uint64_t left;
+
+		int code = rows_waiting(r, key, &waiting, &left);
+		if (code < 0)
+			return err_errno(err, code, "cannot read what is left");
+		if (!waiting)
+			return 0;
+		if (timeout_ms >= 0 && now - start >= timeout_ms)
+			return err_set(err, -ETIMEDOUT,
+				"%llu changes are not in every region yet\n"
+				"hint: `meridian status` names the region and the cause; they are "
+				"sent "
+				"when it answers",
+				(unsigned long long)left);
+		if (progress && now - told >= 1000) {
+			told = now;
+			if (progress(ctx, left))
+				return -ECANCELED;
+		}
+		if (is_stopping(r))
+			return err_set(err, -ECANCELED, "replication is being stopped");
+		wait_ms(r, FLUSH_POLL_MS, NULL, false);
+	}
+}
+
+int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t timeout_ms,
+	replicator_progress_fn progress, void *ctx, struct err *err)
+{
+	int code = sealer_seal_all(r->sealer);
+
+	if (code < 0)
+		return err_errno(err, code, "cannot seal the changes");
+	mutex_lock(&r->lock);
+	r->hurry = true;
+	mutex_unlock(&r->lock);
+	wake_all(r);
+	code = wait ? flush_wait(r, key, timeout_ms, progress, ctx, err) : 0;
+	mutex_lock(&r->lock);
+	r->hurry = false;
+	mutex_unlock(&r->lock);
+	return code;
+}

@@ -1,0 +1,154 @@
+/*
+ * What operators see: the state of a running replicator, and the check of one region of a
+ * configuration. Reads only; each region's lock is held for a copy.
+ */
+#include "replicator/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cache/journal.h"
+#include "src/base/buf.h"
+#include "src/base/clock.h"
+
+static void region_state(struct region *r, struct region_status *ret)
+{
+	int64_t now = clock_monotonic_ms(), retry_ms;
+
+	memcpy(ret->name, r->name, sizeof(ret->name));
+	memcpy(ret->url, r->url, sizeof(ret->url));
+	ret->home = r->home;
+	ret->clock_skew_ms = store_clock_skew_ms(r->store);
+	mutex_lock(&r->lock);
+	bool denied = r->write_retry_ms > now;
+	bool untouched = r->state == REGION_DOWN && !r->error[0] && !r->last_ok_ms;
+	ret->up = (r->state == REGION_UP && !denied) || untouched;
+	ret->checked = r->checked && r->state != REGION_REFUSED;
+	ret->capabilities = r->probed ? atomic_load(&r->store->capabilities) : 0;
+	ret->last_ok_ms = r->last_ok_ms;
+	retry_ms = r->state == REGION_UP ? r->write_retry_ms : r->retry_ms;
+	memcpy(ret->error, r->error, sizeof(ret->error));
+	mutex_unlock(&r->lock);
+	ret->retry_at_ms =
+		ret->up ? 0 : clock_realtime_ms() + (retry_ms > now ? retry_ms - now : 0);
+}
+
+static int counts(struct replicator *r, struct conn *conn, struct replicator_status *s)
+{
+	struct journal_stats journal;
+	int code = 0;
+
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
+		code = outbox_stats(conn, r->regions.region[i].id, &s->region[i].outbox);
+	if (code == 0)
+		code = journal_stats(conn, &journal);
+	if (code < 0)
+		return code;
+	s->journal_rows = journal.rows;
+	s->journal_oldest_ms = journal.oldest_ms;
+	if ((code = conflict_count(conn, &s->conflicts)) < 0 ||
+		(code = held_count(conn, &s->held)) < 0 ||
+		(code = bad_segment_count(conn, &s->bad_segments)) < 0)
+		return code;
+	return entry_count(conn, &s->entries, &s->tombstones);
+}
+
+int replicator_status(struct replicator *r, struct replicator_status *ret)
+{
+	struct replicator_status *s = calloc(1, sizeof(*s));
+	struct puller_status pull;
+	struct conn *conn;
+
+	if (!s)
+		return -ENOMEM;
+	s->node = cache_node(r->cache);
+	s->regions = r->regions.count;
+	mutex_lock(&r->regions.lock);
+	snprintf(s->volume_id, sizeof(s->volume_id), "%s", r->regions.volume_id);
+	mutex_unlock(&r->regions.lock);
+	for (unsigned i = 0; i < r->regions.count; i++)
+		region_state(&r->regions.region[i], &s->region[i]);
+	puller_status(r->puller, &pull);
+	memcpy(s->pull_region, pull.region, sizeof(s->pull_region));
+	s->pull_last_ms = pull.last_ms;
+	s->pull_lag_ms = pull.lag_ms;
+	int code = cache_read_begin(r->cache, &conn);
+	if (code == 0) {
+		code = counts(r, conn, s);
+		cache_read_end(conn);
+	}
+	if (code == 0)
+		*ret = *s;
+	free(s);
+	return code;
+}
+
+/* ---- config check ---- */
+
+static const struct {
+	unsigned bit;
+	const char *text;
+} capability_text[] = {
+	{STORE_CAP_PUT_IF_ABSENT, "conditional create"},
+	{STORE_CAP_PUT_IF_MATCH, "conditional overwrite"},
+	{STORE_CAP_DELETE_IF_MATCH, "conditional delete"},
+	{STORE_CAP_COPY, "server-side copy"},
+	{STORE_CAP_COPY_IF_MATCH, "conditional copy"},
+};
+
+static void describe(struct store *s, struct buf *text)
+{
+	unsigned caps = atomic_load(&s->capabilities);
+	int64_t skew = store_clock_skew_ms(s);
+
+	for (size_t i = 0; i < ARRAY_SIZE(capability_text); i++)
+		buf_printf(text, "  %s: %s\n", capability_text[i].text,
+			caps & capability_text[i].bit ? "yes" : "no");
+	if (skew)
+		buf_printf(text, "  clock: %+" PRId64 " ms against this machine\n", skew);
+}
+
+static int check_open(struct store *s, const char *name, int64_t timeout_ms, struct buf *text)
+{
+	struct store_call call = {.deadline_ms = clock_monotonic_ms() + timeout_ms};
+	CLEANUP(buf_done) struct buf volume = {0};
+	struct store_error error = {0};
+	char line[256];
+
+	enum store_result result =
+		store_get_buf(s, VOLUME_KEY, 65536, &volume, NULL, NULL, &call, &error);
+	if (result == STORE_OK) {
+		buf_printf(text, "  volume: there (%zu bytes)\n", volume.len);
+	} else if (result == STORE_ABSENT) {
+		buf_put_str(text, "  volume: none yet, made at the first mount\n");
+	} else {
+		store_failure_text(line, sizeof(line), "get " VOLUME_KEY, result, &error);
+		buf_printf(text, "region \"%s\": %s\n", name, line);
+		return result == STORE_DENIED ? -EACCES : -EHOSTDOWN;
+	}
+	result = store_probe(s, &call, &error);
+	if (result != STORE_OK) {
+		store_failure_text(line, sizeof(line), "probe", result, &error);
+		buf_printf(text, "region \"%s\": %s\n", name, line);
+		return result == STORE_DENIED ? -EACCES : -EHOSTDOWN;
+	}
+	describe(s, text);
+	return 0;
+}
+
+int replicator_check_region(const struct store_config *config, int64_t timeout_ms, struct buf *text)
+{
+	struct store *s;
+	struct err err = {0};
+
+	int code = store_open(config, &s, &err);
+	if (code < 0) {
+		buf_printf(text, "%s\n", err.text);
+		return code;
+	}
+	buf_printf(text, "region \"%s\" %s\n", config->name, config->url);
+	code = check_open(s, config->name, timeout_ms, text);
+	store_close(s);
+	return code;
+}
