@@ -1,0 +1,234 @@
+/* Why this file: the figures of the daemon's parts have their own structs; what an operator looks
+ * at is put together in one place, first what is wrong. */
+#include "src/status.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/base/json.h"
+#include "src/base/metrics.h"
+#include "src/text.h"
+
+static const struct {
+	unsigned bit;
+	const char *name;
+	const char *missing; /* what its absence means; NULL: costs speed only */
+} capabilities[] = {
+	{STORE_CAP_PUT_IF_ABSENT, "put_if_absent",
+		"no conditional writes of new keys: verifies by reading back"},
+	{STORE_CAP_PUT_IF_MATCH, "put_if_match",
+		"no conditional overwrites: verifies by reading back"},
+	{STORE_CAP_DELETE_IF_MATCH, "delete_if_match",
+		"no conditional deletes: reads before it deletes"},
+	{STORE_CAP_COPY, "copy", "no server-side copies: attribute changes send the content again"},
+	{STORE_CAP_COPY_IF_MATCH, "copy_if_match", NULL},
+};
+
+static int64_t age(const struct status *s, int64_t then_ms)
+{
+	return then_ms > 0 && s->now_ms > then_ms ? s->now_ms - then_ms : 0;
+}
+
+static void region_state(const struct status *s, const struct region_status *r, char out[64])
+{
+	char figure[TEXT_FIGURE_SIZE];
+
+	if (r->up)
+		snprintf(out, 64, "%s", r->last_ok_ms || r->checked ? "up" : "not asked yet");
+	else if (r->last_ok_ms)
+		snprintf(out, 64, "DOWN for %s", text_age(age(s, r->last_ok_ms), figure));
+	else
+		snprintf(out, 64, "DOWN, never seen");
+}
+
+static void region_row(const struct status *s, const struct region_status *r, struct buf *out)
+{
+	char state[64], backlog[96], oldest[TEXT_FIGURE_SIZE] = "-", figure[TEXT_FIGURE_SIZE],
+				     name[80];
+
+	region_state(s, r, state);
+	snprintf(name, sizeof(name), "%s%s", r->name, r->home ? " *" : "");
+	if (r->outbox.rows)
+		snprintf(backlog, sizeof(backlog), "%" PRIu64 " (%s)", r->outbox.rows,
+			text_bytes(r->outbox.bytes, figure));
+	else
+		snprintf(backlog, sizeof(backlog), "0");
+	if (r->outbox.oldest_ms)
+		text_age(age(s, (int64_t)r->outbox.oldest_ms), oldest);
+	buf_printf(out, "  %-18s %-18s %-18s %-8s %s\n", name, state, backlog, oldest,
+		r->error[0] ? r->error : "-");
+}
+
+static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)
+{
+	char figure[TEXT_FIGURE_SIZE];
+
+	if (r->outbox.parked)
+		buf_printf(out, "  %s: %" PRIu64 " changes failed for good and wait for you\n",
+			r->name, r->outbox.parked);
+	for (size_t i = 0; r->checked && i < ARRAY_SIZE(capabilities); i++)
+		if (!(r->capabilities & capabilities[i].bit) && capabilities[i].missing)
+			buf_printf(out, "  %s: %s\n", r->name, capabilities[i].missing);
+	if (r->clock_skew_ms > s->config->max_clock_skew_ms ||
+		-r->clock_skew_ms > s->config->max_clock_skew_ms)
+		buf_printf(out, "  %s: its clock is %s %s this machine's\n", r->name,
+			text_age(r->clock_skew_ms < 0 ? -r->clock_skew_ms : r->clock_skew_ms,
+				figure),
+			r->clock_skew_ms < 0 ? "behind" : "ahead of");
+	if (!r->up && r->retry_at_ms > s->now_ms)
+		buf_printf(out, "  %s: next attempt in %s\n", r->name,
+			text_age(r->retry_at_ms - s->now_ms, figure));
+}
+
+static void pull_line(const struct status *s, struct buf *out)
+{
+	const struct replicator_status *r = &s->replicator;
+	char figure[TEXT_FIGURE_SIZE];
+
+	if (!r->pull_last_ms)
+		buf_printf(out, "  pull       nothing yet\n");
+	else
+		buf_printf(out, "  pull       %s ago from %s",
+			text_age(age(s, r->pull_last_ms), figure),
+			r->pull_region[0] ? r->pull_region : "-");
+	if (r->pull_last_ms && r->pull_lag_ms >= 0)
+		buf_printf(out, ", newest change was %s old", text_age(r->pull_lag_ms, figure));
+	if (r->pull_last_ms)
+		buf_put_u8(out, '\n');
+}
+
+static void figures(const struct status *s, struct buf *out)
+{
+	const struct replicator_status *r = &s->replicator;
+	char a[TEXT_FIGURE_SIZE], b[TEXT_FIGURE_SIZE], c[TEXT_FIGURE_SIZE], d[TEXT_FIGURE_SIZE];
+
+	buf_printf(out, "  journal    %" PRIu64 " changes not sealed", r->journal_rows);
+	if (r->journal_oldest_ms)
+		buf_printf(
+			out, ", the oldest %s", text_age(age(s, (int64_t)r->journal_oldest_ms), a));
+	buf_put_u8(out, '\n');
+	pull_line(s, out);
+	buf_printf(out,
+		"  attention  %" PRIu64 " conflicts, %" PRIu64 " held, %" PRIu64 " bad segments\n",
+		r->conflicts, r->held, r->bad_segments);
+	buf_printf(out, "  cache      %s of %s in %" PRIu64 " files, database %s, disk %s free\n",
+		text_bytes(s->usage.content_bytes, a), text_bytes(s->config->cache_size, b),
+		s->usage.content_files, text_bytes(s->usage.database_bytes, c),
+		text_bytes(s->usage.free_bytes, d));
+	if (s->fs.fetches_waiting)
+		buf_printf(out, "  waiting    %" PRIu64 " opens wait for content from a region\n",
+			s->fs.fetches_waiting);
+}
+
+void status_text(const struct status *s, struct buf *out)
+{
+	const struct replicator_status *r = &s->replicator;
+	char figure[TEXT_FIGURE_SIZE];
+
+	buf_printf(out, "%s on %s%s%s\n", s->config->name, s->mountpoint,
+		s->read_only ? ", read-only" : "", s->stopping ? ", stopping" : "");
+	buf_printf(out, "  daemon     %d, up %s, version %s, node %016" PRIx64 "\n", (int)s->pid,
+		text_age(s->now_ms - s->started_ms, figure), MERIDIAN_VERSION, s->node);
+	buf_printf(out, "  durability local\n\n");
+	buf_printf(out, "  %-18s %-18s %-18s %-8s %s\n", "REGION (* home)", "STATE", "BACKLOG",
+		"OLDEST", "LAST ERROR");
+	for (unsigned i = 0; i < r->regions; i++)
+		region_row(s, &r->region[i], out);
+	buf_put_u8(out, '\n');
+	for (unsigned i = 0; i < r->regions; i++)
+		region_notes(s, &r->region[i], out);
+	figures(s, out);
+}
+
+static void region_json(const struct status *s, const struct region_status *r, struct json *j)
+{
+	json_begin_object(j, NULL);
+	json_put_str(j, "name", r->name);
+	json_put_str(j, "url", r->url);
+	json_put_bool(j, "home", r->home);
+	json_put_bool(j, "up", r->up);
+	json_put_bool(j, "checked", r->checked);
+	json_begin_array(j, "capabilities");
+	for (size_t i = 0; r->checked && i < ARRAY_SIZE(capabilities); i++)
+		if (r->capabilities & capabilities[i].bit)
+			json_put_str(j, NULL, capabilities[i].name);
+	json_end(j);
+	json_put_int(j, "clock_skew_ms", r->clock_skew_ms);
+	json_put_int(j, "backlog_rows", (int64_t)r->outbox.rows);
+	json_put_int(j, "backlog_bytes", (int64_t)r->outbox.bytes);
+	json_put_int(j, "backlog_unannounced", (int64_t)r->outbox.unannounced);
+	json_put_int(j, "backlog_parked", (int64_t)r->outbox.parked);
+	json_put_int(j, "backlog_oldest_ms", (int64_t)r->outbox.oldest_ms);
+	json_put_int(j, "backlog_oldest_age_ms", age(s, (int64_t)r->outbox.oldest_ms));
+	json_put_int(j, "last_ok_ms", r->last_ok_ms);
+	json_put_int(j, "retry_at_ms", r->retry_at_ms);
+	json_put_str(j, "error", r->error);
+	json_end(j);
+}
+
+static void cache_json(const struct status *s, struct json *j)
+{
+	json_begin_object(j, "cache");
+	json_put_int(j, "content_bytes", (int64_t)s->usage.content_bytes);
+	json_put_int(j, "content_files", (int64_t)s->usage.content_files);
+	json_put_int(j, "cache_size", (int64_t)s->config->cache_size);
+	json_put_int(j, "inodes", (int64_t)s->usage.inodes);
+	json_put_int(j, "database_bytes", (int64_t)s->usage.database_bytes);
+	json_put_int(j, "free_bytes", (int64_t)s->usage.free_bytes);
+	json_put_int(j, "total_bytes", (int64_t)s->usage.total_bytes);
+	json_end(j);
+	json_begin_object(j, "fs");
+	json_put_int(j, "requests", (int64_t)s->fs.requests);
+	json_put_int(j, "errors", (int64_t)s->fs.errors);
+	json_put_int(j, "fetches_waiting", (int64_t)s->fs.fetches_waiting);
+	json_put_int(j, "invalidations", (int64_t)s->fs.invalidations);
+	json_put_int(j, "invalidations_pending", (int64_t)s->fs.invalidations_pending);
+	json_end(j);
+	json_begin_object(j, "counters");
+	for (unsigned i = 0; i < METRIC_COUNT; i++)
+		json_put_int(j, metric_name((enum metric)i), (int64_t)metric_get((enum metric)i));
+	json_end(j);
+}
+
+char *status_json(const struct status *s)
+{
+	const struct replicator_status *r = &s->replicator;
+	struct json *j = json_new();
+	char node[17], *text;
+
+	snprintf(node, sizeof(node), "%016" PRIx64, s->node);
+	json_put_str(j, "volume", s->config->name);
+	json_put_str(j, "version", MERIDIAN_VERSION);
+	json_put_str(j, "volume_id", r->volume_id);
+	json_put_str(j, "node", node);
+	json_put_str(j, "config", s->config->path);
+	json_put_str(j, "mountpoint", s->mountpoint);
+	json_put_str(j, "state_dir", s->config->state_dir);
+	json_put_str(j, "home", s->config->home);
+	json_put_str(j, "durability", "local");
+	json_put_int(j, "pid", s->pid);
+	json_put_bool(j, "read_only", s->read_only);
+	json_put_bool(j, "stopping", s->stopping);
+	json_put_int(j, "now_ms", s->now_ms);
+	json_put_int(j, "started_ms", s->started_ms);
+	json_begin_array(j, "regions");
+	for (unsigned i = 0; i < r->regions; i++)
+		region_json(s, &r->region[i], j);
+	json_end(j);
+	json_put_int(j, "journal_rows", (int64_t)r->journal_rows);
+	json_put_int(j, "journal_oldest_ms", (int64_t)r->journal_oldest_ms);
+	json_put_int(j, "journal_oldest_age_ms", age(s, (int64_t)r->journal_oldest_ms));
+	json_put_str(j, "pull_region", r->pull_region);
+	json_put_int(j, "pull_last_ms", r->pull_last_ms);
+	json_put_int(j, "pull_lag_ms", r->pull_lag_ms);
+	json_put_int(j, "conflicts", (int64_t)r->conflicts);
+	json_put_int(j, "held", (int64_t)r->held);
+	json_put_int(j, "bad_segments", (int64_t)r->bad_segments);
+	json_put_int(j, "entries", (int64_t)r->entries);
+	json_put_int(j, "tombstones", (int64_t)r->tombstones);
+	cache_json(s, j);
+	text = json_text(j);
+	json_free(j);
+	return text;
+}
