@@ -30,6 +30,8 @@
 #define BODY_IN_MEMORY (1024 * 1024)
 /* A server-side copy of gigabytes is silent for long. */
 #define COPY_STALL_MS 300000
+/* And some stores are, when they have all of a large body. */
+#define LARGE_STALL_MS 60000
 
 static bool parse_number(const char *s, char **end, uint64_t *ret)
 {
@@ -310,6 +312,8 @@ static enum store_result put_once(struct s3 *s, const char *key, struct body *bo
 	q.body_size = body->size;
 	q.body_read = body_read;
 	q.body_ctx = body;
+	if (body->size > BODY_IN_MEMORY)
+		q.stall_timeout_ms = LARGE_STALL_MS;
 	s3_request_meta(&q, meta);
 	if (if_absent)
 		s3_request_header(&q, "if-none-match", "*");

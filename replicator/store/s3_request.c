@@ -177,12 +177,38 @@ static int64_t retry_after(const struct http_response *r)
 	return left > 0 && left < 86400000 ? left : 0;
 }
 
+/* What a server sends may not reach a terminal or a log as control characters. */
+static void make_printable(char *s)
+{
+	for (; *s; s++) {
+		if (*s < ' ' || *s > '~')
+			*s = '?';
+	}
+}
+
 static void PRINTF(2, 3) say(struct store_error *e, const char *fmt, ...)
 {
 	va_list args;
 	va_start(args, fmt);
 	vsnprintf(e->text, sizeof(e->text), fmt, args);
 	va_end(args);
+	make_printable(e->text);
+}
+
+/* For answers to HEAD, and those of something else than S3: they name no code. */
+static const char *status_hint(int status)
+{
+	switch (status) {
+	case 401:
+	case 403:
+		return "access denied (wrong keys, or no permission)";
+	case 404:
+		return "not found";
+	case 412:
+		return "precondition failed";
+	default:
+		return status >= 500 ? "server error" : "";
+	}
 }
 
 /* The line that an operator reads. */
@@ -208,7 +234,8 @@ static void describe(const struct s3 *s, const struct s3_request *q, const struc
 			region, s->region);
 	} else {
 		say(e, "%s %.80s at %.60s: %d %s%s%.80s", q->method, q->path, s->origin, r->status,
-			a->code, a->message[0] ? ": " : "", a->message);
+			a->code[0] ? a->code : status_hint(r->status), a->message[0] ? ": " : "",
+			a->message);
 	}
 }
 
@@ -222,6 +249,7 @@ enum store_result s3_refused(struct s3 *s, const struct s3_request *q,
 	e->http_status = r->status;
 	memcpy(e->code, a.code, sizeof(e->code));
 	snprintf(e->request_id, sizeof(e->request_id), "%.63s", id ? id : a.request_id);
+	make_printable(e->request_id);
 	e->retry_after_ms = retry_after(r);
 	describe(s, q, r, &a, e);
 	enum store_result result = classify(r->status, &a, q->change);
@@ -300,6 +328,7 @@ enum store_result s3_send(struct s3 *s, struct s3_request *q, const struct store
 	struct credentials c CLEANUP(credentials_done);
 	struct err err = {0};
 	memset(r, 0, sizeof(*r));
+	memset(e, 0, sizeof(*e));
 	if (credential_source_get(s->credentials, &c, &err) < 0)
 		return store_error_set(e, STORE_DENIED, "%s", err.text);
 	struct http_header headers[S3_SIGN_PAIRS_MAX + 1];

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "replicator/store/layers.h"
+#include "replicator/store/s3_request.h"
 #include "src/base/buf.h"
 #include "tests/unit/canned_server.h"
 
@@ -478,6 +479,50 @@ static void test_virtual_host(void **state)
 	end(t);
 }
 
+static void test_endpoints(void **state)
+{
+	static const struct {
+		const char *url, *endpoint, *region;
+		bool path_style;
+		const char *origin, *root;
+	} v[] = {
+		{"s3://bucket", NULL, "eu-west-2", false,
+			"https://bucket.s3.eu-west-2.amazonaws.com", ""},
+		{"s3://bucket", NULL, "eu-west-2", true, "https://s3.eu-west-2.amazonaws.com",
+			"/bucket"},
+		{"s3://my.bucket", NULL, "eu-west-2", false, "https://s3.eu-west-2.amazonaws.com",
+			"/my.bucket"},
+		{"s3://Bucket_", NULL, "eu-west-2", false, "https://s3.eu-west-2.amazonaws.com",
+			"/Bucket_"},
+		{"s3://bucket", NULL, "cn-north-1", false,
+			"https://bucket.s3.cn-north-1.amazonaws.com.cn", ""},
+		{"s3://bucket", "https://s3.example.net/", "r", false, "https://s3.example.net",
+			"/bucket"},
+		{"s3://bucket", "https://s3.example.net:443", "r", false, "https://s3.example.net",
+			"/bucket"},
+		{"s3://bucket", "http://127.0.0.1:80", "r", false, "http://127.0.0.1", "/bucket"},
+		{"s3://bucket", "http://[::1]:8080", "r", false, "http://[::1]:8080", "/bucket"},
+		{"s3://bucket", "https://bucket.oss.example", "r", false,
+			"https://bucket.oss.example", ""},
+		{"s3://bucket", "https://bucket.oss.example", "r", true,
+			"https://bucket.oss.example", "/bucket"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
+		const struct store_config config = {.name = v[i].region,
+			.url = v[i].url,
+			.endpoint = v[i].endpoint,
+			.path_style = v[i].path_style};
+		struct store *s = NULL;
+		struct err err = {0};
+		assert_int_equal(store_s3_open(&config, &s, &err), 0);
+		const struct s3 *inside = (struct s3 *)s;
+		assert_string_equal(inside->origin, v[i].origin);
+		assert_string_equal(inside->origin + (inside->secure ? 8 : 7), inside->host);
+		assert_string_equal(inside->root, v[i].root);
+		store_close(s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -497,6 +542,7 @@ int main(void)
 		cmocka_unit_test(test_no_credentials),
 		cmocka_unit_test(test_source_fails),
 		cmocka_unit_test(test_configuration),
+		cmocka_unit_test(test_endpoints),
 		cmocka_unit_test(test_virtual_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
