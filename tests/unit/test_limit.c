@@ -1,0 +1,170 @@
+/* The limit layer: how many at once, order of arrival, deadline and cancel in the queue. */
+#include <errno.h>
+#include <stdio.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "replicator/store/layers.h"
+#include "src/base/buf.h"
+#include "src/base/clock.h"
+#include "src/base/thread.h"
+#include "tests/sim/store_mem.c"
+
+/* Calls stay inside until the gate opens; who entered is noted in order. */
+static struct mutex lock;
+static struct cond moved;
+static int inside, most, entered, let_out;
+static int order[64];
+
+static enum store_result gate(void *ctx, const char *op, const char *key, bool did_happen)
+{
+	if (did_happen)
+		return STORE_OK;
+	mutex_lock(&lock);
+	inside++;
+	most = inside > most ? inside : most;
+	order[entered++] = key[0] - 'a';
+	cond_broadcast(&moved);
+	while (let_out == 0)
+		cond_wait(&moved, &lock);
+	let_out--;
+	inside--;
+	cond_broadcast(&moved);
+	mutex_unlock(&lock);
+	return STORE_OK;
+}
+
+struct caller {
+	struct store *s;
+	char key[2];
+	struct store_call call;
+	enum store_result result;
+	pthread_t thread;
+};
+
+static void *call_head(void *arg)
+{
+	struct caller *c = arg;
+
+	c->result = store_head(c->s, c->key, NULL, NULL, &c->call, NULL);
+	return NULL;
+}
+
+static void start(struct caller *c, struct store *s, int n)
+{
+	c->s = s;
+	c->key[0] = (char)('a' + n);
+	c->key[1] = '\0';
+	assert_int_equal(thread_start(&c->thread, "caller", call_head, c), 0);
+}
+
+static void await_entered(int n)
+{
+	mutex_lock(&lock);
+	while (entered < n)
+		cond_wait(&moved, &lock);
+	mutex_unlock(&lock);
+}
+
+static void release(int n)
+{
+	mutex_lock(&lock);
+	let_out += n;
+	cond_broadcast(&moved);
+	mutex_unlock(&lock);
+}
+
+static int setup(void **state)
+{
+	mutex_init(&lock, LOCK_RANK_LEAF);
+	cond_init(&moved);
+	inside = most = entered = let_out = 0;
+	*state = store_limit_new(store_fault_new(store_mem_new(STORE_MEM_ALL), gate, NULL), 2);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	store_close(*state);
+	cond_done(&moved);
+	mutex_done(&lock);
+	return 0;
+}
+
+static void two_at_once_in_order(void **state)
+{
+	struct caller c[8];
+
+	memset(c, 0, sizeof(c));
+	for (int i = 0; i < 8; i++) {
+		start(&c[i], *state, i);
+		if (i < 2)
+			await_entered(i + 1);
+		else
+			clock_sleep_ms(20); /* stands in the queue before the next one comes */
+	}
+	assert_int_equal(entered, 2);
+	for (int i = 0; i < 8; i++) {
+		release(1);
+		await_entered(i + 3 < 8 ? i + 3 : 8);
+	}
+	for (int i = 0; i < 8; i++) {
+		pthread_join(c[i].thread, NULL);
+		assert_int_equal(c[i].result, STORE_ABSENT);
+		assert_int_equal(order[i], i);
+	}
+	assert_int_equal(most, 2);
+}
+
+static void waiters_leave(void **state)
+{
+	atomic_bool cancel = false;
+	struct caller c[5];
+
+	memset(c, 0, sizeof(c));
+	c[2].call.deadline_ms = clock_monotonic_ms() + 100;
+	c[3].call.cancel = &cancel;
+	for (int i = 0; i < 5; i++) {
+		start(&c[i], *state, i);
+		if (i < 2)
+			await_entered(i + 1);
+		else
+			clock_sleep_ms(10);
+	}
+	pthread_join(c[2].thread, NULL);
+	assert_int_equal(c[2].result, STORE_TIMEOUT);
+	atomic_store(&cancel, true);
+	pthread_join(c[3].thread, NULL);
+	assert_int_equal(c[3].result, STORE_LOCAL);
+	assert_int_equal(entered, 2);
+	/* The one behind them is next, and no place was lost. */
+	release(3);
+	pthread_join(c[4].thread, NULL);
+	pthread_join(c[0].thread, NULL);
+	pthread_join(c[1].thread, NULL);
+	assert_int_equal(entered, 3);
+	assert_int_equal(order[2], 4);
+	release(2);
+	struct caller more[2];
+	memset(more, 0, sizeof(more));
+	start(&more[0], *state, 5);
+	start(&more[1], *state, 6);
+	pthread_join(more[0].thread, NULL);
+	pthread_join(more[1].thread, NULL);
+	assert_int_equal(more[1].result, STORE_ABSENT);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(two_at_once_in_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(waiters_leave, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

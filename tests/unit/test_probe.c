@@ -1,0 +1,89 @@
+/* The probe: it finds what a store has, for every combination, and tells a failure from a lack. */
+#include <errno.h>
+#include <stdio.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "replicator/store/layers.h"
+#include "src/base/buf.h"
+#include "tests/sim/store_mem.c"
+
+static void every_combination(void **state)
+{
+	for (unsigned has = 0; has <= STORE_MEM_ALL; has++) {
+		struct store *mem = store_mem_new(has);
+		struct store *s = store_retry_new(mem, 2, 1000);
+		unsigned want = has;
+		struct store_error e = {0};
+		/* A condition on a copy needs a copy. */
+		if (!(has & STORE_CAP_COPY))
+			want &= ~(unsigned)STORE_CAP_COPY_IF_MATCH;
+		assert_int_equal(store_probe(s, NULL, &e), STORE_OK);
+		assert_int_equal(atomic_load(&s->capabilities), want);
+		assert_int_equal(store_mem_count(mem), 0);
+		/* Again, with the first one's findings in force. */
+		assert_int_equal(store_probe(s, NULL, NULL), STORE_OK);
+		assert_int_equal(atomic_load(&s->capabilities), want);
+		store_close(s);
+	}
+}
+
+/* Fails call number at, counted over all operations. */
+struct failing {
+	int at;
+	int calls;
+	enum store_result with;
+};
+
+static enum store_result hook(void *ctx, const char *op, const char *key, bool did_happen)
+{
+	struct failing *f = ctx;
+
+	if (did_happen)
+		return STORE_OK;
+	return f->calls++ == f->at ? f->with : STORE_OK;
+}
+
+static void failures_are_returned(void **state)
+{
+	static const enum store_result with[] = {
+		STORE_DENIED, STORE_TRANSIENT, STORE_TIMEOUT, STORE_CORRUPT, STORE_UNKNOWN};
+
+	for (size_t w = 0; w < ARRAY_SIZE(with); w++) {
+		for (int at = 0;; at++) {
+			struct failing f = {.at = at, .with = with[w]};
+			struct store *mem = store_mem_new(STORE_MEM_ALL);
+			struct store *s = store_fault_new(mem, hook, &f);
+			enum store_result r = store_probe(s, NULL, NULL);
+			unsigned found = atomic_load(&s->capabilities);
+			bool met = f.calls > at;
+			size_t left = store_mem_count(mem);
+			store_close(s);
+			if (!met) {
+				assert_int_equal(r, STORE_OK);
+				assert_true(at >= 10);
+				break;
+			}
+			/* Never taken for a missing capability: nothing is decided. */
+			assert_int_equal(r, with[w]);
+			assert_int_equal(found, STORE_MEM_ALL);
+			/* Only a failure of the clean-up itself may leave something. */
+			assert_true(left == 0 || at >= f.calls - 2);
+		}
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_combination),
+		cmocka_unit_test(failures_are_returned),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
