@@ -259,27 +259,41 @@ static struct slice item_key(const struct merge_batch *b, const struct item *ite
 	return key;
 }
 
+static int seal_if_pending(struct merge_batch *b, struct slice key)
+{
+	struct conn *conn;
+	bool pending = false;
+	int code = cache_read_begin(b->cache, &conn);
+
+	if (code)
+		return code;
+	code = journal_pending(conn, key, &pending);
+	cache_read_end(conn);
+	if (!code && pending)
+		code = sealer_seal_key(b->options.sealer, key);
+	return code == -EAGAIN ? 0 : code;
+}
+
+/* The batch's keys, and what is above them: a file just made here where the record needs a
+ * directory must have become an entry before it is hidden. */
 static int seal_pending(struct merge_batch *b)
 {
-	for (size_t i = 0; i < b->count; i++) {
-		struct slice key = item_key(b, &b->items[i]);
-		struct conn *conn;
-		bool pending = false;
-		int code;
+	struct slice last_parent = {NULL, 0};
+	int code = 0;
+
+	for (size_t i = 0; !code && i < b->count; i++) {
+		struct slice key = item_key(b, &b->items[i]), parent = key_parent(key);
 
 		if (b->items[i].held)
 			continue;
-		code = cache_read_begin(b->cache, &conn);
-		if (code)
-			return code;
-		code = journal_pending(conn, key, &pending);
-		cache_read_end(conn);
-		if (!code && pending)
-			code = sealer_seal_key(b->options.sealer, key);
-		if (code && code != -EAGAIN)
-			return code;
+		code = seal_if_pending(b, key);
+		if (last_parent.p && slice_equal(parent, last_parent))
+			continue;
+		last_parent = parent;
+		for (; !code && parent.len; parent = key_parent(parent))
+			code = seal_if_pending(b, parent);
 	}
-	return 0;
+	return code;
 }
 
 /* *pending: something came in since seal_pending that must be sealed before. */

@@ -1,0 +1,470 @@
+/* Sealing: which changes make which versions, in which order they enter the outbox, and that
+ * nothing is lost or made twice. */
+#include "engine_fixture.h"
+
+#include "replicator/seal_internal.h"
+#include "src/base/metrics.h"
+
+static void new_file(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	CLEANUP(entry_done) struct entry e = {0};
+	CLEANUP(buf_done) struct buf b = {0};
+
+	do_mkdir(s, "d");
+	do_write(s, "d/f", "hello");
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "d/f", &e);
+	assert_int_equal(e.kind, KIND_FILE);
+	assert_int_equal(e.size, 5);
+	assert_int_equal(e.mode, 0644);
+	assert_int_equal(e.uid, 1000);
+	assert_int_equal(e.content_stamp.node, cache_node(s->cache));
+	assert_int_equal(stamp_cmp(e.content_stamp, e.attr_stamp), 0);
+	assert_int_equal(vector_get(&e.vector, cache_node(s->cache)), entry_stamp(&e).time);
+	assert_true(inline_cache_get(s->inline_cache, e.hash, &b));
+	assert_int_equal(b.len, 5);
+	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 2);
+	assert_string_equal(rows[0].key.p, "d");
+	assert_string_equal(rows[1].key.p, "d/f");
+	assert_true(rows[1].fresh);
+	assert_int_equal(stamp_cmp(rows[1].stamp, entry_stamp(&e)), 0);
+	free(rows);
+}
+
+static struct stamp stamp_at(struct server *s, const char *path)
+{
+	CLEANUP(entry_done) struct entry e = {0};
+
+	get_entry(s, path, &e);
+	return entry_stamp(&e);
+}
+
+static void unchanged_makes_no_version(void **state)
+{
+	struct server *s = *state;
+	struct stamp before;
+	struct file *f;
+
+	do_write(s, "f", "hello");
+	seal(s);
+	before = stamp_at(s, "f");
+	assert_int_equal(file_open(s->cache, ino_of(s, slice_of("f")), true, false, &f), 0);
+	file_release(f);
+	do_chmod(s, "f", 0644);
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	assert_int_equal(stamp_cmp(before, stamp_at(s, "f")), 0);
+}
+
+static void temporary_name_leaves_no_trace(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+
+	do_write(s, "target", "old");
+	seal(s);
+	do_write(s, "target.tmp", "new");
+	do_rename(s, "target.tmp", "target");
+	do_write(s, "gone", "x");
+	do_unlink(s, "gone");
+	seal(s);
+	get_entry(s, "target.tmp", &e);
+	assert_int_equal(e.content_stamp.time, 0);
+	get_entry(s, "gone", &e);
+	assert_int_equal(e.content_stamp.time, 0);
+	get_entry(s, "target", &e);
+	assert_int_equal(e.size, 3);
+	assert_int_equal(journal_rows(s), 0);
+}
+
+static void registers(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry a = {0}, b = {0}, c = {0}, d = {0};
+
+	do_write(s, "f", "hello");
+	seal(s);
+	get_entry(s, "f", &a);
+	do_chmod(s, "f", 0600);
+	seal(s);
+	get_entry(s, "f", &b);
+	assert_int_equal(stamp_cmp(a.content_stamp, b.content_stamp), 0);
+	assert_true(stamp_cmp(b.attr_stamp, a.attr_stamp) > 0);
+	assert_int_equal(b.mode, 0600);
+	assert_int_equal(b.mtime_stamp.time, 0);
+	do_touch(s, "f", 123456789);
+	seal(s);
+	get_entry(s, "f", &c);
+	assert_int_equal(stamp_cmp(b.content_stamp, c.content_stamp), 0);
+	assert_int_equal(stamp_cmp(b.attr_stamp, c.attr_stamp), 0);
+	assert_int_equal(c.mtime_ns, 123456789);
+	assert_int_equal(entry_mtime(&c), 123456789);
+	do_write(s, "f", "other");
+	seal(s);
+	get_entry(s, "f", &d);
+	assert_true(stamp_cmp(d.content_stamp, c.mtime_stamp) > 0);
+	assert_int_equal(entry_mtime(&d), d.content_mtime_ns);
+	assert_int_equal(stamp_cmp(d.attr_stamp, c.attr_stamp), 0);
+}
+
+static void tombstones(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry a = {0}, b = {0};
+	struct stamp first;
+
+	do_write(s, "f", "hello");
+	do_symlink(s, "l", "f");
+	seal(s);
+	get_entry(s, "f", &a);
+	first = a.attr_stamp;
+	entry_done(&a);
+	do_unlink(s, "f");
+	do_unlink(s, "l");
+	seal(s);
+	get_entry(s, "f", &a);
+	assert_int_equal(a.kind, KIND_ABSENT);
+	assert_int_equal(stamp_cmp(a.attr_stamp, first), 0);
+	/* A new life has attributes of its own. */
+	do_write(s, "f", "hello");
+	seal(s);
+	get_entry(s, "f", &b);
+	assert_int_equal(b.kind, KIND_FILE);
+	assert_true(stamp_cmp(b.attr_stamp, a.content_stamp) > 0);
+}
+
+static void large_content_is_uploaded(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	char big[INLINE_MAX + 2];
+
+	memset(big, 'b', sizeof(big) - 1);
+	big[sizeof(big) - 1] = '\0';
+	do_write(s, "big", big);
+	big[INLINE_MAX] = '\0';
+	do_write(s, "small", big);
+	seal(s);
+	assert_int_equal(outbox_rows(s, OUTBOX_UPLOAD, rows), 1);
+	assert_string_equal(rows[0].key.p, "big");
+	assert_int_equal(rows[0].size, INLINE_MAX + 1);
+	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 1);
+	assert_string_equal(rows[0].key.p, "small");
+	free(rows);
+}
+
+/* a changes, then b, then a again: no cut may show a's last state without b, nor b without a's
+ * first. */
+static void interleaved_changes_span(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	struct conn *conn;
+	bool closed = true;
+
+	do_write(s, "a", "1");
+	do_write(s, "b", "1");
+	do_write(s, "a", "2");
+	do_write(s, "c", "1");
+	seal(s);
+	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 3);
+	assert_string_equal(rows[0].key.p, "a");
+	assert_string_equal(rows[1].key.p, "b");
+	assert_string_equal(rows[2].key.p, "c");
+	assert_true(rows[0].first < rows[1].first && rows[1].last < rows[0].last);
+	assert_true(rows[0].last < rows[2].first);
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(outbox_cut_closed(conn, s->region, rows, 1, &closed), 0);
+	assert_false(closed);
+	assert_int_equal(outbox_cut_closed(conn, s->region, rows, 2, &closed), 0);
+	assert_true(closed);
+	cache_read_end(conn);
+	free(rows);
+}
+
+static void rename_is_one_cut(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	struct conn *conn;
+	bool closed = true;
+
+	do_write(s, "old", "1");
+	seal(s);
+	outbox_empty(s);
+	do_rename(s, "old", "new");
+	seal(s);
+	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 2);
+	assert_string_equal(rows[0].key.p, "new");
+	assert_string_equal(rows[1].key.p, "old");
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(outbox_cut_closed(conn, s->region, rows, 1, &closed), 0);
+	assert_false(closed);
+	cache_read_end(conn);
+	free(rows);
+}
+
+static void stamps_exceed_what_was_seen(void **state)
+{
+	struct server *s = *state;
+	struct entry e;
+	struct stamp remote;
+	struct conn *conn;
+
+	do_write(s, "f", "1");
+	seal(s);
+	do_write(s, "f", "2"); /* its row has this time */
+	get_entry(s, "f", &e);
+	remote = (struct stamp){hlc_now(cache_clock(s->cache)) + 1000, 77};
+	hlc_observe(cache_clock(s->cache), remote.time);
+	vector_raise(&e.vector, remote);
+	assert_int_equal(cache_begin(s->cache, &conn), 0);
+	assert_int_equal(entry_put(conn, slice_of("f"), &e), 0);
+	assert_int_equal(cache_commit(conn), 0);
+	entry_done(&e);
+	seal(s);
+	get_entry(s, "f", &e);
+	assert_true(e.content_stamp.time > remote.time);
+	assert_int_equal(e.content_stamp.node, cache_node(s->cache));
+	assert_int_equal(vector_get(&e.vector, 77), remote.time);
+	entry_done(&e);
+}
+
+static void make_tree(struct server *s, unsigned files)
+{
+	char path[64];
+
+	do_mkdir(s, "old");
+	do_mkdir(s, "old/sub");
+	do_symlink(s, "old/link", "sub");
+	for (unsigned i = 0; i < files; i++) {
+		snprintf(path, sizeof(path), i % 2 ? "old/f%03u" : "old/sub/f%03u", i);
+		do_write(s, path, path);
+	}
+}
+
+static void check_tree(struct server *s, unsigned files)
+{
+	CLEANUP(entry_done) struct entry e = {0};
+	char path[64];
+
+	for (unsigned i = 0; i < files; i++) {
+		snprintf(path, sizeof(path), i % 2 ? "old/f%03u" : "old/sub/f%03u", i);
+		get_entry(s, path, &e);
+		assert_int_equal(e.kind, KIND_ABSENT);
+		assert_true(e.content_stamp.time != 0);
+		snprintf(path, sizeof(path), i % 2 ? "new/f%03u" : "new/sub/f%03u", i);
+		get_entry(s, path, &e);
+		assert_int_equal(e.kind, KIND_FILE);
+	}
+	get_entry(s, "new/link", &e);
+	assert_int_equal(e.kind, KIND_SYMLINK);
+	entry_done(&e);
+	get_entry(s, "old/sub", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	get_entry(s, "new/sub", &e);
+	assert_int_equal(e.kind, KIND_DIR);
+	get_entry(s, "old", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	assert_int_equal(journal_rows(s), 0);
+}
+
+static void directory_rename(void **state)
+{
+	struct server *s = *state;
+
+	make_tree(s, 30);
+	seal(s);
+	do_write(s, "old/f001", "changed before");
+	do_rename(s, "old", "new");
+	do_write(s, "new/f003", "changed after");
+	seal(s);
+	check_tree(s, 30);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "new/f001", "changed before");
+	assert_content(&s[1], "new/f003", "changed after");
+	assert_content(&s[1], "new/f005", "old/f005");
+	assert_false(exists(&s[1], "old"));
+	assert_converged(&s[0], &s[1]);
+}
+
+/* The name is in use again before anything was sealed. */
+static void directory_rename_and_new_one(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+
+	make_tree(s, 6);
+	seal(s);
+	do_rename(s, "old", "new");
+	do_mkdir(s, "old");
+	do_write(s, "old/f001", "another");
+	do_rename(s, "new", "newer");
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "old/f001", &e);
+	assert_int_equal(e.size, 7);
+	get_entry(s, "old/f003", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	get_entry(s, "new/f001", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	carry_all(&s[0], &s[1]);
+	assert_converged(&s[0], &s[1]);
+	assert_content(&s[1], "newer/f003", "old/f003");
+	assert_content(&s[1], "old/f001", "another");
+}
+
+static void one_key(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+	struct file *f;
+	uint64_t made;
+
+	do_write(s, "a", "1");
+	do_write(s, "b", "1");
+	assert_int_equal(sealer_seal_key(s->sealer, slice_of("b")), 0);
+	get_entry(s, "b", &e);
+	assert_int_equal(e.kind, KIND_FILE);
+	/* An open file without a row. */
+	assert_int_equal(file_open(s->cache, ino_of(s, slice_of("a")), true, false, &f), 0);
+	assert_int_equal(file_write(f, "22", 2, 0, false), 2);
+	assert_int_equal(sealer_seal_key(s->sealer, slice_of("a")), 0);
+	get_entry(s, "a", &e);
+	assert_int_equal(e.size, 2);
+	made = e.content_stamp.time;
+	assert_int_equal(file_write(f, "333", 3, 0, false), 3);
+	file_release(f);
+	seal(s);
+	get_entry(s, "a", &e);
+	assert_int_equal(e.size, 3);
+	assert_true(e.content_stamp.time > made);
+	/* Below a renamed directory. */
+	make_tree(s, 4);
+	seal(s);
+	do_rename(s, "old", "new");
+	assert_int_equal(sealer_seal_key(s->sealer, slice_of("new/f001")), 0);
+	check_tree(s, 4);
+	assert_int_equal(sealer_seal_key(s->sealer, slice_of("never/was")), 0);
+}
+
+static void all_of_it(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0}, d = {0};
+	struct file *f;
+	struct inode i;
+	bool did;
+
+	do_mkdir(s, "d");
+	seal(s);
+	assert_int_equal(tree_create_open(s->cache, ino_of(s, slice_of("d")), slice_of("open"),
+				 S_IFREG | 0600, 0, 0, true, &i, &f),
+		0);
+	assert_int_equal(file_write(f, "x", 1, 0, false), 1);
+	assert_int_equal(sealer_seal_all(s->sealer), 0);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "d/open", &e);
+	assert_int_equal(e.size, 1);
+	get_entry(s, "d", &d);
+	assert_int_equal(tree_getattr(s->cache, ino_of(s, slice_of("d")), &i), 0);
+	assert_int_equal(entry_mtime(&d), i.mtime_ns);
+	file_release(f);
+	assert_int_equal(sealer_seal_all(s->sealer), 0);
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_false(did);
+}
+
+/* More rows than one batch, in many directories. */
+static void many(void **state)
+{
+	struct server *s = *state;
+	uint64_t before = metric_get(METRIC_RECORDS_SEALED), live, tombstones_left;
+	struct conn *conn;
+	char path[64];
+
+	for (unsigned i = 0; i < 30; i++) {
+		snprintf(path, sizeof(path), "d%u", i);
+		do_mkdir(s, path);
+		for (unsigned k = 0; k < 100; k++) {
+			snprintf(path, sizeof(path), "d%u/f%u", i, k);
+			do_write(s, path, "");
+		}
+	}
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(entry_count(conn, &live, &tombstones_left), 0);
+	cache_read_end(conn);
+	assert_int_equal(live, 3030);
+	assert_int_equal(metric_get(METRIC_RECORDS_SEALED) - before, 3030);
+}
+
+/* ---- the rule alone ---- */
+
+static void rule(void **state)
+{
+	struct local_state l = {.kind = KIND_FILE, .mode = 0644};
+	struct seal_state st = {.local = &l, .size = 3, .hash = l.hash, .mtime_ns = 50};
+	struct entry none = {0}, e, f;
+
+	assert_int_equal(seal_changes(&none, &st), SEAL_CONTENT | SEAL_ATTR);
+	assert_int_equal(
+		seal_apply(&none, &st, SEAL_CONTENT | SEAL_ATTR, (struct stamp){9, 1}, &e), 0);
+	assert_int_equal(seal_changes(&e, &st), 0);
+	assert_int_equal(seal_floor(&e), 9);
+	st.mtime_ns = 51;
+	assert_int_equal(seal_changes(&e, &st), SEAL_MTIME);
+	st.size = 4;
+	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT);
+	l.mode = 0600;
+	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT | SEAL_ATTR);
+	l.kind = KIND_ABSENT;
+	assert_int_equal(seal_changes(&none, &st), 0);
+	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT);
+	assert_int_equal(seal_apply(&e, &st, SEAL_CONTENT, (struct stamp){12 << 16, 1}, &f), 0);
+	assert_false(entry_live(&f));
+	assert_int_equal(f.mode, 0644);
+	assert_int_equal(seal_changes(&f, &st), 0);
+	l.kind = KIND_FILE;
+	assert_int_equal(seal_changes(&f, &st), SEAL_CONTENT | SEAL_ATTR);
+	entry_done(&e);
+	entry_done(&f);
+	/* A directory's time is its own register. */
+	l.kind = KIND_DIR;
+	assert_int_equal(
+		seal_apply(&none, &st, SEAL_CONTENT | SEAL_ATTR, (struct stamp){9, 1}, &e), 0);
+	st.mtime_ns++;
+	assert_int_equal(seal_changes(&e, &st), SEAL_MTIME);
+	vector_raise(&e.vector, (struct stamp){99, 5});
+	assert_int_equal(seal_floor(&e), 99);
+	entry_done(&e);
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rule),
+		TEST(new_file),
+		TEST(unchanged_makes_no_version),
+		TEST(temporary_name_leaves_no_trace),
+		TEST(registers),
+		TEST(tombstones),
+		TEST(large_content_is_uploaded),
+		TEST(interleaved_changes_span),
+		TEST(rename_is_one_cut),
+		TEST(stamps_exceed_what_was_seen),
+		TEST(directory_rename),
+		TEST(directory_rename_and_new_one),
+		TEST(one_key),
+		TEST(all_of_it),
+		TEST(many),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
