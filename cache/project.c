@@ -24,7 +24,6 @@
 #include "cache/project.h"
 
 #include <errno.h>
-#include <fcntl.h>
 
 #include "cache/internal.h"
 #include "cache/progress.h"
@@ -188,7 +187,7 @@ static int apply_look(struct conn *conn, const struct inode_row *row, const stru
 	/* A file that is being written has a newer mtime than any entry. A directory's may stand in
 	 * memory only. */
 	if ((row->mtime_ns != look->mtime_ns || S_ISDIR(row->mode)) &&
-		!file_has_unsealed(conn_cache(conn), row->ino))
+		!file_has_unsealed(conn_cache(conn), row))
 		mask |= SET_MTIME;
 	if (mask) {
 		r = inode_set_attr(
@@ -284,8 +283,8 @@ static int hide(struct place *p, const struct entry *e)
 {
 	struct entry loser = {0};
 	bool local = S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL;
-	bool sealed = e && shows_content(&p->now, e) &&
-		      !file_has_unsealed(conn_cache(p->conn), p->now.ino);
+	bool sealed =
+		e && shows_content(&p->now, e) && !file_has_unsealed(conn_cache(p->conn), &p->now);
 	uint64_t ino = p->now.ino;
 	int r;
 
@@ -398,6 +397,8 @@ static int replace_hidden(
 			*keep_ino = hidden.ino;
 			continue;
 		}
+		if (file_note_detached(conn_cache(conn), hidden.ino, NULL))
+			continue; /* open: its last release deletes it */
 		r = inode_delete(conn, hidden.ino);
 		if (r && r != -ENOENT)
 			return r;
@@ -443,43 +444,24 @@ static int make_dir(struct place *p, const struct entry *e)
 	return r ? r : finish_make(p, row.ino, &look);
 }
 
-/* Nothing to fetch for an empty file. */
-static int empty_content(struct conn *conn, struct inode_row *row)
-{
-	int fd, r = conn_new_ino(conn, &row->ino);
-
-	if (r)
-		return r;
-	fd = content_file(conn_cache(conn), row->ino, O_CREAT | O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return fd;
-	close(fd);
-	row->state = STATE_LOCAL;
-	return 0;
-}
-
 static int make_file(struct place *p, const struct entry *e, struct incoming *incoming)
 {
 	struct look look = look_of(e, KIND_FILE, &p->parent);
 	struct inode_row row = new_inode(S_IFREG, &look);
 	struct content_writer *w = incoming ? incoming->content : NULL;
-	int r = 0;
+	int r;
 
 	row.size = e->size;
 	row.state = STATE_REMOTE;
 	row.has_hash = true;
 	memcpy(row.hash, e->hash, SHA256_SIZE);
-	if (w && w->size == e->size) {
+	if (w && w->size != e->size)
+		w = NULL;
+	if (w) {
 		row.ino = w->ino;
 		row.state = STATE_LOCAL;
-	} else if (e->size == 0) {
-		w = NULL;
-		r = empty_content(p->conn, &row);
-	} else {
-		w = NULL;
 	}
-	if (!r)
-		r = inode_make(p->conn, p->parent.ino, p->name, &row, NULL);
+	r = inode_make(p->conn, p->parent.ino, p->name, &row, NULL);
 	if (!r)
 		r = finish_make(p, row.ino, &look);
 	if (!r && w)
@@ -587,32 +569,24 @@ static int show_leaf(struct place *p, const struct entry *e, bool content_change
 	}
 	if (S_ISDIR(p->now.mode))
 		r = removable(p->conn, p->key, p->now.ino, &free_name);
-	if (r)
+	if (r || !free_name)
 		return r;
-	if (!free_name) {
-		look = look_of(e, KIND_DIR, &p->parent);
-		return apply_look(p->conn, &p->now, &look);
-	}
 	r = replace(p, keep_ino);
 	return r ? r : make_leaf(p, e, incoming);
 }
 
-static int show_nothing(struct place *p, const struct entry *e, uint64_t *keep_ino)
+static int show_nothing(struct place *p, uint64_t *keep_ino)
 {
 	bool free_name = true;
-	struct look look;
 	int r = 0;
 
 	if (!p->now.ino)
 		return 0;
 	if (S_ISDIR(p->now.mode))
 		r = removable(p->conn, p->key, p->now.ino, &free_name);
-	if (r)
+	if (r || !free_name)
 		return r;
-	if (free_name)
-		return replace(p, keep_ino);
-	look = look_of(e, KIND_DIR, &p->parent);
-	return apply_look(p->conn, &p->now, &look);
+	return replace(p, keep_ino);
 }
 
 /* Makes sure that an ancestor is shown as a directory; its row in *dir, which holds its parent's.
@@ -765,7 +739,7 @@ int project_entry(struct conn *conn, struct slice key, const struct entry *e, bo
 		else if (entry_live(e))
 			r = show_leaf(&p, e, content_changed, incoming, keep);
 		else
-			r = show_nothing(&p, e, keep);
+			r = show_nothing(&p, keep);
 	} else if (r == -ENOENT && !entry_live(e) && !live_below) {
 		r = 0; /* not there, nor its directory */
 	}
