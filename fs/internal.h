@@ -63,6 +63,8 @@ struct fs {
 	char *mountpoint;
 	unsigned threads;
 	bool mounted;
+	pid_t guard; /* 0: none */
+	int guard_fd;
 	int wake_fd; /* eventfd: fs_run has something to look at */
 	_Atomic bool stop;
 	_Atomic uint64_t refs; /* fs_free and each struct fetch */
@@ -178,6 +180,10 @@ int notifier_start(struct fs *fs) MUST_CHECK;
 /* Drops what is queued and waits for the thread. Workers must still serve: see notify.c. */
 void notifier_stop(struct fs *fs);
 void notifier_put(void *fs, const struct invalidation *i); /* cache_invalidate_fn */
+
+/* guard.c: ends the connection should this process be killed. guard_stop after the unmount. */
+int guard_start(struct fs *fs) MUST_CHECK;
+void guard_stop(struct fs *fs);
 
 /* slow.c */
 void slow_init(struct slow_pool *s);

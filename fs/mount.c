@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "src/base/log.h"
@@ -166,15 +167,25 @@ static bool in_path(const char *program)
 	return false;
 }
 
+/* Of a dead mount the kernel still may know the root's attributes, but statfs always asks the
+ * daemon. */
+static int look(const char *path, struct stat *st)
+{
+	struct statvfs vfs;
+
+	if (stat(path, st) < 0 || statvfs(path, &vfs) < 0)
+		return errno == ECONNABORTED ? -ENOTCONN : -errno;
+	return 0;
+}
+
 static int check_mountpoint(const char *path, char **ret, struct err *err)
 {
 	struct stat st;
-	int r;
+	int r = look(path, &st);
 
-	r = stat(path, &st) < 0 ? -errno : 0;
 	/* What a killed daemon leaves behind. */
 	if (r == -ENOTCONN && umount2(path, MNT_DETACH) == 0)
-		r = stat(path, &st) < 0 ? -errno : 0;
+		r = look(path, &st);
 	if (r == -ENOTCONN)
 		return err_set(err, r,
 			"mountpoint %s: a dead mount is there\nhint: run 'fusermount3 -u -z %s' "
@@ -266,7 +277,8 @@ static int session_mount(struct fs *fs, const struct fs_options *o, struct err *
 		return err_set(err, r, "cannot mount on %s: %s", fs->mountpoint,
 			said.text[0] ? said.text : strerror(-r));
 	fs->mounted = true;
-	return 0;
+	r = guard_start(fs);
+	return r ? err_errno(err, r, "cannot start the mount's guard process") : 0;
 }
 
 static struct fs *fs_new(struct cache *c, const struct fs_options *o)
@@ -432,6 +444,7 @@ void fs_unmount(struct fs *fs)
 	fs->mounted = false;
 	cache_set_invalidator(fs->cache, NULL, NULL);
 	fuse_session_unmount(fs->session);
+	guard_stop(fs);
 }
 
 void fs_free(struct fs *fs)

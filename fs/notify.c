@@ -16,11 +16,10 @@
  * some 200,000 a second). Dropping instead would leave stale names for a day, and the kernel has no
  * "forget everything". A worker, which must not wait, puts its few beyond the bound.
  *
- * Why its own descriptor table: a thread that waits for a directory's lock cannot be killed, and as
- * long as it holds the daemon's descriptors a kill -9 closes none of them; so the connection would
- * not end, the request that holds the lock would wait for ever, and the state's lock file would
- * stay taken. With only a clone of the FUSE device in its table, the daemon's own one closes, which
- * ends the requests that the workers had read and frees the directory.
+ * Why its own descriptor table: while it waits for a directory's lock it cannot be killed, and a
+ * kill -9 closes no descriptor that it shares: the state's lock file would stay taken, and the
+ * guard (guard.c), which then ends the connection, would not notice. So it has a table with only a
+ * clone of the FUSE device.
  */
 #include "fs/internal.h"
 
@@ -30,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define QUEUE_MAX 100000
@@ -144,13 +144,14 @@ static void own_descriptors(struct fs *fs)
 {
 	unsigned number = (unsigned)fuse_session_fd(fs->session);
 	uint32_t session = number;
-	int clone;
+	long clone;
 
 	if (unshare(CLONE_FILES) < 0)
 		return;
-	clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	if (clone >= 0 && ioctl(clone, FUSE_DEV_IOC_CLONE, &session) == 0)
-		dup3(clone, (int)number, O_CLOEXEC);
+	/* System calls, because a thread sanitizer believes that all threads share one table. */
+	clone = syscall(SYS_openat, AT_FDCWD, "/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (clone >= 0 && ioctl((int)clone, FUSE_DEV_IOC_CLONE, &session) == 0)
+		syscall(SYS_dup3, clone, number, O_CLOEXEC);
 	if (number > 0)
 		close_range(0, number - 1, 0);
 	close_range(number + 1, ~0U, 0);

@@ -71,9 +71,15 @@ class Mount:
             if is_mount(self.path):
                 subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
         self.daemon.wait(10)
-        self.daemon.stdin.close()
-        self.daemon.stdout.close()
+        self.close_pipes()
         return code
+
+    def close_pipes(self):
+        for pipe in (self.daemon.stdin, self.daemon.stdout):
+            try:
+                pipe.close()
+            except OSError:
+                pass  # what was not written any more
 
 
 def is_mount(path):
@@ -113,6 +119,25 @@ class Case(unittest.TestCase):
         with self.assertRaises(OSError) as caught:
             fn(*args, **kw)
         self.assertEqual(errno.errorcode[caught.exception.errno], errno.errorcode[code])
+
+    def as_nobody(self, fn, *args):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become another user")
+        os.chmod(self.root, 0o755)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                fn(*args)
+                code = 0
+            except BaseException as e:  # pylint: disable=broad-except
+                print(f"as nobody: {e!r}", file=sys.stderr)
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitpid(pid, 0)[1], 0)
 
 
 class Files(Case):
@@ -198,19 +223,9 @@ class Files(Case):
         self.assertEqual((len(lines), len(set(lines))), (800, 800))
 
     def test_suid_is_cleared_by_write(self):
-        if os.geteuid() != 0:
-            self.skipTest("needs root to become another user")
         self.write("suid", b"x")
         os.chmod(self.p("suid"), 0o6777)
-        os.chmod(self.d, 0o777)
-        pid = os.fork()
-        if pid == 0:
-            os.setgid(65534)
-            os.setuid(65534)
-            fd = os.open(self.p("suid"), os.O_WRONLY)
-            os.write(fd, b"y")
-            os._exit(0)
-        self.assertEqual(os.waitpid(pid, 0)[1], 0)
+        self.as_nobody(self.write, "suid", b"y", "r+b")
         self.assertEqual(stat.S_IMODE(os.stat(self.p("suid")).st_mode) & 0o6000, 0)
 
 
@@ -344,24 +359,11 @@ class Attributes(Case):
             self.assertTrue(os.stat(self.p("d/e")).st_mode & stat.S_ISGID)
 
     def test_permissions_and_owner(self):
-        if os.geteuid() != 0:
-            self.skipTest("needs root to become another user")
-        os.chmod(self.root, 0o755)
         self.write("secret", b"")
         os.chmod(self.p("secret"), 0o600)
         os.chmod(self.d, 0o777)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.setgid(65534)
-                os.setuid(65534)
-                self.fails(errno.EACCES, open, self.p("secret"))
-                self.write("mine", b"")
-                code = 0
-            finally:
-                os._exit(code)
-        self.assertEqual(os.waitpid(pid, 0)[1], 0)
+        self.as_nobody(self.fails, errno.EACCES, open, self.p("secret"))
+        self.as_nobody(self.write, "mine", b"")
         self.assertEqual(os.stat(self.p("mine")).st_uid, 65534)
 
     def test_xattrs(self):
@@ -471,13 +473,12 @@ class Lives(Case):
         os.rename(self.p("d/f3"), self.p("d/g3"))
         before = os.stat(self.p("d/f1"))
         self.mount.kill()
-        self.fails(errno.ENOTCONN, os.stat, self.d)
+        self.fails(errno.ENOTCONN, os.statvfs, self.d)
         try:
             open_file.close()
         except OSError:
             pass
-        self.mount.daemon.stdin.close()
-        self.mount.daemon.stdout.close()
+        self.mount.close_pipes()
         self.mount.start()
         for i in range(50):
             self.assertEqual(self.read(f"d/{'g' if i == 3 else 'f'}{i}"), b"%d" % i * 100)
@@ -488,6 +489,45 @@ class Lives(Case):
         after = os.stat(self.p("d/f1"))
         self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
         self.assertEqual(len(os.listdir(self.p("d"))), 53)
+
+    def test_kill_while_names_change_from_both_sides(self):
+        """The notifier waits for a directory that a request has locked: the kill must free both."""
+        stop = threading.Event()
+
+        def local(tag):
+            i = 0
+            while not stop.is_set():
+                try:
+                    os.close(os.open(self.p(f"{tag}{i}"), os.O_CREAT | os.O_WRONLY))
+                except OSError:
+                    return
+                i += 1
+
+        def merging():
+            i = 0
+            try:
+                while not stop.is_set():
+                    self.mount.tell(f"put a{i} x")
+                    i += 1
+            except (AssertionError, OSError, ValueError):
+                return
+
+        for _ in range(5):
+            threads = [threading.Thread(target=local, args=(t,)) for t in "ab"]
+            threads.append(threading.Thread(target=merging))
+            for t in threads:
+                t.start()
+            time.sleep(0.3)
+            self.mount.daemon.kill()
+            self.mount.daemon.wait(10)
+            stop.set()
+            for t in threads:
+                t.join(10)
+                self.assertFalse(t.is_alive(), "a call hangs after kill -9")
+            stop.clear()
+            self.mount.close_pipes()
+            self.mount.start()
+            self.write("again", b"x")
 
     def test_stop_with_open_files(self):
         f = open(self.p("f"), "wb", buffering=0)

@@ -90,12 +90,23 @@ static void on_fetch(void *ctx, uint64_t ino, cache_fetch_done done, void *arg)
 	pthread_detach(t);
 }
 
-static int merge(struct conn *conn, const char *key, const char *text, bool with_content)
+/* Before the transaction: reserving an inode number may need one of its own. */
+static int bring(const char *text, struct content_writer *ret)
+{
+	int r = content_begin(cache, ret);
+
+	if (r)
+		return r;
+	r = content_append(ret, text, strlen(text));
+	content_finish(ret);
+	return r;
+}
+
+static int merge(struct conn *conn, const char *key, const char *text, struct content_writer *w)
 {
 	struct entry e CLEANUP(entry_done) = {0};
 	struct stamp now = {cache_stamp(cache).time, OTHER_NODE};
-	struct content_writer w;
-	struct incoming incoming = {0};
+	struct incoming incoming = {.content = w};
 	uint64_t keep = 0;
 	int r;
 
@@ -110,52 +121,49 @@ static int merge(struct conn *conn, const char *key, const char *text, bool with
 	e.content_stamp = e.attr_stamp = now;
 	e.mode = 0644;
 	vector_raise(&e.vector, now);
-	if (text && with_content) {
-		r = content_begin(cache, &w);
-		if (r)
-			return r;
-		r = content_append(&w, text, e.size);
-		if (r)
-			return r;
-		content_finish(&w);
-		incoming.content = &w;
-	}
 	r = entry_put(conn, slice_of(key), &e);
 	if (r == 0)
 		r = project_entry(conn, slice_of(key), &e, true, &incoming, &keep);
 	return r;
 }
 
-static int merge_one(const char *key, const char *text, bool with_content)
+static int end(struct conn *conn, int r)
 {
-	struct conn *conn;
-	int r = cache_begin(cache, &conn);
-
-	if (r)
-		return r;
-	r = merge(conn, key, text, with_content);
 	if (r == 0)
 		return cache_commit(conn);
 	cache_rollback(conn);
 	return r;
 }
 
+static int merge_one(const char *key, const char *text, bool with_content)
+{
+	struct content_writer w;
+	struct conn *conn;
+	int r = with_content ? bring(text, &w) : 0;
+
+	if (r == 0)
+		r = cache_begin(cache, &conn);
+	return r ? r : end(conn, merge(conn, key, text, with_content ? &w : NULL));
+}
+
 static int merge_many(const char *dir, int count)
 {
+	AUTO_FREE struct content_writer *w = calloc((size_t)count, sizeof(*w));
 	struct conn *conn;
 	char key[512];
-	int r = cache_begin(cache, &conn);
+	int r = w ? 0 : -ENOMEM;
 
+	for (int i = 0; r == 0 && i < count; i++)
+		r = bring("x", &w[i]);
+	if (r == 0)
+		r = cache_begin(cache, &conn);
 	if (r)
 		return r;
 	for (int i = 0; r == 0 && i < count; i++) {
 		snprintf(key, sizeof(key), "%s/n%06d", dir, i);
-		r = merge(conn, key, "x", true);
+		r = merge(conn, key, "x", &w[i]);
 	}
-	if (r == 0)
-		return cache_commit(conn);
-	cache_rollback(conn);
-	return r;
+	return end(conn, r);
 }
 
 static int merge_remote(const char *key, const char *text, int delay_ms, bool fails)
