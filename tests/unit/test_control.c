@@ -104,7 +104,7 @@ static void test_requests(void **state)
 	assert_int_equal(ASK(fd, &out, &err, "progress"), 0);
 	assert_string_equal(buf_str(&out), "~3 left|~2 left|");
 	assert_int_equal(ASK(fd, &out, &err, "fail"), -ETIMEDOUT);
-	assert_string_equal(err.text, "region \"a\": 5 %% left\nhint: wait");
+	assert_string_equal(err.text, "region \"a\": 5 % left\nhint: wait");
 	assert_int_equal(ASK(fd, &out, &err, "nonsense"), -EINVAL);
 	close(fd);
 }
