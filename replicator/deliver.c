@@ -187,7 +187,7 @@ static void fail(struct job *j, int64_t pause_ms, const char *text)
 {
 	j->fate = FATE_FAILED;
 	j->next_at_ms = clock_realtime_ms() + pause_ms;
-	snprintf(j->error, sizeof(j->error), "%s", text);
+	snprintf(j->error, sizeof(j->error), "%.*s", OUTBOX_ERROR_SIZE - 1, text);
 }
 
 /* What a result means for the row. */
