@@ -201,7 +201,7 @@ static const char *status_hint(int status)
 	switch (status) {
 	case 401:
 	case 403:
-		return "access denied (wrong keys, or no permission)";
+		return "access denied: check the keys and their permissions";
 	case 404:
 		return "not found";
 	case 412:
