@@ -76,8 +76,9 @@ static void test_changes_and_deletes(void **state)
 	expect_object(c, 0, "d/a", "one, changed");
 	expect_object(c, 1, "d/b", NULL);
 	assert_int_equal(
-		tree_setattr(c->node[0].cache, cluster_resolve(c, 0, "d/a").ino, SET_MODE, &v, &v),
+		tree_setattr(c->node[0].cache, cluster_resolve(c, 0, "d/a").ino, SET_MODE, &v, &now),
 		0);
+	assert_int_equal(cluster_resolve(c, 0, "d/a").mode, S_IFREG | 0600);
 	cluster_settle(c);
 	assert_int_equal(cluster_resolve(c, 1, "d/a").mode, S_IFREG | 0600);
 	cluster_expect(c, 1, "d/a", "one, changed");
