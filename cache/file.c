@@ -188,7 +188,8 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 	open = rec && rec->opens > 0;
 	if (open) {
 		rec->detached = true;
-		if (copy && atomic_load(&rec->writers) > 0) {
+		/* Not loaded: an open is under way, and finds out by itself (mark_dirty). */
+		if (copy && atomic_load(&rec->generation) != 0) {
 			struct key *old = rec->displaced;
 
 			rec->displaced = copy;
@@ -199,6 +200,24 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 	mutex_unlock(&c->files->lock);
 	free(copy);
 	return open;
+}
+
+void file_note_attached(struct cache *c, uint64_t ino)
+{
+	struct key *displaced = NULL;
+	struct record *rec;
+
+	if (atomic_load(&c->files->count) == 0)
+		return;
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	if (rec) {
+		rec->detached = false;
+		displaced = rec->displaced;
+		rec->displaced = NULL;
+	}
+	mutex_unlock(&c->files->lock);
+	free(displaced);
 }
 
 bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret)
@@ -401,8 +420,9 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 }
 
 /* The first writer since the inode was clean: its row says dirty before the open is acknowledged.
- */
-static int mark_dirty(struct cache *c, struct record *rec)
+ * An inode that just lost its name is refused to the one who opens it first: the name means another
+ * inode now. */
+static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
 	sqlite3_stmt *s;
@@ -413,13 +433,15 @@ static int mark_dirty(struct cache *c, struct record *rec)
 	r = cache_begin(c, &conn);
 	if (r)
 		return r;
-	s = conn_statement(conn, "UPDATE inode SET dirty = 1 WHERE ino = ?1 AND state = 1");
+	s = conn_statement(conn, "UPDATE inode SET dirty = 1"
+				 " WHERE ino = ?1 AND state = 1 AND (nlink = 1 OR ?2)");
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
+	sqlite3_bind_int(s, 2, was_open);
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) == 0)
-		r = -ENOENT;
+		r = -ESTALE;
 	if (r)
 		return r;
 	r = cache_commit(conn);
@@ -450,13 +472,15 @@ static int truncate_locked(struct cache *c, struct record *rec, uint64_t size)
 static int open_record(struct cache *c, struct file *f, bool truncate)
 {
 	struct record *rec = f->rec;
+	bool was_open;
 	int r;
 
 	mutex_lock(&rec->lock);
+	was_open = atomic_load(&rec->fd) >= 0;
 	r = ensure_fd(c, rec, truncate);
 	if (!r && f->writable) {
 		atomic_fetch_add(&rec->writers, 1);
-		r = mark_dirty(c, rec);
+		r = mark_dirty(c, rec, was_open);
 		if (!r && truncate)
 			r = truncate_locked(c, rec, 0);
 		if (r)
@@ -489,7 +513,8 @@ int file_open(struct cache *c, uint64_t ino, bool writable, bool truncate, struc
 	if (r) {
 		close_record(c, f->rec);
 		free(f);
-		return r;
+		/* The kernel looks the path up again on -ESTALE, and finds what is there now. */
+		return r == -ENOENT ? -ESTALE : r;
 	}
 	*ret = f;
 	return 0;
@@ -645,7 +670,8 @@ static int add_conflict(struct conn *conn, const struct inode_row *row, const st
 
 static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM conflict WHERE ino = ?1 AND ino <> 0 LIMIT 1");
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT 1 FROM conflict WHERE ino = ?1 AND ino <> 0 LIMIT 1");
 	int r;
 
 	if (!s)

@@ -266,6 +266,8 @@ bool file_is_open(struct cache *c, uint64_t ino);
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
 /* From inode_detach: remembers that the last release must look at the row. True when it is open. */
 bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced);
+/* It has a name again: what is written to it counts as any other write. */
+void file_note_attached(struct cache *c, uint64_t ino);
 /* The open content's stat; false when ino is not open here. */
 bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret);
 

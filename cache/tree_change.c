@@ -219,6 +219,29 @@ int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice na
 	return conn_run(conn, s);
 }
 
+int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name)
+{
+	sqlite3_stmt *s;
+	int r = insert_dentry(conn, parent, name, ino);
+
+	if (r)
+		return r;
+	s = conn_statement(conn, "UPDATE inode SET parent = ?2, name = ?3, nlink = 1, ctime_ns = ?4"
+				 " WHERE ino = ?1 AND nlink = 0");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int64(s, 2, (int64_t)parent);
+	bind_slice(s, 3, name);
+	sqlite3_bind_int64(s, 4, clock_realtime_ns());
+	r = conn_run(conn, s);
+	if (!r && sqlite3_changes(conn->db) != 1)
+		r = -ENOENT;
+	if (!r)
+		file_note_attached(conn->cache, ino);
+	return r;
+}
+
 static int write_attr(struct conn *conn, const struct inode_row *row)
 {
 	sqlite3_stmt *s =
