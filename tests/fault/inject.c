@@ -12,6 +12,9 @@
  * Power cuts: bytes and sizes of regular files are lost unless flushed; names (create, rename, unlink) are kept in order,
  * as a journalling file system in ordered mode does. Memory-mapped files are not looked at: SQLite rebuilds its -shm.
  */
+/* The library defines both spellings itself. */
+#undef _FILE_OFFSET_BITS
+#undef _FORTIFY_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

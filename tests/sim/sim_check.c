@@ -165,7 +165,7 @@ static void check_entries(struct sim *s, unsigned n, struct oracle *o)
 		check_register(s, n, &o->w[i], &e);
 		entry_done(&e);
 	}
-	CHECK(entry_scan(conn, slice_of(""), slice_of(""), false, 0, count_key, &counter) == 0);
+	CHECK(entry_scan(conn, slice_of(""), slice_of(""), false, 100000, count_key, &counter) == 0);
 	struct entry root = {0};
 	bool has_root = entry_get(conn, slice_of(""), &root) == 0;
 	entry_done(&root);
