@@ -22,7 +22,8 @@
 struct file; /* one open of one inode */
 
 /* truncate needs writable. -EREMOTE: the content is not here and truncate is not asked (call
- * cache_fetch, then repeat); -ESTALE: the inode has lost its name to a remote change and its content is not here. */
+ * cache_fetch, then repeat); -ESTALE: the inode is gone, or has lost
+ * its name to a remote change and its content is not here: look the path up again. */
 int file_open(struct cache *c, uint64_t ino, bool writable, bool truncate, struct file **ret) MUST_CHECK;
 
 /* The last release of a writer puts the journal row of the change, stamped now. */

@@ -1,0 +1,385 @@
+/* Open files: marking, releases, writers against seals, unlinked and displaced files. */
+#include "tests/unit/cache_fixture.h"
+
+#include "cache/progress.h"
+#include "src/base/thread.h"
+
+static void a_created_file_is_journalled_by_its_release(void **state)
+{
+	struct fixture *f = *state;
+	struct file *file = make_open(f, ROOT_INO, "f");
+	uint64_t ino = file_ino(file);
+	struct inode inode;
+
+	assert_string_equal(journal_text(f), "");
+	assert_true(row_of(f, ino).dirty);
+	assert_int_equal(file_write(file, "hello", 5, 0, false), 5);
+	assert_int_equal(file_write(file, "!", 1, 999, true), 1);
+	assert_int_equal(tree_lookup(f->cache, ROOT_INO, slice_of("f"), &inode), 0);
+	assert_int_equal(inode.size, 6);
+	file_release(file);
+	assert_string_equal(journal_text(f), "put f;");
+	assert_int_equal(row_of(f, ino).size, 6);
+	assert_content(f, ino, "hello!");
+	assert_string_equal(journal_text(f), "put f;");
+}
+
+static void only_changes_make_versions(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "one");
+	struct content_version v = seal_now(f, ino);
+	struct file *file;
+
+	assert_false(v.unchanged);
+	assert_int_equal(v.size, 3);
+	assert_false(row_of(f, ino).dirty);
+	journal_clear(f);
+	/* Opened for writing and not written: dirty meanwhile, clean after, no row. */
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_true(row_of(f, ino).dirty);
+	file_release(file);
+	assert_false(row_of(f, ino).dirty);
+	assert_string_equal(journal_text(f), "");
+	assert_int_equal(file_open(f->cache, ino, true, true, &file), 0);
+	assert_int_equal(file_write(file, "2", 1, 0, false), 1);
+	file_release(file);
+	assert_string_equal(journal_text(f), "put f;");
+	v = seal_now(f, ino);
+	assert_false(v.unchanged);
+	assert_int_equal(v.size, 1);
+	v = seal_now(f, ino);
+	assert_true(v.unchanged);
+	assert_true(row_of(f, ino).has_hash);
+	assert_memory_equal(v.hash, row_of(f, ino).hash, SHA256_SIZE);
+}
+
+static void wrong_use_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "one");
+	struct file *file = NULL;
+
+	assert_int_equal(file_open(f->cache, 999, false, false, &file), -ESTALE);
+	assert_int_equal(file_open(f->cache, ROOT_INO, false, false, &file), -EISDIR);
+	assert_int_equal(file_open(f->cache, ino, false, true, &file), -EINVAL);
+	assert_int_equal(file_open(f->cache, ino, false, false, &file), 0);
+	assert_int_equal(file_write(file, "x", 1, 0, false), -EBADF);
+	assert_int_equal(file_truncate(file, 0), -EBADF);
+	file_release(file);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_write(file, "x", 1, UINT64_MAX, false), -EFBIG);
+	assert_int_equal(file_truncate(file, UINT64_MAX), -EFBIG);
+	file_release(file);
+}
+
+static void fsync_and_age_put_rows_for_open_files(void **state)
+{
+	struct fixture *f = *state;
+	struct file *file = make_open(f, ROOT_INO, "f");
+
+	assert_int_equal(file_write(file, "a", 1, 0, false), 1);
+	assert_int_equal(file_fsync(file, true), 0);
+	assert_string_equal(journal_text(f), "put f;");
+	assert_int_equal(file_fsync(file, false), 0); /* nothing new */
+	assert_int_equal(file_journal_due(f->cache, 0), 0);
+	assert_string_equal(journal_text(f), "put f;");
+	assert_int_equal(file_write(file, "b", 1, 0, false), 1);
+	assert_int_equal(file_journal_due(f->cache, 60000), 0);
+	assert_string_equal(journal_text(f), "put f;");
+	assert_int_equal(file_journal_due(f->cache, 0), 0);
+	assert_string_equal(journal_text(f), "put f;put f;");
+	assert_int_equal(file_journal_due(f->cache, 0), 0);
+	assert_string_equal(journal_text(f), "put f;put f;");
+	/* Sealed as it is and closed without a further change: no third version. */
+	seal_now(f, file_ino(file));
+	assert_true(row_of(f, file_ino(file)).dirty); /* a writer is left */
+	file_release(file);
+	assert_string_equal(journal_text(f), "put f;put f;");
+	assert_false(row_of(f, lookup(f, ROOT_INO, "f")).dirty);
+}
+
+static void an_unlinked_open_file_lives_until_its_release(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "data");
+	struct file *reader, *writer;
+	struct inode inode;
+	char got[8];
+
+	assert_int_equal(file_open(f->cache, ino, false, false, &reader), 0);
+	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("f")), 0);
+	assert_int_equal(lookup_error(f, ROOT_INO, "f"), -ENOENT);
+	assert_int_equal(file_read(reader, got, sizeof(got), 0), 4);
+	assert_int_equal(tree_getattr(f->cache, ino, &inode), 0);
+	assert_int_equal(inode.nlink, 0);
+	/* Once more through /proc, say. */
+	assert_int_equal(file_open(f->cache, ino, true, false, &writer), 0);
+	assert_int_equal(file_write(writer, "DA", 2, 0, false), 2);
+	assert_int_equal(file_read(reader, got, sizeof(got), 0), 4);
+	assert_memory_equal(got, "DAta", 4);
+	journal_clear(f);
+	file_release(writer);
+	assert_true(has_row(f, ino));
+	file_release(reader);
+	assert_false(has_row(f, ino));
+	assert_false(has_content(f, ino));
+	assert_string_equal(journal_text(f), "");
+	assert_int_equal(file_open(f->cache, ino, true, false, &writer), -ESTALE);
+}
+
+/* As a remote change does. */
+static void displace(struct fixture *f, const char *name, uint64_t ino)
+{
+	struct conn *conn = fixture_begin(f);
+	struct slice key = slice_of(name);
+
+	assert_int_equal(inode_detach(conn, ROOT_INO, key, ino, false, &key), 0);
+	fixture_commit(conn);
+}
+
+static uint64_t conflicts(struct fixture *f)
+{
+	struct conn *conn = NULL;
+	uint64_t n = 0;
+
+	assert_int_equal(cache_read_begin(f->cache, &conn), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	cache_read_end(conn);
+	return n;
+}
+
+static void writing_a_displaced_file_is_a_conflict(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t quiet = make_file(f, ROOT_INO, "quiet", "data");
+	uint64_t loud = make_file(f, ROOT_INO, "loud", "data");
+	struct file *a, *b;
+
+	assert_int_equal(file_open(f->cache, quiet, true, false, &a), 0);
+	assert_int_equal(file_open(f->cache, loud, true, false, &b), 0);
+	displace(f, "quiet", quiet);
+	displace(f, "loud", loud);
+	assert_int_equal(file_write(b, "DA", 2, 0, false), 2);
+	file_release(a);
+	assert_false(has_row(f, quiet));
+	assert_int_equal(conflicts(f), 0);
+	file_release(b);
+	assert_int_equal(conflicts(f), 1);
+	assert_true(has_row(f, loud));
+	fixture_crash(f); /* it is kept for the conflict */
+	assert_true(has_row(f, loud));
+	assert_content(f, loud, "DAta");
+}
+
+static void a_rolled_back_removal_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "data");
+	struct conn *conn;
+	struct file *file;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	conn = fixture_begin(f);
+	assert_int_equal(inode_detach(conn, ROOT_INO, slice_of("f"), ino, false, NULL), 0);
+	cache_rollback(conn);
+	assert_int_equal(file_write(file, "D", 1, 0, false), 1);
+	file_release(file);
+	assert_int_equal(lookup(f, ROOT_INO, "f"), ino);
+	assert_content(f, ino, "Data");
+	conn = fixture_begin(f);
+	assert_int_equal(inode_detach(conn, ROOT_INO, slice_of("f"), ino, false, NULL), 0);
+	cache_rollback(conn);
+	assert_content(f, ino, "Data");
+}
+
+static void an_mtime_that_was_set_survives_the_release(void **state)
+{
+	struct fixture *f = *state;
+	struct file *file = make_open(f, ROOT_INO, "f");
+	struct inode inode, set = {.mtime_ns = INT64_C(1234567890123456789)};
+	uint64_t ino = file_ino(file);
+
+	assert_int_equal(file_write(file, "x", 1, 0, false), 1);
+	assert_int_equal(tree_setattr(f->cache, ino, SET_MTIME, &set, &inode), 0);
+	file_release(file);
+	seal_now(f, ino);
+	assert_int_equal(tree_getattr(f->cache, ino, &inode), 0);
+	assert_true(inode.mtime_ns == set.mtime_ns);
+	fixture_crash(f);
+	assert_int_equal(tree_getattr(f->cache, ino, &inode), 0);
+	assert_true(inode.mtime_ns == set.mtime_ns);
+}
+
+/* ---- threads ---- */
+
+struct race {
+	struct fixture *f;
+	uint64_t ino;
+	_Atomic bool stop;
+};
+
+static void *open_and_write(void *arg)
+{
+	struct race *race = arg;
+
+	for (unsigned i = 0; i < 300; i++) {
+		struct file *file;
+		char c = (char)('a' + i % 26);
+
+		if (file_open(race->f->cache, race->ino, true, false, &file))
+			return race;
+		/* From here on a crash must find it dirty. */
+		if (!row_of(race->f, race->ino).dirty)
+			return race;
+		if (i % 3 && file_write(file, &c, 1, i % 7, false) != 1)
+			return race;
+		file_release(file);
+	}
+	return NULL;
+}
+
+static void *seal_all_the_time(void *arg)
+{
+	struct race *race = arg;
+
+	while (!atomic_load(&race->stop)) {
+		struct content_version v = {0};
+		struct conn *conn;
+
+		if (content_seal(race->f->cache, race->ino, 0, NULL, &v) ||
+			cache_begin(race->f->cache, &conn))
+			return race;
+		if (content_sealed(conn, &v)) {
+			cache_rollback(conn);
+			return race;
+		}
+		if (cache_commit(conn))
+			return race;
+	}
+	return NULL;
+}
+
+static void a_seal_never_takes_the_mark_from_a_writer(void **state)
+{
+	struct fixture *f = *state;
+	struct race race = {.f = f, .ino = make_file(f, ROOT_INO, "f", "01234567")};
+	pthread_t writers[2], sealer;
+	void *failed;
+
+	assert_int_equal(thread_start(&sealer, "seal", seal_all_the_time, &race), 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(thread_start(&writers[i], "write", open_and_write, &race), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		pthread_join(writers[i], &failed);
+		assert_null(failed);
+	}
+	atomic_store(&race.stop, true);
+	pthread_join(sealer, &failed);
+	assert_null(failed);
+	seal_now(f, race.ino);
+	assert_false(row_of(f, race.ino).dirty);
+}
+
+static void *append_lines(void *arg)
+{
+	struct race *race = arg;
+	char line[16];
+
+	memset(line, (int)((uintptr_t)pthread_self() >> 12 & 15) + 'A', 15);
+	line[15] = '\n';
+	for (unsigned i = 0; i < 200; i++) {
+		struct file *file;
+
+		if (file_open(race->f->cache, race->ino, true, false, &file))
+			return race;
+		if (file_write(file, line, sizeof(line), 0, true) != sizeof(line))
+			return race;
+		file_release(file);
+	}
+	return NULL;
+}
+
+static void appends_do_not_overlap(void **state)
+{
+	struct fixture *f = *state;
+	struct race race = {.f = f, .ino = make_file(f, ROOT_INO, "f", "")};
+	struct inode inode;
+	pthread_t threads[3];
+	void *failed;
+
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(thread_start(&threads[i], "append", append_lines, &race), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		pthread_join(threads[i], &failed);
+		assert_null(failed);
+	}
+	assert_int_equal(tree_getattr(f->cache, race.ino, &inode), 0);
+	assert_int_equal(inode.size, 3 * 200 * 16);
+}
+
+static void *unlink_while_open(void *arg)
+{
+	struct race *race = arg;
+
+	for (unsigned i = 0; i < 100; i++) {
+		struct inode inode;
+		struct file *file;
+		int r;
+
+		r = tree_create(race->f->cache, ROOT_INO, slice_of("t"), S_IFREG | 0600, 0, 0, NULL,
+			&inode);
+		if (r && r != -EEXIST)
+			return race;
+		if (tree_lookup(race->f->cache, ROOT_INO, slice_of("t"), &inode))
+			continue;
+		r = file_open(race->f->cache, inode.ino, i % 2, false, &file);
+		if (r && r != -ESTALE)
+			return race;
+		if (tree_unlink(race->f->cache, ROOT_INO, slice_of("t")) == 1)
+			return race;
+		if (!r)
+			file_release(file);
+	}
+	return NULL;
+}
+
+static void nothing_is_left_of_removed_files(void **state)
+{
+	struct fixture *f = *state;
+	struct race race = {.f = f};
+	struct cache_usage usage;
+	pthread_t threads[3];
+	void *failed;
+
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(thread_start(&threads[i], "unlink", unlink_while_open, &race), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		pthread_join(threads[i], &failed);
+		assert_null(failed);
+	}
+	if (tree_unlink(f->cache, ROOT_INO, slice_of("t")) == 1)
+		fail();
+	assert_int_equal(cache_usage(f->cache, &usage), 0);
+	assert_int_equal(usage.inodes, 1);
+	assert_int_equal(usage.content_files, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_created_file_is_journalled_by_its_release),
+		TEST(only_changes_make_versions),
+		TEST(wrong_use_is_refused),
+		TEST(fsync_and_age_put_rows_for_open_files),
+		TEST(an_unlinked_open_file_lives_until_its_release),
+		TEST(writing_a_displaced_file_is_a_conflict),
+		TEST(a_rolled_back_removal_changes_nothing),
+		TEST(an_mtime_that_was_set_survives_the_release),
+		TEST(a_seal_never_takes_the_mark_from_a_writer),
+		TEST(appends_do_not_overlap),
+		TEST(nothing_is_left_of_removed_files),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
