@@ -535,8 +535,11 @@ int conflict_add(struct conn *conn, struct slice key, const struct entry *loser,
 	entry_encode(winner, &won);
 	if (lost.failed || won.failed)
 		return -ENOMEM;
+	/* A loser that arrives again, from another region, is the same conflict. */
 	s = conn_statement(conn, "INSERT INTO conflict(key, loser, winner, ino, at_ms, reason)"
-				 " VALUES(?1, ?2, ?3, ?4, ?5, ?6)");
+				 " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?4 <> 0 OR NOT EXISTS("
+				 "SELECT 1 FROM conflict INDEXED BY conflict_key WHERE key = ?1"
+				 " AND loser = ?2)");
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
@@ -546,7 +549,7 @@ int conflict_add(struct conn *conn, struct slice key, const struct entry *loser,
 	sqlite3_bind_int64(s, 5, clock_realtime_ms());
 	sqlite3_bind_text(s, 6, reason, (int)strnlen(reason, REASON_MAX), SQLITE_STATIC);
 	r = conn_run(conn, s);
-	if (r || strcmp(reason, CONFLICT_HIDDEN) == 0)
+	if (r || strcmp(reason, CONFLICT_HIDDEN) == 0 || sqlite3_changes(sqlite3_db_handle(s)) == 0)
 		return r;
 	return counter_add(conn, COUNTER_CONFLICT, 1, NULL);
 }

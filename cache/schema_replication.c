@@ -92,6 +92,7 @@ const char *const schema_replication[] = {
 	" ino INTEGER NOT NULL,"
 	" at_ms INTEGER NOT NULL,"
 	" reason TEXT NOT NULL) STRICT",
+	"CREATE INDEX conflict_key ON conflict(key)",
 	"CREATE INDEX conflict_ino ON conflict(ino) WHERE ino <> 0",
 	"CREATE INDEX conflict_hidden ON conflict(key) WHERE reason = 'hidden'",
 	"CREATE TABLE held("

@@ -6,10 +6,15 @@
  *   stamps, which honest writers never give to different values; a hostile one must not make two
  * servers disagree for ever.
  *
- *   The vector becomes the pointwise maximum of both vectors and of all six stamps.
+ *   The vector belongs to the content register: what the writer of that content had seen. It goes
+ * with the content that wins; only where both have the same content register it becomes the
+ * pointwise maximum. If it grew by what merely arrived later, a winner that merged the loser before
+ * it was announced would look as if it had been written over the loser knowingly, and the loser's
+ * writer would drop its content without a conflict.
  *
  * A conflict is not part of the join: it is what this server, by the vectors of both, knows to have
- * been written by people who did not know of each other. It is symmetric in the two entries.
+ * been written by people who did not know of each other. It is symmetric in the two entries, and
+ * found again when the loser arrives again.
  */
 #include "replicator/merge.h"
 
@@ -66,16 +71,11 @@ static int mtime_cmp(const struct entry *a, const struct entry *b)
 	return r ? r : cmp_i64(a->mtime_ns, b->mtime_ns);
 }
 
-/* Whether e's writer knew the write s: by the vector, or by a register (a full vector drops its
- * oldest). */
+/* Whether the writer of e's content knew the write s. */
 static bool saw(const struct entry *e, struct stamp s)
 {
-	const struct stamp *own[] = {&e->content_stamp, &e->attr_stamp, &e->mtime_stamp};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-		if (own[i]->node == s.node && own[i]->time >= s.time)
-			return true;
-	}
+	if (e->content_stamp.node == s.node && e->content_stamp.time >= s.time)
+		return true;
 	return vector_get(&e->vector, s.node) >= s.time;
 }
 
@@ -97,18 +97,11 @@ static bool vector_equal(const struct vector *a, const struct vector *b)
 	return true;
 }
 
-static void raise_by(struct vector *v, const struct entry *e)
-{
-	vector_merge(v, &e->vector);
-	vector_raise(v, e->content_stamp);
-	vector_raise(v, e->attr_stamp);
-	vector_raise(v, e->mtime_stamp);
-}
-
 int entry_merge(const struct entry *local, const struct entry *remote, struct entry *merged,
 	struct merge_outcome *outcome)
 {
-	bool content = content_cmp(remote, local) > 0;
+	int content_order = content_cmp(remote, local);
+	bool content = content_order > 0;
 	bool attr = attr_cmp(remote, local) > 0;
 	bool mtime = mtime_cmp(remote, local) > 0;
 	const struct entry *c = content ? remote : local;
@@ -137,8 +130,9 @@ int entry_merge(const struct entry *local, const struct entry *remote, struct en
 		*merged = e;
 		return -ENOMEM;
 	}
-	raise_by(&e.vector, local);
-	raise_by(&e.vector, remote);
+	e.vector = c->vector;
+	if (content_order == 0)
+		vector_merge(&e.vector, &remote->vector);
 	outcome->content_changed = content;
 	outcome->attr_changed = attr;
 	outcome->mtime_changed = mtime;

@@ -351,13 +351,18 @@ static bool any_of(const struct entry *e, uint64_t node)
 	       (e->mtime_stamp.time && e->mtime_stamp.node == node);
 }
 
-/* The record holds a write that this entry had not seen. */
+static bool is_known(const struct vector *seen, struct stamp local, struct stamp remote)
+{
+	return vector_get(seen, remote.node) >= remote.time ||
+	       (local.node == remote.node && local.time >= remote.time);
+}
+
+/* The record holds a write that this entry, as far as can be told, does not know. */
 static bool is_news(const struct entry *local, const struct entry *remote)
 {
-	return vector_get(&local->vector, remote->content_stamp.node) <
-		       remote->content_stamp.time ||
-	       vector_get(&local->vector, remote->attr_stamp.node) < remote->attr_stamp.time ||
-	       vector_get(&local->vector, remote->mtime_stamp.node) < remote->mtime_stamp.time;
+	return !is_known(&local->vector, local->content_stamp, remote->content_stamp) ||
+	       !is_known(&local->vector, local->attr_stamp, remote->attr_stamp) ||
+	       !is_known(&local->vector, local->mtime_stamp, remote->mtime_stamp);
 }
 
 static bool is_ahead(struct stamp local, struct stamp remote, uint64_t node)
@@ -380,6 +385,15 @@ static int enqueue(const struct step *s, bool object_only, bool upload)
 	return outbox_enqueue(s->conn, &change);
 }
 
+/* What we wrote lost to a removal or to another kind, whose object has another key. Ours may have reached a
+ * region after the winner's writer had looked there, and then nobody else knows of it. */
+static bool may_leave_object(const struct step *s)
+{
+	return s->outcome.content_changed && entry_live(&s->local) &&
+	       ((s->local.kind == KIND_DIR) != (s->merged.kind == KIND_DIR) ||
+		       !entry_live(&s->merged));
+}
+
 static int settle_outbox(const struct step *s)
 {
 	const struct entry *local = &s->local, *remote = &s->record.entry;
@@ -393,11 +407,15 @@ static int settle_outbox(const struct step *s)
 	if (code)
 		return code;
 	if (regions && s->changed) {
+		if (had_own && !any_of(&s->merged, node) && may_leave_object(s))
+			return enqueue(s, true, false);
 		if (had_own && !any_of(&s->merged, node))
 			return outbox_drop(s->conn, key_slice(&s->record.key));
 		/* Large content of others is there, or its writer brings it there. */
 		return enqueue(s, false, !had_own || s->merged.content_stamp.node == node);
 	}
+	if (had_own && may_leave_object(s))
+		return enqueue(s, true, false);
 	if (is_news(local, remote) &&
 		(is_ahead(local->content_stamp, remote->content_stamp, node) ||
 			is_ahead(local->attr_stamp, remote->attr_stamp, node) ||

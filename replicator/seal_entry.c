@@ -6,6 +6,9 @@
  * path had (or a concurrent chmod of that life) does not show in this one.
  * - A time that the write left belongs to the content register. A time that changed alone goes to
  * the mtime register; a directory's always does, since its content never changes.
+ * - The vector is what the content's writer had seen (merge.c): new content was written over the
+ * old one. The new stamp of another register is noted there, too: it claims no more than what this
+ * server wrote, and what it wrote and lost it knows already.
  * - A tombstone touches content only: attributes stay for whoever revives the path by a concurrent
  * write.
  */
@@ -120,6 +123,7 @@ int seal_apply(const struct entry *old, const struct seal_state *state, unsigned
 		e.mtime_ns = state->mtime_ns;
 		e.mtime_stamp = stamp;
 	}
+	vector_raise(&e.vector, old->content_stamp);
 	vector_raise(&e.vector, stamp);
 	*ret = e;
 	return 0;

@@ -209,8 +209,7 @@ static struct stamp new_stamp(
 }
 
 /* The tree shows a directory only because of what lies below it, over a file or symlink that has
- * the name: hidden, not lost (project.h). Nobody made that directory, so it is not sealed over the
- * hidden one. */
+ * the name: hidden, not lost (project.h). */
 static int is_implied(
 	struct conn *conn, const struct seal_target *t, const struct entry *old, bool *ret)
 {
@@ -220,22 +219,48 @@ static int is_implied(
 	return entry_has_live_below(conn, t->key, ret);
 }
 
+/* Nobody made that directory, so it is not sealed over the hidden file; its attributes and time are
+ * the entry's. */
+static unsigned implied_changes(const struct entry *old, struct seal_target *t)
+{
+	struct seal_state state = {.local = &t->local};
+	unsigned changes;
+
+	/* The search bits are the projection's addition. */
+	if (t->local.mode == (old->mode | (old->mode & 0444) >> 2))
+		t->local.mode = old->mode;
+	changes = seal_changes(old, &state) & SEAL_ATTR;
+	return entry_mtime(old) == t->local.mtime_ns ? changes : changes | SEAL_MTIME;
+}
+
+/* What the tree has to follow. */
+static int project(
+	struct conn *conn, const struct seal_target *t, const struct entry *e, bool implied)
+{
+	if (implied)
+		return project_entry(conn, t->key, e, false, NULL, NULL);
+	return entry_live(e) ? 0 : project_ancestors(conn, t->key);
+}
+
 static int store(
 	struct sealer *s, struct conn *conn, struct seal_target *t, const struct entry *old)
 {
 	CLEANUP(entry_done) struct entry e = {0};
 	struct seal_state state = state_of(t);
-	unsigned changes = seal_changes(old, &state);
+	unsigned changes;
 	bool implied;
 	int r = is_implied(conn, t, old, &implied);
 
-	if (r || !changes || implied)
+	if (r)
 		return r;
+	changes = implied ? implied_changes(old, t) : seal_changes(old, &state);
+	if (!changes)
+		return 0;
 	r = seal_apply(old, &state, changes, new_stamp(s, t, old), &e);
 	if (!r)
 		r = entry_put(conn, t->key, &e);
-	if (!r && !entry_live(&e))
-		r = project_ancestors(conn, t->key);
+	if (!r)
+		r = project(conn, t, &e, implied);
 	if (r)
 		return r;
 	t->changed = true;

@@ -312,16 +312,36 @@ static inline const struct merger_options *merger_options(struct server *s)
 	return &o;
 }
 
+/* The sealed content of path from its file, when it is here. */
+static inline bool read_sealed(
+	struct server *s, const char *path, const struct entry *e, struct buf *b)
+{
+	struct content_reader *r;
+	bool whole;
+
+	buf_clear(b);
+	if (content_open(s->cache, ino_of(s, slice_of(path)), e->hash, &r))
+		return false;
+	assert_non_null(buf_reserve(b, e->size + 1));
+	whole = content_read(r, b->data, e->size, 0) == (ssize_t)e->size;
+	b->len = e->size;
+	content_close(r);
+	return whole;
+}
+
 /* The record of path as s would announce it now. bytes keeps the content. */
 static inline void make_record(
 	struct server *s, const char *path, struct record *r, struct buf *bytes)
 {
+	const struct entry *e = &r->entry;
+
 	*r = (struct record){0};
 	get_entry(s, path, &r->entry);
-	assert_true(r->entry.content_stamp.time != 0);
+	assert_true(e->content_stamp.time != 0);
 	assert_true(key_set(&r->key, slice_of(path)));
-	if (r->entry.kind == KIND_FILE && r->entry.size <= INLINE_MAX &&
-		inline_cache_get(s->inline_cache, r->entry.hash, bytes)) {
+	if (e->kind != KIND_FILE || e->size > INLINE_MAX)
+		return;
+	if (inline_cache_get(s->inline_cache, e->hash, bytes) || read_sealed(s, path, e, bytes)) {
 		r->has_content = true;
 		r->content = bytes->data ? bytes->data : (const uint8_t *)"";
 	}

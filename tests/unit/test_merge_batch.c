@@ -1,0 +1,534 @@
+/* Batches of remote records against a real cache: what the tree shows, what the outbox keeps, what
+ * becomes a conflict, and that servers converge whatever the order. MERIDIAN_SEED repeats a random
+ * run; a failure prints the seed. */
+#include "engine_fixture.h"
+
+#include "src/base/metrics.h"
+#include "src/base/random.h"
+
+static uint64_t conflicts(struct server *s)
+{
+	struct conn *conn;
+	uint64_t n;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	cache_read_end(conn);
+	return n;
+}
+
+static void simple_tree(void **state)
+{
+	struct server *s = *state;
+
+	do_mkdir(&s[0], "d");
+	do_write(&s[0], "d/f", "hello");
+	do_write(&s[0], "empty", "");
+	do_symlink(&s[0], "d/l", "f");
+	do_chmod(&s[0], "d/f", 0751);
+	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "d/f", "hello");
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(outbox(&s[1]).rows, 0);
+	assert_int_equal(journal_rows(&s[1]), 0);
+	/* Once more changes nothing. */
+	carry_all(&s[0], &s[1]);
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(conflicts(&s[1]), 0);
+	do_write(&s[0], "d/f", "longer than before");
+	do_unlink(&s[0], "empty");
+	do_rename(&s[0], "d/l", "l");
+	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "d/f", "longer than before");
+	assert_false(exists(&s[1], "empty"));
+	assert_converged(&s[0], &s[1]);
+	/* And back. */
+	do_write(&s[1], "d/f", "from the other side");
+	do_rename(&s[1], "d", "e");
+	assert_int_equal(sealer_seal_all(s[1].sealer), 0);
+	carry_all(&s[1], &s[0]);
+	assert_content(&s[0], "e/f", "from the other side");
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(conflicts(&s[0]) + conflicts(&s[1]), 0);
+}
+
+static uint64_t content_files(struct server *s)
+{
+	struct cache_usage u;
+
+	assert_int_equal(cache_usage(s->cache, &u), 0);
+	return u.content_files;
+}
+
+static void stray_content_is_removed(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(buf_done) struct buf bytes = {0};
+	struct merge_batch *b;
+	struct record r;
+
+	do_write(&s[0], "f", "hello");
+	seal(&s[0]);
+	make_record(&s[0], "f", &r, &bytes);
+	assert_int_equal(merge_batch_new(s[1].cache, merger_options(&s[1]), &b), 0);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(merge_batch_add_record(b, &r), 0);
+	assert_int_equal(merge_batch_commit(b, NULL, NULL), 0);
+	merge_batch_free(b);
+	assert_content(&s[1], "f", "hello");
+	/* A batch that is given up. */
+	do_write(&s[0], "f", "again");
+	seal(&s[0]);
+	record_done(&r);
+	make_record(&s[0], "f", &r, &bytes);
+	assert_int_equal(merge_batch_new(s[1].cache, merger_options(&s[1]), &b), 0);
+	assert_int_equal(merge_batch_add_record(b, &r), 0);
+	merge_batch_free(b);
+	record_done(&r);
+	assert_content(&s[1], "f", "hello");
+	assert_int_equal(content_files(&s[1]), 1);
+}
+
+static int fail_once(void *ctx, struct conn *conn)
+{
+	int *left = ctx;
+
+	return (*left)-- > 0 ? -ENOSPC : 0;
+}
+
+static void failure_changes_nothing(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(buf_done) struct buf bytes = {0};
+	struct merge_batch *b;
+	struct record r;
+	int left = 2;
+
+	do_write(&s[0], "f", "hello");
+	seal(&s[0]);
+	make_record(&s[0], "f", &r, &bytes);
+	assert_int_equal(merge_batch_new(s[1].cache, merger_options(&s[1]), &b), 0);
+	assert_int_equal(merge_batch_add_record(b, &r), 0);
+	assert_int_equal(merge_batch_commit(b, fail_once, &left), -ENOSPC);
+	assert_false(exists(&s[1], "f"));
+	assert_int_equal(merge_batch_commit(b, fail_once, &left), -ENOSPC);
+	assert_int_equal(merge_batch_commit(b, fail_once, &left), 0);
+	merge_batch_free(b);
+	record_done(&r);
+	assert_content(&s[1], "f", "hello");
+}
+
+static struct conflict_seen {
+	unsigned count;
+	uint64_t ino;
+	uint64_t size;
+	char key[100];
+} seen;
+
+static int see(void *ctx, uint64_t id, struct slice key, const struct entry *loser, uint64_t ino,
+	int64_t at_ms, const char *reason)
+{
+	seen.count++;
+	seen.ino = ino;
+	seen.size = loser->size;
+	snprintf(seen.key, sizeof(seen.key), "%.*s", (int)key.len, key.p);
+	return 0;
+}
+
+static void see_conflicts(struct server *s)
+{
+	struct conn *conn;
+
+	memset(&seen, 0, sizeof(seen));
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(conflict_scan(conn, 0, 100, see, NULL), 0);
+	cache_read_end(conn);
+}
+
+static void concurrent_writes(void **state)
+{
+	struct server *s = *state;
+	uint64_t before = metric_get(METRIC_CONFLICTS);
+	struct file *f;
+	char p[32] = {0};
+
+	do_write(&s[0], "f", "from a");
+	do_write(&s[1], "f", "from b, later");
+	seal(&s[0]);
+	seal(&s[1]);
+	outbox_empty(&s[1]);
+	carry(&s[0], &s[1], "f");
+	carry(&s[1], &s[0], "f");
+	assert_content(&s[0], "f", "from b, later");
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(conflicts(&s[0]), 1);
+	assert_int_equal(conflicts(&s[1]), 1);
+	assert_int_equal(metric_get(METRIC_CONFLICTS) - before, 2);
+	/* The loser's writer keeps what it wrote, and has nothing more to deliver. */
+	see_conflicts(&s[0]);
+	assert_string_equal(seen.key, "f");
+	assert_int_equal(seen.size, 6);
+	assert_int_not_equal(seen.ino, 0);
+	assert_int_equal(file_open(s[0].cache, seen.ino, false, false, &f), 0);
+	assert_int_equal(file_read(f, p, sizeof(p), 0), 6);
+	assert_string_equal(p, "from a");
+	file_release(f);
+	assert_int_equal(outbox(&s[0]).rows, 0);
+	/* The winner repairs its object without telling again. */
+	assert_int_equal(outbox(&s[1]).rows, 1);
+	assert_int_equal(outbox(&s[1]).unannounced, 0);
+	/* Seen again, it is known. */
+	outbox_empty(&s[1]);
+	carry(&s[0], &s[1], "f");
+	carry(&s[1], &s[0], "f");
+	assert_int_equal(conflicts(&s[0]), 1);
+	assert_int_equal(conflicts(&s[1]), 1);
+	assert_int_equal(outbox(&s[1]).rows, 0);
+}
+
+/* A write here and a chmod there: both survive, and both get out. */
+static void registers_merge(void **state)
+{
+	struct server *s = *state;
+	struct entry e;
+
+	do_write(&s[0], "f", "first");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	outbox_empty(&s[0]);
+	do_write(&s[0], "f", "second");
+	do_chmod(&s[1], "f", 0600);
+	seal(&s[0]);
+	seal(&s[1]);
+	assert_int_equal(outbox(&s[1]).rows, 1);
+	outbox_empty(&s[0]);
+	carry(&s[0], &s[1], "f");
+	/* b's row waited: it carries both now. */
+	assert_int_equal(outbox(&s[1]).unannounced, 1);
+	get_entry(&s[1], "f", &e);
+	assert_int_equal(e.mode, 0600);
+	assert_int_equal(e.size, 6);
+	entry_done(&e);
+	assert_content(&s[1], "f", "second");
+	carry(&s[1], &s[0], "f");
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(conflicts(&s[0]) + conflicts(&s[1]), 0);
+	assert_content(&s[0], "f", "second");
+}
+
+/* What is pending here is sealed before a record of its key is merged. */
+static void pending_is_sealed_first(void **state)
+{
+	struct server *s = *state;
+	struct entry e;
+
+	do_write(&s[0], "f", "from a");
+	seal(&s[0]);
+	do_write(&s[1], "f", "from b, later");
+	carry(&s[0], &s[1], "f");
+	assert_content(&s[1], "f", "from b, later");
+	assert_int_equal(conflicts(&s[1]), 1);
+	get_entry(&s[1], "f", &e);
+	assert_int_equal(e.content_stamp.node, cache_node(s[1].cache));
+	entry_done(&e);
+	assert_int_equal(outbox(&s[1]).unannounced, 1);
+}
+
+static void open_file_keeps_writing(void **state)
+{
+	struct server *s = *state;
+	struct file *f;
+	char p[32] = {0};
+
+	do_write(&s[1], "f", "old");
+	seal(&s[1]);
+	carry(&s[1], &s[0], "f");
+	assert_int_equal(file_open(s[1].cache, ino_of(&s[1], slice_of("f")), true, false, &f), 0);
+	assert_int_equal(file_write(f, "mine", 4, 0, false), 4);
+	do_write(&s[0], "f", "theirs");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f"); /* seals "mine" under a fresh stamp: it is the newer one */
+	assert_content(&s[1], "f", "mine");
+	do_write(&s[0], "f", "theirs again");
+	seal(&s[0]);
+	carry(&s[1], &s[0], "f");
+	do_write(&s[0], "f", "theirs at last");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	assert_content(&s[1], "f", "theirs at last");
+	assert_int_equal(file_read(f, p, sizeof(p), 0), 4);
+	assert_string_equal(p, "mine");
+	file_release(f);
+}
+
+static void far_future_is_held(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(buf_done) struct buf bytes = {0};
+	uint64_t held, clock;
+	struct conn *conn;
+	struct record r;
+
+	do_write(&s[0], "f", "hello");
+	seal(&s[0]);
+	make_record(&s[0], "f", &r, &bytes);
+	clock = hlc_now(cache_clock(s[1].cache));
+	r.entry.attr_stamp.time = (uint64_t)(clock_realtime_ms() + 400000) << 16;
+	merge_one(&s[1], &r);
+	assert_false(exists(&s[1], "f"));
+	/* A time in the vector is as good a way to push the clock. */
+	r.entry.attr_stamp = r.entry.content_stamp;
+	vector_raise(&r.entry.vector, (struct stamp){UINT64_MAX, 5});
+	merge_one(&s[1], &r);
+	assert_false(exists(&s[1], "f"));
+	assert_true(hlc_ms(hlc_now(cache_clock(s[1].cache))) < hlc_ms(clock) + 200000);
+	assert_int_equal(cache_read_begin(s[1].cache, &conn), 0);
+	assert_int_equal(held_count(conn, &held), 0);
+	cache_read_end(conn);
+	assert_int_equal(held, 2);
+	record_done(&r);
+	/* Within the tolerance it is merged, and later writes here exceed it. */
+	make_record(&s[0], "f", &r, &bytes);
+	r.entry.attr_stamp.time = (uint64_t)(clock_realtime_ms() + 200000) << 16;
+	merge_one(&s[1], &r);
+	assert_true(exists(&s[1], "f"));
+	assert_true(hlc_now(cache_clock(s[1].cache)) > r.entry.attr_stamp.time);
+	record_done(&r);
+}
+
+static void moved_content_is_cloned(void **state)
+{
+	struct server *s = *state;
+	struct local_state l;
+	struct conn *conn;
+	struct record r;
+
+	do_write(&s[0], "old", "hello");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "old");
+	do_rename(&s[0], "old", "new");
+	seal(&s[0]);
+	r = (struct record){0};
+	get_entry(&s[0], "new", &r.entry);
+	assert_true(key_set(&r.key, slice_of("new")));
+	assert_true(key_set(&r.moved_from, slice_of("old")));
+	merge_one(&s[1], &r);
+	record_done(&r);
+	assert_content(&s[1], "new", "hello");
+	/* Without it the content is remote. */
+	do_write(&s[0], "f", "far away");
+	seal(&s[0]);
+	get_entry(&s[0], "f", &r.entry);
+	assert_true(key_set(&r.key, slice_of("f")));
+	merge_one(&s[1], &r);
+	record_done(&r);
+	assert_int_equal(cache_read_begin(s[1].cache, &conn), 0);
+	assert_int_equal(journal_local_state(conn, slice_of("f"), &l), 0);
+	cache_read_end(conn);
+	assert_int_equal(l.kind, KIND_FILE);
+	assert_int_equal(l.size, 8);
+	local_state_done(&l);
+}
+
+static void removed_directory_gains_a_file(void **state)
+{
+	struct server *s = *state;
+
+	do_mkdir(&s[0], "d");
+	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	carry_all(&s[0], &s[1]);
+	do_rmdir(&s[0], "d");
+	do_write(&s[1], "d/f", "kept");
+	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	seal(&s[1]);
+	carry_all(&s[0], &s[1]);
+	carry_all(&s[1], &s[0]);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[0], "d/f", "kept");
+	assert_content(&s[1], "d/f", "kept");
+	assert_converged(&s[0], &s[1]);
+}
+
+static void root_attributes(void **state)
+{
+	struct server *s = *state;
+	struct inode v = {.mode = 0711}, i;
+
+	assert_int_equal(tree_setattr(s[0].cache, ROOT_INO, SET_MODE, &v, &i), 0);
+	seal(&s[0]);
+	carry(&s[0], &s[1], "");
+	assert_int_equal(tree_getattr(s[1].cache, ROOT_INO, &i), 0);
+	assert_int_equal(i.mode & 07777, 0711);
+}
+
+/* ---- random histories ---- */
+
+static const char *const paths[] = {"a", "b", "d", "d/x", "d/y", "d/e", "d/e/z", "b/q"};
+
+static enum kind kind_at(struct server *s, const char *path)
+{
+	struct inode i;
+
+	if (tree_resolve(s->cache, slice_of(path), &i))
+		return KIND_ABSENT;
+	return S_ISDIR(i.mode) ? KIND_DIR : S_ISLNK(i.mode) ? KIND_SYMLINK : KIND_FILE;
+}
+
+static bool parent_is_dir(struct server *s, const char *path)
+{
+	struct slice parent = key_parent(slice_of(path));
+	struct inode i;
+
+	return !tree_resolve(s->cache, parent, &i) && S_ISDIR(i.mode);
+}
+
+static void random_operation(struct server *s)
+{
+	const char *path = paths[random_below(ARRAY_SIZE(paths))];
+	const char *other = paths[random_below(ARRAY_SIZE(paths))];
+	enum kind kind = kind_at(s, path);
+	struct slice key = slice_of(path), to = slice_of(other);
+	char content[40];
+
+	if (!parent_is_dir(s, path))
+		return;
+	snprintf(content, sizeof(content), "%llx", (unsigned long long)random_u64());
+	switch (random_below(8)) {
+	case 0:
+	case 1:
+	case 2:
+		if (kind == KIND_ABSENT || kind == KIND_FILE)
+			do_write(s, path, content);
+		break;
+	case 3:
+		if (kind == KIND_FILE || kind == KIND_SYMLINK)
+			do_unlink(s, path);
+		else if (kind == KIND_DIR)
+			(void)!tree_rmdir(s->cache, ino_of(s, key_parent(key)), key_name(key));
+		break;
+	case 4:
+		if (kind == KIND_ABSENT)
+			do_mkdir(s, path);
+		break;
+	case 5:
+		if (kind != KIND_ABSENT && kind != KIND_SYMLINK)
+			do_chmod(s, path, 0700 | (uint32_t)random_below(0100));
+		break;
+	case 6:
+		if (kind == KIND_ABSENT)
+			do_symlink(s, path, content);
+		else if (kind == KIND_FILE)
+			do_touch(s, path, (int64_t)random_below(1u << 30));
+		break;
+	default:
+		if (kind != KIND_ABSENT && parent_is_dir(s, other))
+			(void)!tree_rename(s->cache, ino_of(s, key_parent(key)), key_name(key),
+				ino_of(s, key_parent(to)), key_name(to), 0);
+	}
+}
+
+/* A record of any age may arrive at any time: each sealed version is kept and carried in random
+ * order, some twice. */
+#define HISTORY 400
+struct history {
+	unsigned count;
+	struct record records[HISTORY];
+	struct buf bytes[HISTORY];
+	unsigned from[HISTORY];
+};
+
+static void remember(struct history *h, struct server *s, unsigned from)
+{
+	struct key_list *l = all_keys(s);
+
+	for (unsigned i = 0; i < l->count && h->count < HISTORY; i++) {
+		struct entry e;
+
+		get_entry(s, l->keys[i].p, &e);
+		if (random_below(3) == 0 && entry_stamp(&e).node == cache_node(s->cache)) {
+			make_record(s, l->keys[i].p, &h->records[h->count], &h->bytes[h->count]);
+			h->from[h->count++] = from;
+		}
+		entry_done(&e);
+	}
+	free(l);
+}
+
+static void history(uint64_t seed)
+{
+	struct server s[2];
+	struct history *h = calloc(1, sizeof(*h));
+
+	random_seed_deterministic(seed);
+	server_start(&s[0]);
+	server_start(&s[1]);
+	for (unsigned step = 0; step < 60; step++) {
+		unsigned at = (unsigned)random_below(2);
+
+		for (unsigned n = (unsigned)random_below(4); n; n--)
+			random_operation(&s[at]);
+		if (random_below(2)) {
+			seal(&s[at]);
+			remember(h, &s[at], at);
+		}
+		if (h->count && random_below(2)) {
+			unsigned i = (unsigned)random_below(h->count);
+
+			merge_one(&s[!h->from[i]], &h->records[i]);
+		}
+		if (random_below(12) == 0) {
+			server_close(&s[at]);
+			server_open(&s[at]);
+		}
+	}
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned at = 0; at < 2; at++) {
+			assert_int_equal(sealer_seal_all(s[at].sealer), 0);
+			assert_int_equal(journal_rows(&s[at]), 0);
+			carry_all(&s[at], &s[!at]);
+		}
+	}
+	assert_converged(&s[0], &s[1]);
+	for (unsigned i = 0; i < h->count; i++) {
+		record_done(&h->records[i]);
+		buf_done(&h->bytes[i]);
+	}
+	free(h);
+	server_end(&s[0]);
+	server_end(&s[1]);
+}
+
+static void random_histories(void **state)
+{
+	const char *text = getenv("MERIDIAN_SEED");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
+
+	for (unsigned i = 0; i < (text ? 1 : 150); i++) {
+		print_message("MERIDIAN_SEED=%llu\n", (unsigned long long)(seed + i));
+		history(seed + i);
+	}
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(simple_tree),
+		TEST(stray_content_is_removed),
+		TEST(failure_changes_nothing),
+		TEST(concurrent_writes),
+		TEST(registers_merge),
+		TEST(pending_is_sealed_first),
+		TEST(open_file_keeps_writing),
+		TEST(far_future_is_held),
+		TEST(moved_content_is_cloned),
+		TEST(removed_directory_gains_a_file),
+		TEST(root_attributes),
+		cmocka_unit_test(random_histories),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
