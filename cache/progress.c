@@ -539,7 +539,7 @@ int conflict_add(struct conn *conn, struct slice key, const struct entry *loser,
 	s = conn_statement(conn, "INSERT INTO conflict(key, loser, winner, ino, at_ms, reason)"
 				 " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?4 <> 0 OR NOT EXISTS("
 				 "SELECT 1 FROM conflict INDEXED BY conflict_key WHERE key = ?1"
-				 " AND loser = ?2)");
+				 " AND loser = ?2 AND reason <> 'hidden')");
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);

@@ -307,19 +307,36 @@ static int hide(struct place *p, const struct entry *e)
 /* ---- hidden files ---- */
 
 struct hidden {
-	int64_t id; /* of the conflict row */
-	uint64_t ino;
-	bool same; /* has the wanted content */
+	int64_t id;   /* of the conflict row */
+	uint64_t ino; /* 0: it is gone */
+	bool same;    /* has the wanted content */
 };
 
-/* The hidden file of key after *after (a conflict id): 1, 0 or -errno. */
+/* Somebody may have had it open for writing, so its inode is asked what it holds. */
+static int look_into_hidden(struct conn *conn, const uint8_t *hash, struct hidden *h)
+{
+	struct inode_row row;
+	int r = inode_get(conn, h->ino, &row);
+
+	if (r && r != -ENOENT)
+		return r;
+	if (r || row.nlink) {
+		h->ino = 0;
+		return 0;
+	}
+	h->same = hash && row.state == STATE_LOCAL && row.has_hash &&
+		  memcmp(row.hash, hash, SHA256_SIZE) == 0 &&
+		  !file_has_unsealed(conn_cache(conn), &row);
+	return 0;
+}
+
+/* The hidden file of key after the conflict id after: 1, 0 or -errno. */
 static int next_hidden(
 	struct conn *conn, struct slice key, const uint8_t *hash, int64_t after, struct hidden *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT id, ino, loser FROM conflict INDEXED BY conflict_hidden"
+		"SELECT id, ino FROM conflict INDEXED BY conflict_hidden"
 		" WHERE key = ?1 AND reason = 'hidden' AND id > ?2 ORDER BY id LIMIT 1");
-	struct entry e = {0};
 	int r;
 
 	if (!s)
@@ -329,15 +346,11 @@ static int next_hidden(
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
-	ret->id = sqlite3_column_int64(s, 0);
-	ret->ino = (uint64_t)sqlite3_column_int64(s, 1);
-	r = entry_decode(column_slice(s, 2), &e);
+	*ret = (struct hidden){
+		sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1), false};
 	sqlite3_reset(s);
-	if (r)
-		return r;
-	ret->same = hash && e.kind == KIND_FILE && memcmp(e.hash, hash, SHA256_SIZE) == 0;
-	entry_done(&e);
-	return 1;
+	r = look_into_hidden(conn, hash, ret);
+	return r ? r : 1;
 }
 
 static int forget_hidden(struct conn *conn, int64_t id)
@@ -377,6 +390,27 @@ int project_hidden_ino(
 	return 0;
 }
 
+/* Deletes the inode of a hidden file unless a conflict refers to it as well. */
+static int drop_hidden(struct conn *conn, uint64_t ino)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM conflict INDEXED BY conflict_ino "
+					       "WHERE ino = ?1 AND ino <> 0 LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r == 1)
+		sqlite3_reset(s);
+	if (r)
+		return r < 0 ? r : 0;
+	if (file_note_detached(conn_cache(conn), ino, NULL))
+		return 0; /* open: its last release deletes it */
+	r = inode_delete(conn, ino);
+	return r == -ENOENT ? 0 : r;
+}
+
 /* The content of key changed: hidden files of another content are replaced ones now. */
 static int replace_hidden(
 	struct conn *conn, struct slice key, const struct entry *e, uint64_t *keep_ino)
@@ -393,14 +427,11 @@ static int replace_hidden(
 		r = forget_hidden(conn, hidden.id);
 		if (r)
 			return r;
-		if (keep_ino && *keep_ino == 0) {
+		if (keep_ino && *keep_ino == 0)
 			*keep_ino = hidden.ino;
-			continue;
-		}
-		if (file_note_detached(conn_cache(conn), hidden.ino, NULL))
-			continue; /* open: its last release deletes it */
-		r = inode_delete(conn, hidden.ino);
-		if (r && r != -ENOENT)
+		else if (hidden.ino)
+			r = drop_hidden(conn, hidden.ino);
+		if (r)
 			return r;
 	}
 	return r;
@@ -493,8 +524,6 @@ static int unhide(struct place *p, const struct entry *e)
 	r = inode_attach(p->conn, hidden.ino, p->parent.ino, p->name);
 	if (!r)
 		r = inode_get(p->conn, hidden.ino, &p->now);
-	if (r == -ENOENT)
-		return 0;
 	if (!r) {
 		invalidate_name(p);
 		r = apply_look(p->conn, &p->now, &look);

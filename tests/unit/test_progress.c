@@ -184,7 +184,8 @@ static void conflicts_are_listed(void **state)
 			conflict_add(conn, slice_of("k"), &loser, &winner, 20 + i, "concurrent"),
 			0);
 		assert_int_equal(
-			conflict_add(conn, slice_of("k"), &loser, &winner, 0, CONFLICT_HIDDEN), 0);
+			conflict_add(conn, slice_of("k"), &loser, &winner, 30 + i, CONFLICT_HIDDEN),
+			0);
 	}
 	assert_int_equal(conflict_count(conn, &n), 0);
 	assert_int_equal(n, 4);
@@ -192,6 +193,27 @@ static void conflicts_are_listed(void **state)
 	assert_int_equal(seen, 2);
 	seen = 2;
 	assert_int_equal(conflict_scan(conn, 3, 100, see_conflict, &seen), 99);
+	cache_rollback(conn);
+}
+
+static void a_loser_that_comes_again_is_one_conflict(void **state)
+{
+	struct fixture *f = *state;
+	struct conn *conn = fixture_begin(f);
+	struct entry loser = {.kind = KIND_FILE, .size = 1}, winner = {0};
+	uint64_t n = 9;
+
+	/* What the projection keeps for itself does not count as told. */
+	assert_int_equal(conflict_add(conn, slice_of("k"), &loser, &winner, 5, CONFLICT_HIDDEN), 0);
+	assert_int_equal(conflict_add(conn, slice_of("k"), &loser, &winner, 0, "from west"), 0);
+	assert_int_equal(conflict_add(conn, slice_of("k"), &loser, &winner, 0, "from east"), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	assert_int_equal(n, 1);
+	/* A row that keeps an inode is never left out. */
+	assert_int_equal(conflict_add(conn, slice_of("k"), &loser, &winner, 6, "here"), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	assert_int_equal(n, 2);
+	assert_no_scans(conn, "conflict");
 	cache_rollback(conn);
 }
 
@@ -270,6 +292,8 @@ static void settings_are_kept(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			a_loser_that_comes_again_is_one_conflict, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
 			ids_and_segment_numbers_outlive_absence, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(

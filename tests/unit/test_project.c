@@ -410,6 +410,57 @@ static void attributes_keep_the_inode_content_does_not(void **state)
 	fixture_commit(conn);
 }
 
+static void an_attribute_never_replaces_what_is_being_written(void **state)
+{
+	struct fixture *f = *state;
+	struct entry e = {.content_stamp = {1, 1}, .mode = 0604, .attr_stamp = {2, 1}};
+	struct inode inode;
+	struct file *file;
+	struct conn *conn;
+
+	set_content(&e, 3);
+	assert_int_equal(tree_create_open(f->cache, ROOT_INO, slice_of("f"), S_IFREG | 0600, 0, 0,
+				 true, &inode, &file),
+		0);
+	assert_int_equal(file_write(file, "x", 1, 0, false), 1);
+	conn = fixture_begin(f);
+	assert_int_equal(entry_put(conn, slice_of("f"), &e), 0);
+	assert_int_equal(project_entry(conn, slice_of("f"), &e, false, NULL, NULL), 0);
+	assert_int_equal(ino_at(conn, "f"), inode.ino);
+	fixture_commit(conn);
+	assert_int_equal(tree_getattr(f->cache, inode.ino, &inode), 0);
+	assert_int_equal(inode.mode, S_IFREG | 0604);
+	assert_int_equal(inode.size, 1);
+	assert_int_not_equal(inode.mtime_ns, entry_mtime(&e));
+	file_release(file);
+}
+
+static void a_hidden_file_that_was_written_does_not_come_back_as_the_old_one(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = show_local(f, "f", 1), n = 0;
+	struct file *file;
+	struct inode_row row;
+	struct conn *conn;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	conn = fixture_begin(f);
+	show(conn, "f/x", KIND_FILE, 1);
+	fixture_commit(conn);
+	assert_int_equal(file_write(file, "later", 5, 0, false), 5);
+	file_release(file);
+	conn = fixture_begin(f);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	assert_int_equal(n, 1);
+	show(conn, "f/x", KIND_ABSENT, 0);
+	assert_int_equal(kind_at(conn, "f"), KIND_FILE);
+	assert_int_not_equal(ino_at(conn, "f"), ino);
+	/* Its next version does not take the conflict's content along. */
+	assert_int_equal(show(conn, "f", KIND_FILE, 2), ino);
+	assert_int_equal(inode_get(conn, ino, &row), 0);
+	fixture_commit(conn);
+}
+
 static void a_replaced_local_file_is_handed_over(void **state)
 {
 	struct fixture *f = *state;
@@ -629,6 +680,11 @@ static void statements_use_indexes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(an_attribute_never_replaces_what_is_being_written,
+			fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(
+			a_hidden_file_that_was_written_does_not_come_back_as_the_old_one,
+			fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(attributes_keep_the_inode_content_does_not,
 			fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
