@@ -152,6 +152,9 @@ static void a_snapshot_is_of_one_instant(void **state)
 		uint64_t front = 0, end = 0;
 		uint8_t got[SHA256_SIZE];
 
+		if (v.unchanged)
+			continue; /* the other thread did not run; that version's snapshot is
+				     dropped */
 		assert_int_equal(content_open(f->cache, ino, v.hash, &r), 0);
 		assert_int_equal(content_read(r, &front, sizeof(front), 0), sizeof(front));
 		assert_int_equal(
@@ -205,6 +208,9 @@ static void a_snapshot_has_the_size_of_its_instant(void **state)
 		struct content_version v = seal_now(f, ino);
 		uint8_t got[SHA256_SIZE];
 
+		if (v.unchanged)
+			continue; /* the other thread did not run; that version's snapshot is
+				     dropped */
 		assert_int_equal(v.size % 4096, 0);
 		hash_of_version(f, ino, v.hash, got);
 		assert_memory_equal(got, v.hash, SHA256_SIZE);
