@@ -15,6 +15,7 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -55,7 +56,12 @@ static pthread_once_t global_once = PTHREAD_ONCE_INIT;
 
 static void global_init(void)
 {
+	struct sigaction old;
 	CHECK(curl_global_init(CURL_GLOBAL_DEFAULT) == 0);
+	/* OpenSSL writes with write(2): a peer's reset would kill the process. libcurl guards
+	 * against that only where it may use signals, and threads forbid it to. */
+	if (sigaction(SIGPIPE, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
+		signal(SIGPIPE, SIG_IGN);
 }
 
 int http_new(const struct http_config *config, struct http **ret, struct err *err)

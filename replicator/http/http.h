@@ -84,6 +84,7 @@ struct http_request {
 
 struct http;
 
+/* The first call also sets SIGPIPE to be ignored, unless it has a handler. */
 int http_new(const struct http_config *config, struct http **ret, struct err *err) MUST_CHECK;
 void http_free(struct http *h); /* no request may be under way; NULL is fine */
 

@@ -105,7 +105,10 @@ static enum store_result settle_absence(struct s3 *s, const char *key,
 	s3_request_init(&q, s, "GET", key);
 	s3_request_header(&q, "range", "bytes=0-0");
 	enum store_result result = s3_send(s, &q, call, &r, e);
-	return result == STORE_OK || r.status == 416 ? STORE_TRANSIENT : result;
+	if (result != STORE_OK && r.status != 416)
+		return result;
+	s3_corrupt(&q, e, "HEAD says that it is not there, GET that it is");
+	return STORE_TRANSIENT;
 }
 
 static enum store_result s3_head(struct store *store, const char *key, struct store_object *object,
@@ -166,7 +169,7 @@ static enum store_result get_behind_end(struct s3 *s, const char *key, uint64_t 
 	const char *if_match, struct store_object *object, struct store_meta *meta,
 	const struct store_call *call, struct store_error *e)
 {
-	struct store_object o;
+	struct store_object o = {0};
 	enum store_result result = s3_head(&s->store, key, &o, meta, call, e);
 	if (result != STORE_OK)
 		return result;

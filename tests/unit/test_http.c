@@ -4,7 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include <cmocka.h>
 
@@ -348,6 +352,99 @@ static void test_pool_is_bounded(void **state)
 	end(t);
 }
 
+/* An HTTPS server with a certificate of its own for 127.0.0.1 only. */
+struct tls {
+	char dir[64], cert[96], key[96], address[32];
+	pid_t pid;
+};
+
+static pid_t spawn(char *const argv[])
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		int null = open("/dev/null", O_RDWR);
+		dup2(null, 0);
+		dup2(null, 1);
+		dup2(null, 2);
+		execvp(argv[0], argv);
+		_exit(127);
+	}
+	return pid;
+}
+
+/* False when openssl(1) is not installed. */
+static bool tls_start(struct tls *t, struct canned_server *for_port)
+{
+	int status;
+	strcpy(t->dir, "/tmp/meridian-http-XXXXXX");
+	assert_non_null(mkdtemp(t->dir));
+	snprintf(t->cert, sizeof(t->cert), "%s/cert.pem", t->dir);
+	snprintf(t->key, sizeof(t->key), "%s/key.pem", t->dir);
+	char *make[] = {"openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+		"-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", t->key,
+		"-out", t->cert, NULL};
+	pid_t pid = spawn(make);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WEXITSTATUS(status) == 127) {
+		rmdir(t->dir);
+		return false;
+	}
+	assert_int_equal(status, 0);
+	/* A port that was free a moment ago. */
+	canned_start(for_port, NULL, 0);
+	canned_stop(for_port);
+	snprintf(t->address, sizeof(t->address), "127.0.0.1:%u", for_port->port);
+	char *serve[] = {"openssl", "s_server", "-accept", t->address, "-cert", t->cert, "-key",
+		t->key, "-www", "-quiet", NULL};
+	t->pid = spawn(serve);
+	return true;
+}
+
+static enum http_result tls_get(const struct tls *t, const char *ca_bundle, const char *host)
+{
+	const struct http_config config = {.ca_bundle = ca_bundle};
+	struct http_response r CLEANUP(http_response_done);
+	struct http *http;
+	struct err err = {0};
+	char url[64];
+	enum http_result result;
+	assert_int_equal(http_new(&config, &http, &err), 0);
+	snprintf(url, sizeof(url), "https://%s%s/", host, strchr(t->address, ':'));
+	const struct http_request q = {.method = "GET", .url = url, .repeatable = true};
+	for (int i = 0; i < 100; i++) {
+		result = http_perform(http, &q, &r);
+		if (result != HTTP_UNREACHABLE)
+			break;
+		http_response_done(&r);
+		clock_sleep_ms(50);
+	}
+	http_free(http);
+	return result;
+}
+
+static void test_certificates_are_verified(void **state)
+{
+	struct canned_server *for_port = calloc(1, sizeof(*for_port));
+	struct tls t = {0};
+	assert_non_null(for_port);
+	bool started = tls_start(&t, for_port);
+	free(for_port);
+	if (!started)
+		skip();
+	enum http_result trusted = tls_get(&t, t.cert, "127.0.0.1");
+	enum http_result unknown = tls_get(&t, NULL, "127.0.0.1");
+	enum http_result other_name = tls_get(&t, t.cert, "localhost");
+	kill(t.pid, SIGKILL);
+	waitpid(t.pid, NULL, 0);
+	unlink(t.cert);
+	unlink(t.key);
+	rmdir(t.dir);
+	assert_int_equal(trusted, HTTP_ANSWERED);
+	assert_int_equal(unknown, HTTP_UNTRUSTED);
+	assert_int_equal(other_name, HTTP_UNTRUSTED);
+}
+
 static void test_bad_ca_bundle(void **state)
 {
 	const struct http_config config = {.ca_bundle = "/nonexistent/ca.pem"};
@@ -379,6 +476,7 @@ int main(void)
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_source_fails),
 		cmocka_unit_test(test_pool_is_bounded),
+		cmocka_unit_test(test_certificates_are_verified),
 		cmocka_unit_test(test_bad_ca_bundle),
 		cmocka_unit_test(test_date),
 	};
