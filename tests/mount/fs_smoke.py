@@ -653,7 +653,7 @@ class Elsewhere(Case):
     def test_waiting_fetch_blocks_nobody_and_can_be_interrupted(self):
         self.mount.tell("hang far text")
         self.assertTrue(until(lambda: os.path.exists(self.p("far"))))
-        readers = [subprocess.Popen(["cat", self.p("far")]) for _ in range(8)]
+        readers = [subprocess.Popen(["cat", self.p("far")], stderr=subprocess.DEVNULL) for _ in range(8)]
         def waiting():
             self.mount.tell("stats")
             return "waiting 8 " in self.mount.said
