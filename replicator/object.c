@@ -156,8 +156,9 @@ static enum store_result remove_seen(struct delivery *d, const char *key, const 
 	return r;
 }
 
-/* Removes the object at key if it is older than stamp. */
-static enum store_result remove_older(struct delivery *d, const char *key, struct stamp stamp)
+/* Removes the object at key if it is older than stamp; *newer is its stamp if it is not. */
+static enum store_result remove_older(
+	struct delivery *d, const char *key, struct stamp stamp, struct stamp *newer)
 {
 	CLEANUP(seen_done) struct seen s = {0};
 	char to[STORE_KEY_MAX + 1], prefix[64], text[STAMP_TEXT_SIZE];
@@ -168,6 +169,7 @@ static enum store_result remove_older(struct delivery *d, const char *key, struc
 			return r;
 		if (!s.foreign && stamp_cmp(s.theirs.entry.content_stamp, stamp) > 0) {
 			d->superseded = true;
+			*newer = s.theirs.entry.content_stamp;
 			return STORE_OK;
 		}
 		if (s.foreign) {
@@ -188,10 +190,11 @@ static enum store_result remove_older(struct delivery *d, const char *key, struc
 
 static enum store_result deliver_tombstone(struct delivery *d)
 {
-	enum store_result r = remove_older(d, d->key, d->q->entry->content_stamp);
+	struct stamp stamp = d->q->entry->content_stamp, newer;
+	enum store_result r = remove_older(d, d->key, stamp, &newer);
 
 	if (r == STORE_OK && d->other[0])
-		r = remove_older(d, d->other, d->q->entry->content_stamp);
+		r = remove_older(d, d->other, stamp, &newer);
 	return r;
 }
 
@@ -361,44 +364,64 @@ static enum store_result write_over(
 	return put_content(d, &m.entry, m.omitted, s->object.etag, etag);
 }
 
+/* The other form of the key holds another kind: what is older there goes. When it is newer, ours is
+ * history, and goes if it is there. */
+static enum store_result settle_other(struct delivery *d)
+{
+	struct stamp newer = {0};
+
+	if (d->other_clean || !d->other[0])
+		return STORE_OK;
+	enum store_result r = remove_older(d, d->other, d->q->entry->content_stamp, &newer);
+	if (r != STORE_OK)
+		return r;
+	d->other_clean = true;
+	return newer.time ? remove_older(d, d->key, newer, &newer) : STORE_OK;
+}
+
+/* One look (unless skipped) and one write. *again: it must be looked at (again). */
+static enum store_result write_live(struct delivery *d, struct seen *s, bool skip_look, bool *again)
+{
+	bool wrote = true, sure = has(d, STORE_CAP_PUT_IF_ABSENT);
+	enum store_result r = skip_look ? STORE_OK : look(d, d->key, s);
+
+	*again = false;
+	if (r != STORE_OK)
+		return r;
+	if (s->there) {
+		r = write_over(d, s, &wrote, &sure);
+	} else {
+		r = skip_look ? STORE_OK : settle_other(d);
+		if (r != STORE_OK || d->superseded)
+			return r;
+		r = put_content(d, d->q->entry, false, NULL, NULL);
+	}
+	if (r == STORE_OK && !wrote) {
+		/* Somebody else's work was done before ours, or this is a repair: two kinds may
+		 * have met. */
+		r = settle_other(d);
+		d->superseded = d->superseded || stamp_cmp(s->theirs.entry.content_stamp,
+							 d->q->entry->content_stamp) > 0;
+	} else if (r == STORE_OK) {
+		*again = !sure; /* nothing guarded it: what is there now? */
+	} else {
+		*again = r == STORE_EXISTS || r == STORE_PRECONDITION || r == STORE_ABSENT;
+	}
+	return *again ? STORE_OK : r;
+}
+
 static enum store_result deliver_live(struct delivery *d)
 {
 	CLEANUP(seen_done) struct seen s = {0};
-	bool skip_look = d->q->fresh && has(d, STORE_CAP_PUT_IF_ABSENT), wrote_before = false;
-	enum store_result r;
+	bool skip_look = d->q->fresh && has(d, STORE_CAP_PUT_IF_ABSENT), again;
 
 	for (int i = 0; i < ATTEMPTS_MAX; i++) {
-		bool wrote = true, sure = has(d, STORE_CAP_PUT_IF_ABSENT);
-
-		if (!skip_look && (r = look(d, d->key, &s)) != STORE_OK)
+		enum store_result r = write_live(d, &s, skip_look, &again);
+		if (r != STORE_OK)
 			return r;
-		if (!s.there) {
-			if (!skip_look && !d->other_clean && d->other[0]) {
-				r = remove_older(d, d->other, d->q->entry->content_stamp);
-				if (r != STORE_OK)
-					return r;
-				d->other_clean = true;
-				/* A newer version of another kind is there: ours is history. */
-				if (d->superseded)
-					return STORE_OK;
-			}
-			r = put_content(d, d->q->entry, false, NULL, NULL);
-		} else {
-			r = write_over(d, &s, &wrote, &sure);
-		}
+		if (!again)
+			return STORE_OK;
 		skip_look = false;
-		if (r == STORE_OK && !wrote) {
-			d->superseded = !wrote_before && stamp_cmp(s.theirs.entry.content_stamp,
-								 d->q->entry->content_stamp) > 0;
-			return STORE_OK;
-		}
-		if (r == STORE_OK && sure)
-			return STORE_OK;
-		wrote_before = wrote_before || r == STORE_OK;
-		/* A write that nothing guarded is looked at again; a lost condition, too. */
-		if (r != STORE_OK && r != STORE_EXISTS && r != STORE_PRECONDITION &&
-			r != STORE_ABSENT)
-			return r;
 	}
 	return store_error_set(d->error, STORE_PRECONDITION, "it keeps changing");
 }
