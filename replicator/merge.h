@@ -1,6 +1,6 @@
 /*
  * Merging: last writer wins per register, total and independent of arrival order; the version
- * vector decides only whether the loss was a conflict.
+ * vector, which goes with the content that wins and says what its writer had seen, decides only whether the loss was a conflict.
  */
 #ifndef REPLICATOR_MERGE_H
 #define REPLICATOR_MERGE_H
