@@ -103,8 +103,9 @@ static int check_names(const char *const *names, unsigned count, struct err *err
 static int retire(struct conn *conn, const struct region *region)
 {
 	static const char *const sql[] = {
-		"INSERT OR REPLACE INTO retired_region(name, id, sent_seq, sent_name, pending_name)"
-		" SELECT name, id, sent_seq, sent_name, pending_name FROM region WHERE id = ?1",
+		("INSERT OR REPLACE INTO retired_region(name, id, sent_seq, sent_name, "
+		 "pending_name)"
+		 " SELECT name, id, sent_seq, sent_name, pending_name FROM region WHERE id = ?1"),
 		"DELETE FROM cursor WHERE region = ?1",
 		"DELETE FROM segment_seen WHERE region = ?1",
 		"DELETE FROM bad_segment WHERE region = ?1",
