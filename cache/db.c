@@ -141,8 +141,7 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 		}
 		i = (i + 1) % STATEMENT_SLOTS;
 	}
-	CHECK(!"more statements than slots");
-	return NULL;
+	check_failed("more statements than slots", __FILE__, __LINE__);
 }
 
 int conn_error(struct conn *conn)
