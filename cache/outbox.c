@@ -17,23 +17,21 @@
  * the rows that may go are a prefix in order of last (outbox_ready), so it never meets one that is
  * held back either.
  *
- * Totals (rows, bytes, parked, unannounced) stand in the region's row. row_change is the one place
- * where a row is written; it keeps totals and head in step, in the same transaction.
+ * Totals (rows, bytes, parked, unannounced) stand in the region's row. outbox_read.c answers what
+ * may go and what is due. row_change is the one place where a row is written; it keeps totals and
+ * head in step, in the same transaction.
  *
  * A delayed row (next_at_ms in the future) stays in outbox_order, where outbox_due steps over it
  * within the index. There are as many as attempts failed: the region's breaker bounds them, and
  * outbox_retry_now clears them.
  */
-#include "cache/outbox.h"
+#include "cache/outbox_row.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "cache/progress.h"
 #include "cache/replication.h"
-
-enum { STAGE_MASK = 3, PARKED = 4 };
 
 struct row {
 	int64_t id; /* 0: not there */
@@ -51,7 +49,7 @@ struct row {
 	char error[OUTBOX_ERROR_SIZE];
 };
 
-static uint64_t dir_hash(struct slice key)
+uint64_t outbox_dir_hash(struct slice key)
 {
 	struct slice dir = key.len ? key_parent(key) : key;
 	uint64_t h = 14695981039346656037u;
@@ -67,10 +65,6 @@ static bool announced(int state)
 }
 
 /* ---- rows ---- */
-
-#define ROW_COLUMNS                                                                                \
-	"id, key, dir, state, first, last, since_ms, time, node, size, fresh, uploaded, attempts," \
-	" next_at_ms, error"
 
 static void read_row(sqlite3_stmt *s, struct row *ret)
 {
@@ -92,8 +86,7 @@ static void read_row(sqlite3_stmt *s, struct row *ret)
 	snprintf(ret->error, sizeof(ret->error), "%s", error ? error : "");
 }
 
-/* The row as callers see it. -EIO for what cannot be ours. */
-static int export_row(sqlite3_stmt *s, struct outbox_row *ret)
+int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 {
 	struct row row;
 
@@ -255,7 +248,7 @@ static int dir_number(
 	return 0;
 }
 
-static int dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret)
+int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret)
 {
 	static const char *const sql[] = {
 		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
@@ -312,7 +305,7 @@ static int refresh_head(struct conn *conn, unsigned region, uint64_t dir)
 					     " WHERE region = ?1 AND dir = ?2 AND state = 2"),
 			region, dir, &head);
 	if (!r && head != INT64_MAX)
-		r = dir_barrier(conn, region, dir, &barrier);
+		r = outbox_dir_barrier(conn, region, dir, &barrier);
 	if (r)
 		return r;
 	if (head >= barrier)
@@ -380,7 +373,7 @@ static int new_state(const struct outbox_change *change)
 static struct row new_row(const struct outbox_change *change, uint64_t number)
 {
 	return (struct row){
-		.dir = dir_hash(change->key),
+		.dir = outbox_dir_hash(change->key),
 		.state = new_state(change),
 		.first = number,
 		.last = number,
@@ -500,240 +493,7 @@ int outbox_clear(struct conn *conn, unsigned region)
 	return 0;
 }
 
-/* ---- what may go ---- */
-
-/* Appends the statement's rows; resets it. */
-static int take_rows(
-	struct conn *conn, sqlite3_stmt *s, struct outbox_row *rows, unsigned max, unsigned *count)
-{
-	int r;
-
-	while ((r = conn_row(conn, s)) == 1) {
-		int bad = *count < max ? export_row(s, &rows[*count]) : 0;
-
-		if (bad || *count == max) {
-			sqlite3_reset(s);
-			return bad;
-		}
-		(*count)++;
-	}
-	return r;
-}
-
-/* The directory whose head follows *head (no two have the same): 1, 0 or -errno. */
-static int next_head(struct conn *conn, unsigned region, int64_t *head, uint64_t *dir)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT head, dir FROM outbox_head INDEXED BY outbox_head_order"
-		" WHERE region = ?1 AND head > ?2 ORDER BY head LIMIT 1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, *head);
-	r = conn_row(conn, s);
-	if (r == 1) {
-		*head = sqlite3_column_int64(s, 0);
-		*dir = (uint64_t)sqlite3_column_int64(s, 1);
-		sqlite3_reset(s);
-	}
-	return r;
-}
-
-static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir, struct outbox_row *rows,
-	unsigned max, unsigned *count, bool *more)
-{
-	unsigned before = *count;
-	sqlite3_stmt *s;
-	int64_t barrier;
-	int r = dir_barrier(conn, region, dir, &barrier);
-
-	if (r)
-		return r;
-	s = conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_ready"
-				 " WHERE region = ?1 AND dir = ?2 AND state = 2 AND last < ?3"
-				 " ORDER BY last LIMIT ?4");
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)dir);
-	sqlite3_bind_int64(s, 3, barrier);
-	sqlite3_bind_int64(s, 4, (int64_t)(max - before) + 1);
-	while ((r = conn_row(conn, s)) == 1) {
-		if (*count == max) {
-			*more = true;
-			sqlite3_reset(s);
-			return 0;
-		}
-		r = export_row(s, &rows[*count]);
-		if (r) {
-			sqlite3_reset(s);
-			return r;
-		}
-		(*count)++;
-	}
-	return r;
-}
-
-static int by_first(const void *a, const void *b)
-{
-	const struct outbox_row *x = a, *y = b;
-
-	return (x->first > y->first) - (x->first < y->first);
-}
-
-int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
-	unsigned *count, bool *more)
-{
-	int64_t head = -1;
-	uint64_t dir = 0;
-	unsigned n = 0;
-	bool further = false;
-	int r;
-
-	while ((r = next_head(conn, region, &head, &dir)) == 1) {
-		if (n == max)
-			further = true;
-		else
-			r = ready_of_dir(conn, region, dir, rows, max, &n, &further);
-		if (r < 0 || further)
-			break;
-	}
-	if (r < 0)
-		return r;
-	qsort(rows, n, sizeof(*rows), by_first);
-	*count = n;
-	*more = further;
-	return 0;
-}
-
-/* ---- closed cuts ---- */
-
-struct member {
-	uint64_t dir;
-	const struct outbox_row *row;
-};
-
-static int member_cmp(const void *a, const void *b)
-{
-	const struct member *x = a, *y = b;
-	const struct key *p = &x->row->key, *q = &y->row->key;
-	int r;
-
-	if (x->dir != y->dir)
-		return x->dir < y->dir ? -1 : 1;
-	r = memcmp(p->p, q->p, p->len < q->len ? p->len : q->len);
-	return r ? r : (p->len > q->len) - (p->len < q->len);
-}
-
-/* Whether each row in that state, of the members' directory and older than last, is a member. */
-static int older_are_members(struct conn *conn, unsigned region, int state, uint64_t last,
-	const struct member *members, size_t n, bool *ret)
-{
-	struct outbox_row *probe;
-	struct member wanted;
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT key FROM outbox INDEXED BY outbox_dir"
-		" WHERE region = ?1 AND dir = ?2 AND state = ?3 AND first < ?4");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	probe = malloc(sizeof(*probe));
-	if (!probe)
-		return -ENOMEM;
-	wanted = (struct member){members[0].dir, probe};
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)members[0].dir);
-	sqlite3_bind_int(s, 3, state);
-	sqlite3_bind_int64(s, 4, (int64_t)last);
-	while ((r = conn_row(conn, s)) == 1) {
-		if (!key_set(&probe->key, column_slice(s, 0)))
-			r = -EIO;
-		else if (!bsearch(&wanted, members, n, sizeof(*members), member_cmp))
-			*ret = false;
-		if (r < 0 || !*ret) {
-			sqlite3_reset(s);
-			break;
-		}
-	}
-	free(probe);
-	return r < 0 ? r : 0;
-}
-
-static int dir_closed(
-	struct conn *conn, unsigned region, const struct member *members, size_t n, bool *ret)
-{
-	static const int states[] = {
-		OUTBOX_UPLOAD, OUTBOX_ANNOUNCE, OUTBOX_UPLOAD | PARKED, OUTBOX_ANNOUNCE | PARKED};
-	uint64_t last = 0;
-	int r = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		if (members[i].row->last > last)
-			last = members[i].row->last;
-	}
-	for (size_t i = 0; !r && *ret && i < ARRAY_SIZE(states); i++)
-		r = older_are_members(conn, region, states[i], last, members, n, ret);
-	return r;
-}
-
-int outbox_cut_closed(
-	struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n, bool *ret)
-{
-	AUTO_FREE struct member *members = calloc(n ? n : 1, sizeof(*members));
-	bool closed = true;
-	int r = 0;
-
-	if (!members)
-		return -ENOMEM;
-	for (unsigned i = 0; i < n; i++)
-		members[i] = (struct member){dir_hash(key_slice(&rows[i].key)), &rows[i]};
-	qsort(members, n, sizeof(*members), member_cmp);
-	for (unsigned i = 0, end; !r && closed && i < n; i = end) {
-		for (end = i + 1; end < n && members[end].dir == members[i].dir; end++)
-			;
-		r = dir_closed(conn, region, members + i, end - i, &closed);
-	}
-	if (!r)
-		*ret = closed;
-	return r;
-}
-
 /* ---- delivery ---- */
-
-int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int64_t now_ms,
-	uint64_t after_first, unsigned max, struct outbox_row *rows, unsigned *count)
-{
-	unsigned n = 0;
-	sqlite3_stmt *s;
-	int r;
-
-	if (state == OUTBOX_PARKED)
-		s = conn_statement(conn,
-			"SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_parked"
-			" WHERE region = ?1 AND state > 4 AND first > ?2"
-			" ORDER BY first LIMIT ?3");
-	else
-		s = conn_statement(conn,
-			"SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_order"
-			" WHERE region = ?1 AND state = ?4 AND first > ?2"
-			" AND next_at_ms <= ?5 ORDER BY first LIMIT ?3");
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, after_first > INT64_MAX ? INT64_MAX : (int64_t)after_first);
-	sqlite3_bind_int64(s, 3, max);
-	if (state != OUTBOX_PARKED) {
-		sqlite3_bind_int(s, 4, (int)state);
-		sqlite3_bind_int64(s, 5, now_ms);
-	}
-	r = take_rows(conn, s, rows, max, &n);
-	if (!r)
-		*count = n;
-	return r;
-}
 
 /* old->id is 0 when the row is gone or has another stamp. */
 static int find_version(

@@ -1,0 +1,22 @@
+/* Private to outbox.c and outbox_read.c: what a row is made of. */
+#ifndef CACHE_OUTBOX_ROW_H
+#define CACHE_OUTBOX_ROW_H
+
+#include "cache/db.h"
+#include "cache/outbox.h"
+
+/* The state column: a stage (OUTBOX_UPLOAD to OUTBOX_OBJECT), and this added when it is parked. */
+enum { STAGE_MASK = 3, PARKED = 4 };
+
+#define ROW_COLUMNS                                                                                \
+	"id, key, dir, state, first, last, since_ms, time, node, size, fresh, uploaded, attempts," \
+	" next_at_ms, error"
+
+/* A row of ROW_COLUMNS as callers see it. -EIO for what cannot be ours. */
+int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret) MUST_CHECK;
+/* The dir column of a key. */
+uint64_t outbox_dir_hash(struct slice key);
+/* The least first of a directory's rows that are neither announced nor ready; INT64_MAX: none. */
+int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret) MUST_CHECK;
+
+#endif
