@@ -188,18 +188,24 @@ static inline void do_touch(struct server *s, const char *path, int64_t mtime_ns
 
 /* ---- what is there ---- */
 
-/* Content with NUL, "" for an absent path; heap. */
+#define REMOTE "(remote)"
+
+/* Content with NUL, "" for an absent path, REMOTE where it would have to be fetched; heap. */
 static inline char *content_at(struct server *s, const char *path)
 {
 	uint64_t ino = ino_of(s, slice_of(path));
 	char *p = calloc(1, 65536);
 	struct file *f;
 	ssize_t n;
+	int r;
 
 	assert_non_null(p);
 	if (!ino)
 		return p;
-	assert_int_equal(file_open(s->cache, ino, false, false, &f), 0);
+	r = file_open(s->cache, ino, false, false, &f);
+	if (r == -EREMOTE)
+		return strcpy(p, REMOTE);
+	assert_int_equal(r, 0);
 	n = file_read(f, p, 65535, 0);
 	assert_true(n >= 0);
 	file_release(f);
@@ -445,7 +451,9 @@ static inline void assert_same_state(const char *path, struct server *a, struct 
 	if (x.kind == KIND_FILE) {
 		char *p = content_at(a, path), *q = content_at(b, path);
 
-		if (strcmp(p, q))
+		/* Nobody fetches here: a file that was hidden when it was carried came without
+		 * content. */
+		if (strcmp(p, q) && strcmp(p, REMOTE) && strcmp(q, REMOTE))
 			fail_msg("%s: \"%s\" and \"%s\"", path, p, q);
 		free(p);
 		free(q);

@@ -1,4 +1,5 @@
-/* The cache of sealed content: what was put comes back, the bound holds, the least recently used goes first. */
+/* The cache of sealed content: what was put comes back, the bound holds, the least recently used
+ * goes first. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* The merge is a join: commutative, associative, idempotent, independent of order; conflicts are
- * what the vectors say. SEED in the environment repeats a run; a failure prints it. */
+ * what the vectors say. MERIDIAN_SEED in the environment repeats a run; a failure prints it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -266,13 +266,13 @@ int main(void)
 		cmocka_unit_test(registers_are_independent),
 		cmocka_unit_test(no_resurrection),
 	};
-	const char *text = getenv("SEED");
+	const char *text = getenv("MERIDIAN_SEED");
 	uint64_t seed = text ? strtoull(text, NULL, 0) : random_u64();
 	int failed;
 
 	random_seed_deterministic(seed);
 	failed = cmocka_run_group_tests(tests, NULL, NULL);
 	if (failed)
-		fprintf(stderr, "SEED=%llu\n", (unsigned long long)seed);
+		fprintf(stderr, "MERIDIAN_SEED=%llu\n", (unsigned long long)seed);
 	return failed;
 }

@@ -34,11 +34,12 @@ static void refuse(const char *key)
 static void spellings(void **state)
 {
 	expect("a/b.txt", "a/b.txt");
-	expect("caf\xc3\xa9/\xe2\x82\xac/\xf0\x9f\x98\x80", "caf\xc3\xa9/\xe2\x82\xac/\xf0\x9f\x98\x80");
+	expect("caf\xc3\xa9/\xe2\x82\xac/\xf0\x9f\x98\x80",
+		"caf\xc3\xa9/\xe2\x82\xac/\xf0\x9f\x98\x80");
 	expect("caf\xe9", "caf%E9");
 	expect("\xc3", "%C3");
-	expect("\xed\xa0\x80", "%ED%A0%80");     /* a surrogate */
-	expect("\xc0\xaf", "%C0%AF");            /* an over-long slash */
+	expect("\xed\xa0\x80", "%ED%A0%80");	    /* a surrogate */
+	expect("\xc0\xaf", "%C0%AF");		    /* an over-long slash */
 	expect("\xf4\x90\x80\x80", "%F4%90%80%80"); /* beyond Unicode */
 	expect("tab\there\x7f", "tab%09here%7F");
 	expect("100%", "100%");
@@ -65,9 +66,10 @@ static void directories(void **state)
 
 static void hostile_keys(void **state)
 {
-	static const char *const keys[] = {"", "/", "//", "/a", "a//b", "a//", "..", "../x", "a/../b",
-		".", "a/./b", "a/..", ".meridian", ".meridian/log/x", ".meridian/", "%41", "%ff", "a%2Fb",
-		"%00", "x%00y", "\xff", "a\x01", "%2E%2E/x", "%C3%A9", "\xc3%A9", "%2e", "..%2Fx"};
+	static const char *const keys[] = {"", "/", "//", "/a", "a//b", "a//", "..", "../x",
+		"a/../b", ".", "a/./b", "a/..", ".meridian", ".meridian/log/x", ".meridian/", "%41",
+		"%ff", "a%2Fb", "%00", "x%00y", "\xff", "a\x01", "%2E%2E/x", "%C3%A9", "\xc3%A9",
+		"%2e", "..%2Fx"};
 	char name[300];
 
 	for (unsigned i = 0; i < ARRAY_SIZE(keys); i++)
