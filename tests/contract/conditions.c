@@ -271,17 +271,22 @@ static void race_neighbours(void **state)
 }
 
 /* A reader sees whole versions only: body, size and metadata of one put. */
+static atomic_int writing;
+
 static void *race_versions(void *arg)
 {
 	struct racer *r = arg;
+	bool writer = r->number < 4;
 
-	for (int i = 0; i < r->rounds && r->bad == STORE_OK; i++) {
+	/* Readers go on while there is a writer. */
+	for (int i = 0; r->bad == STORE_OK && (writer ? i < r->rounds : atomic_load(&writing) > 0);
+		i++) {
 		CLEANUP(store_meta_done) struct store_meta meta = {0};
 		char body[256], text[16];
 		int n = r->number * 25 + i % 10 + 1;
 		memset(body, '0' + n % 10, sizeof(body));
 		snprintf(text, sizeof(text), "%d", n);
-		if (r->number < 4) {
+		if (writer) {
 			if (store_meta_set(&meta, "n", text) < 0)
 				r->bad = STORE_LOCAL;
 			else
@@ -299,6 +304,8 @@ static void *race_versions(void *arg)
 		if (n != (int)b.len || object.size != b.len || (n && b.data[n - 1] != '0' + n % 10))
 			r->bad = STORE_CORRUPT;
 	}
+	if (writer)
+		atomic_fetch_sub(&writing, 1);
 	return NULL;
 }
 
@@ -310,6 +317,7 @@ static void race_whole_versions(void **state)
 
 	assert_int_equal(store_meta_set(&meta, "n", "1"), 0);
 	expect(STORE_OK, store_put_buf(store, key, "1", 1, &meta, NULL, NULL, NULL, E));
+	atomic_store(&writing, 4);
 	race(race_versions, r, key, 30);
 }
 
