@@ -504,16 +504,19 @@ static int build(struct announcer *a, struct region_progress *p, const struct ba
 	return r;
 }
 
+/* The time is the store's, so that the names in a region follow one clock whatever the servers'
+ * say; and it never goes back within a writer. */
 static void choose_name(struct announcer *a, struct region_progress *p)
 {
-	uint64_t ms = hlc_ms(cache_stamp(a->o.cache).time);
-	int64_t theirs = clock_realtime_ms() + store_clock_skew_ms(a->o.region->store);
-	struct segment_id id = {
-		.ms = theirs > 0 && (uint64_t)theirs > ms ? (uint64_t)theirs : ms,
-		.node = cache_node(a->o.cache),
-		.seq = p->sent_seq + 1,
-	};
+	int64_t now = clock_realtime_ms() + store_clock_skew_ms(a->o.region->store);
+	struct segment_id id = {0}, last;
 
+	if (now > 0)
+		id.ms = (uint64_t)now;
+	if (segment_name_parse(p->sent_name, &last) && last.ms > id.ms)
+		id.ms = last.ms;
+	id.node = cache_node(a->o.cache);
+	id.seq = p->sent_seq + 1;
 	segment_name(&id, p->pending_name);
 }
 

@@ -37,6 +37,7 @@ enum {
 	WINDOW_MS = 30000,
 	WIDE_WINDOW_MS = 3600000,
 	WIDE_EVERY_MS = 300000,
+	SKEW_EVERY_MS = 30000,
 	CHAIN_MAX = 10000,
 	BATCH_SEGMENTS = 32,
 	BATCH_BYTES = 8 << 20,
@@ -69,7 +70,9 @@ struct puller {
 		bool started;
 		bool baseline; /* begun in the middle: earlier numbers of unknown writers are taken
 				  as known */
-		int64_t wide_ms;
+		int64_t wide_ms;    /* when the last wide listing was */
+		int64_t skew_ms;    /* likewise, of one that covers the clocks' skew */
+		uint64_t window_ms; /* grows with what was found late */
 	} region[REGION_MAX];
 	struct name *page; /* PAGE_NAMES */
 	struct wait wait[WAITS_MAX];
@@ -87,7 +90,8 @@ struct pull {
 	unsigned count;		     /* names in the page */
 	char last[SEGMENT_KEY_SIZE]; /* last key listed */
 	unsigned listed;
-	uint64_t newest_ms;   /* of what was listed */
+	uint64_t cursor_ms; /* when the step began */
+	uint64_t newest_ms; /* of what others wrote and was listed */
 	uint64_t unmerged_ms; /* least of what was listed and not merged; UINT64_MAX: none */
 	bool failed;
 	bool did;
@@ -526,6 +530,19 @@ static void not_merged(struct pull *l, const struct name *names, unsigned count,
 	}
 }
 
+/* A segment that lies far behind the cursor: its writer's clock is, or its uploads take long. */
+static void note_late(struct pull *l, const struct name *n)
+{
+	unsigned index = (unsigned)(l->region - l->p->o.regions->region);
+	uint64_t *window = &l->p->region[index].window_ms;
+
+	if (l->cursor_ms <= n->id.ms)
+		return;
+	uint64_t wanted = 2 * (l->cursor_ms - n->id.ms) + WINDOW_MS;
+	if (wanted > *window)
+		*window = wanted < WIDE_WINDOW_MS ? wanted : WIDE_WINDOW_MS;
+}
+
 /* names: of one writer, in order of number. */
 static void pull_writer(struct pull *l, const struct name *names, unsigned count)
 {
@@ -547,8 +564,10 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 	if (segment_name_parse(run.name, &known))
 		run.newest_ms = known.ms;
 	for (unsigned i = 0; i < count && f == FETCHED; i++) {
-		if (is_new(&run, &names[i]))
-			f = take_listed(&run, &names[i]);
+		if (!is_new(&run, &names[i]))
+			continue;
+		note_late(l, &names[i]);
+		f = take_listed(&run, &names[i]);
 	}
 	stopped = f != FETCHED;
 	if (run.batch && run.open && (stopped || !waited_enough(p, &run))) {
@@ -588,10 +607,10 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 				l->region->name, strlen(key));
 		return 0;
 	}
+	if (n->id.node == l->p->node)
+		return 0; /* and our clock may be the one that is wrong */
 	if (n->id.ms > l->newest_ms)
 		l->newest_ms = n->id.ms;
-	if (n->id.node == l->p->node)
-		return 0;
 	snprintf(n->text, sizeof(n->text), "%s", name);
 	l->count++;
 	return 0;
@@ -636,23 +655,36 @@ static uint64_t cursor_ms(const char *name)
 	return segment_name_parse(name, &id) ? id.ms : 0;
 }
 
+/* How far behind the cursor this listing starts. */
+static uint64_t window(struct puller *p, unsigned index)
+{
+	int64_t now = clock_monotonic_ms();
+	uint64_t skew = (uint64_t)p->o.merger.max_clock_skew_ms + WINDOW_MS;
+	uint64_t ms = p->region[index].window_ms;
+
+	if (!p->region[index].started || now - p->region[index].wide_ms >= WIDE_EVERY_MS) {
+		p->region[index].started = true;
+		p->region[index].wide_ms = p->region[index].skew_ms = now;
+		p->region[index].window_ms = ms / 2 > WINDOW_MS ? ms / 2 : WINDOW_MS;
+		return WIDE_WINDOW_MS;
+	}
+	if (now - p->region[index].skew_ms < SKEW_EVERY_MS)
+		return ms;
+	p->region[index].skew_ms = now;
+	return skew > ms ? skew : ms;
+}
+
 /* Where to list from, into l->last; "" for the beginning. */
 static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 {
 	struct puller *p = l->p;
 	unsigned index = (unsigned)(l->region - p->o.regions->region);
-	int64_t now = clock_monotonic_ms();
-	uint64_t window = WINDOW_MS;
 
 	int r = get_cursor(p, l->region, cursor);
 	if (r < 0)
 		return r;
-	uint64_t ms = cursor_ms(cursor);
-	if (!p->region[index].started || now - p->region[index].wide_ms >= WIDE_EVERY_MS) {
-		p->region[index].started = true;
-		p->region[index].wide_ms = now;
-		window = WIDE_WINDOW_MS;
-	}
+	uint64_t behind = window(p, index), ms = cursor_ms(cursor);
+	l->cursor_ms = ms;
 	/* First contact with a region that stands in for the home region. */
 	if (!ms && index != p->o.home) {
 		char home[SEGMENT_NAME_SIZE];
@@ -662,10 +694,10 @@ static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 			return r;
 		ms = cursor_ms(home);
 		p->region[index].baseline = ms > 0;
-		window = WIDE_WINDOW_MS;
+		behind = WIDE_WINDOW_MS;
 	}
-	if (ms > window)
-		snprintf(l->last, sizeof(l->last), "%s%012" PRIx64, SEGMENT_PREFIX, ms - window);
+	if (ms > behind)
+		snprintf(l->last, sizeof(l->last), "%s%012" PRIx64, SEGMENT_PREFIX, ms - behind);
 	return 0;
 }
 
