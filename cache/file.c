@@ -276,7 +276,7 @@ static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)
 void record_changing(struct record *rec, uint64_t offset, uint64_t length)
 {
 	if (rec->changed_ms == 0)
-		rec->changed_ms = clock_monotonic_ms() | 1;
+		rec->changed_ms = clock_monotonic_ms() + 1;
 	atomic_fetch_add(&rec->generation, 1);
 	if (rec->copying && length)
 		mark_blocks(rec, offset, length);
@@ -540,7 +540,7 @@ int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file
 	atomic_store(&rec->marked, true);
 	atomic_store(&rec->writers, writable);
 	if (writable)
-		rec->changed_ms = clock_monotonic_ms() | 1;
+		rec->changed_ms = clock_monotonic_ms() + 1;
 	atomic_store(&rec->fd, fd);
 	mutex_unlock(&rec->lock);
 	*ret = f;
@@ -942,7 +942,7 @@ static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 
 	mutex_lock(&rec->lock);
 	retry = rec->retry;
-	due = rec->changed_ms && clock_monotonic_ms() - rec->changed_ms >= age_ms &&
+	due = rec->changed_ms && clock_monotonic_ms() + 1 - rec->changed_ms >= age_ms &&
 	      atomic_load(&rec->writers) > 0;
 	mutex_unlock(&rec->lock);
 	if (!retry && !due)

@@ -39,7 +39,7 @@ struct record {
 	bool dir_synced; /* the content directory was flushed since the file was made */
 	bool retry;	 /* the last release could not be written: the record lives on for it */
 	uint64_t journalled; /* generation at the last journal row that was put for content */
-	int64_t changed_ms;  /* monotonic time of the first change after that; 0: none */
+	int64_t changed_ms;  /* monotonic time of the first change after that, plus 1; 0: none */
 	uint8_t *copying;    /* map of blocks to copy again, NULL: no snapshot is being made */
 	size_t copying_bytes;
 	bool copying_failed; /* the map could not grow */
