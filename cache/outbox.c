@@ -96,6 +96,7 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 	ret->stamp = row.stamp;
 	ret->state = row.state & PARKED ? OUTBOX_PARKED : (enum outbox_state)row.state;
 	ret->fresh = row.fresh;
+	ret->uploaded = row.uploaded;
 	ret->first = row.first;
 	ret->last = row.last;
 	ret->size = row.size;

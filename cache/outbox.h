@@ -35,6 +35,7 @@ struct outbox_row {
 	struct stamp stamp; /* entry_stamp of the version to deliver */
 	enum outbox_state state;
 	bool fresh;         /* hint: the region is believed to have no object at this key */
+	bool uploaded;      /* ANNOUNCE: came from UPLOAD, so the object is there in this version */
 	uint64_t first;
 	uint64_t last;
 	uint64_t size;      /* content bytes, for the backlog figure */

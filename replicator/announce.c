@@ -364,11 +364,11 @@ static int set_progress(struct announcer *a, const struct region_progress *p)
 }
 
 /* The record is in the region: what is left to do for its row? */
-static int move_on(struct announcer *a, struct conn *conn, struct slice key, struct stamp stamp,
-	const struct entry *e)
+static int move_on(
+	struct announcer *a, struct conn *conn, struct slice key, struct stamp stamp, bool uploaded)
 {
 	/* The root has no object; that of a large file was there before it was announced. */
-	if (!key.len || (e && e->kind == KIND_FILE && e->size > a->o.inline_max))
+	if (!key.len || uploaded)
 		return outbox_finish(conn, a->o.region->id, key, stamp);
 	return outbox_advance(conn, a->o.region->id, key, stamp, OUTBOX_OBJECT);
 }
@@ -386,7 +386,7 @@ static int sent(struct announcer *a, struct region_progress *p, const struct bat
 	r = region_progress_set(conn, a->o.region->id, p);
 	for (unsigned i = 0; r == 0 && i < b->in; i++)
 		r = move_on(
-			a, conn, key_slice(&b->rows[i].key), b->rows[i].stamp, &b->items[i].entry);
+			a, conn, key_slice(&b->rows[i].key), b->rows[i].stamp, b->rows[i].uploaded);
 	if (r < 0) {
 		cache_rollback(conn);
 		return r;
@@ -410,7 +410,7 @@ static int resolve_record(void *ctx, const struct record *record, const struct e
 	if (!record)
 		return 0;
 	return move_on(r->a, r->conn, key_slice(&record->key), entry_stamp(&record->entry),
-		&record->entry);
+		false); /* if its object is there, one look tells */
 }
 
 static int take_as_sent(struct announcer *a, struct region_progress *p, const struct segment *s)

@@ -379,6 +379,13 @@ static enum store_result settle_other(struct delivery *d)
 	return newer.time ? remove_older(d, d->key, newer, &newer) : STORE_OK;
 }
 
+/* What we wrote over was another server's; so somebody, we too, may have left the other form
+ * before. */
+static bool several_writers(const struct delivery *d, const struct seen *s)
+{
+	return s->foreign || s->theirs.entry.content_stamp.node != d->q->entry->content_stamp.node;
+}
+
 /* One look (unless skipped) and one write. *again: it must be looked at (again). */
 static enum store_result write_live(struct delivery *d, struct seen *s, bool skip_look, bool *again)
 {
@@ -402,12 +409,16 @@ static enum store_result write_live(struct delivery *d, struct seen *s, bool ski
 		r = settle_other(d);
 		d->superseded = d->superseded || stamp_cmp(s->theirs.entry.content_stamp,
 							 d->q->entry->content_stamp) > 0;
+	} else if (r == STORE_OK && s->there && several_writers(d, s)) {
+		r = settle_other(d);
+		*again = !sure;
 	} else if (r == STORE_OK) {
 		*again = !sure; /* nothing guarded it: what is there now? */
 	} else {
 		*again = r == STORE_EXISTS || r == STORE_PRECONDITION || r == STORE_ABSENT;
+		r = *again ? STORE_OK : r;
 	}
-	return *again ? STORE_OK : r;
+	return r;
 }
 
 static enum store_result deliver_live(struct delivery *d)
