@@ -20,7 +20,7 @@ struct command_context {
 	struct replicator *replicator;
 	struct fs *fs;
 	_Atomic bool stopping;
-	void (*stop)(void *ctx); /* asks for the orderly end */
+	void (*stop)(void *ctx); /* asks for the end without a drain */
 	void *stop_ctx;
 };
 

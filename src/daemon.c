@@ -152,11 +152,12 @@ static void *signal_main(void *arg)
 	return NULL;
 }
 
-/* `stop` on the control socket: the same as a SIGTERM, on the thread that handles those. */
+/* `stop` on the control socket: a SIGTERM, but without a drain: who asks has waited already. */
 static void request_stop(void *ctx)
 {
 	struct daemon *d = ctx;
 
+	d->hurry = true;
 	if (!d->command.stopping)
 		pthread_kill(d->signal_thread, SIGTERM);
 }

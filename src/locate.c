@@ -1,7 +1,7 @@
 /*
  * Why this file: the verbs take whatever names a volume. In this order: a path whose mount is
  * Meridian's (by the kernel's table, without touching the mount); a configuration file; the name of
- * a mounted volume; the name of a file in /etc/meridian.
+ * a mounted volume; a name in the working directory; the name of a file in /etc/meridian.
  */
 #include "src/locate.h"
 
@@ -114,6 +114,13 @@ static int locate_config(const char *file, struct location *ret, struct err *err
 	return 0;
 }
 
+static bool is_directory(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 static int locate_name(const char *what, struct location *ret, struct err *err)
 {
 	struct search s = {.volume = what};
@@ -135,13 +142,18 @@ static int locate_name(const char *what, struct location *ret, struct err *err)
 	if (!what)
 		return err_set(err, -ENOENT,
 			"no volume is mounted\nhint: meridian mount VOLUME MOUNTPOINT");
+	/* A relative path without a slash. */
+	r = locate_mount(what, ret, err);
+	if (r <= 0)
+		return r;
+	if (is_directory(what))
+		return err_set(err, -ENOENT, "%s: not on a Meridian mount", what);
 	r = config_find(what, &file, err);
 	return r < 0 ? r : locate_config(file, ret, err);
 }
 
 int locate(const char *what, struct location *ret, struct err *err)
 {
-	struct stat st;
 	int r;
 
 	*ret = (struct location){0};
@@ -151,7 +163,7 @@ int locate(const char *what, struct location *ret, struct err *err)
 		r = locate_mount(what, ret, err);
 		if (r <= 0)
 			return r;
-		if (stat(what, &st) == 0 && S_ISDIR(st.st_mode))
+		if (is_directory(what))
 			return err_set(err, -ENOENT, "%s: not on a Meridian mount", what);
 		return locate_config(what, ret, err);
 	}

@@ -42,6 +42,17 @@ static void region_state(const struct status *s, const struct region_status *r, 
 		snprintf(out, 64, "DOWN, never seen");
 }
 
+/* The replicator names the region before each error; here its row does. */
+static const char *region_error(const struct region_status *r)
+{
+	char prefix[REGION_NAME_SIZE + 16];
+	int n = snprintf(prefix, sizeof(prefix), "region \"%s\": ", r->name);
+
+	if (!r->error[0])
+		return "-";
+	return strncmp(r->error, prefix, (size_t)n) == 0 ? r->error + n : r->error;
+}
+
 static void region_row(const struct status *s, const struct region_status *r, struct buf *out)
 {
 	char state[64], backlog[96], oldest[TEXT_FIGURE_SIZE] = "-", figure[TEXT_FIGURE_SIZE],
@@ -57,7 +68,7 @@ static void region_row(const struct status *s, const struct region_status *r, st
 	if (r->outbox.oldest_ms)
 		text_age(age(s, (int64_t)r->outbox.oldest_ms), oldest);
 	buf_printf(out, "  %-18s %-18s %-18s %-8s %s\n", name, state, backlog, oldest,
-		r->error[0] ? r->error : "-");
+		region_error(r));
 }
 
 static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)

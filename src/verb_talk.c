@@ -225,23 +225,39 @@ static int umount_dead(const struct location *l, const struct err *why)
 	return EXIT_OK;
 }
 
+/* Programs may hold the mount open for ever, and the daemon serves them even when it is detached.
+ */
+static int umount_forced(const struct location *l, int fd, struct err *err)
+{
+	const char *words[] = {"stop"};
+	int r = mounts_unmount(l->mountpoint, true, err);
+
+	if (r < 0)
+		return r;
+	r = control_request(fd, 1, words, ANSWER_MS, NULL, NULL, err);
+	return r == -ECONNRESET ? 0 : r; /* it had ended by then */
+}
+
 static int umount_live(const struct location *l, int fd, int64_t timeout_ms, bool force)
 {
-	struct err err = {0};
-	int r = timeout_ms > 0 || !force ? request_flush(fd, true, timeout_ms, "", &err) : 0;
+	struct err err = {0}, unmount = {0};
+	int r = request_flush(fd, true, timeout_ms, "", &err);
 
+	if (r < 0) {
+		err.text[strcspn(err.text, "\n")] = '\0';
+		(void)err_prefix(&err, r, "%s%s", l->volume, force ? "" : ": still mounted");
+	}
 	if (r < 0 && !force) {
-		(void)err_prefix(&err, r, "%s: still mounted", l->volume);
-		if (!strchr(err.text, '\n') && strlen(err.text) + 80 < sizeof(err.text))
-			strcat(err.text, "\nhint: a longer --timeout, or --force: the rest is sent "
-					 "after the next mount");
-		return verb_fail(EXIT_RETRY, &err);
+		fprintf(stderr,
+			"meridian: %s\nhint: a longer --timeout, or --force: the rest is sent "
+			"after the next mount\n",
+			err.text);
+		return EXIT_RETRY;
 	}
 	if (r < 0)
 		verb_fail(EXIT_RETRY, &err);
-	memset(&err, 0, sizeof(err));
-	r = mounts_unmount(l->mountpoint, force, &err);
-	return r < 0 ? verb_fail(EXIT_RETRY, &err) : EXIT_OK;
+	r = force ? umount_forced(l, fd, &unmount) : mounts_unmount(l->mountpoint, false, &unmount);
+	return r < 0 ? verb_fail(EXIT_RETRY, &unmount) : EXIT_OK;
 }
 
 int verb_umount(const struct verb_arguments *a)
