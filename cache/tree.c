@@ -560,6 +560,19 @@ static unsigned collect(struct times *t, bool all, struct dir_time *due)
 	return n;
 }
 
+/* Whether the table still says what was collected: a setattr may have come in between. */
+static bool is_current(struct times *t, const struct dir_time *collected)
+{
+	const struct dir_time *d;
+	bool current;
+
+	mutex_lock(&t->lock);
+	d = *find(t, collected->ino);
+	current = d && d->mtime_ns == collected->mtime_ns;
+	mutex_unlock(&t->lock);
+	return current;
+}
+
 static int write_time(struct conn *conn, const struct dir_time *d)
 {
 	sqlite3_stmt *s = conn_statement(
@@ -568,6 +581,8 @@ static int write_time(struct conn *conn, const struct dir_time *d)
 	uint64_t time;
 	int r;
 
+	if (!is_current(conn->cache->times, d))
+		return 0;
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)d->ino);

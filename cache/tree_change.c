@@ -503,10 +503,12 @@ static int change_attr(
 		r = write_attr(conn, row);
 	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_SIZE))
 		r = journal_inode(conn, ino);
-	if (!r)
-		r = commit(&conn);
+	/* Before the commit, while the writer is ours: tree_flush_times looks again inside its own
+	 * transaction and so never writes an older time over this one. */
 	if (!r && mask & SET_MTIME && S_ISDIR(row->mode))
 		times_forget(c, ino);
+	if (!r)
+		r = commit(&conn);
 	return r;
 }
 

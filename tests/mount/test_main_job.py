@@ -87,18 +87,20 @@ class MainJob(unittest.TestCase):
                     if "odd names" in key:
                         continue
                     expected += 1
-                    self.assertIn(key, found, f"{bucket}: no object for {key}")
+                    self.assertTrue(key in found, f"{bucket}: no object for {key}")
                     content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
                     self.assertEqual(found[key], len(content), key)
                     if expected % 10 == 0 or len(content) > 1 << 20:
                         body = client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
                         self.assertEqual(body, content, f"{bucket}: {key}")
                 for name in directories:
+                    if (pathlib.Path(directory) / name).is_symlink():
+                        continue
                     key = str((pathlib.Path(directory) / name).relative_to(mount)) + "/"
-                    self.assertIn(key, found, f"{bucket}: no object for directory {key}")
+                    self.assertTrue(key in found, f"{bucket}: no object for directory {key}")
             self.assertGreater(expected, 500)
             for key in ("odd names/a b+c%2525 ü", "odd names/100%", "odd names/%2541", "odd names/latin-%E9", "odd names/tab%09here"):
-                self.assertIn(key, found, bucket)
+                self.assertTrue(key in found, f"{bucket}: no object for {key}")
                 client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
 
     def test_3_changes_on_b_followed_by_a(self):
