@@ -471,7 +471,7 @@ static int resolve_pending(struct announcer *a, struct region_progress *p, bool 
 		(int64_t)id.ms + RENAME_AFTER_MS <
 			clock_realtime_ms() + store_clock_skew_ms(a->o.region->store))
 		p->pending_name[0] = '\0';
-	return 0;
+	return p->pending_name[0] ? 0 : set_progress(a, p);
 }
 
 /* ---- sending ---- */

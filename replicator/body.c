@@ -9,7 +9,9 @@
 #include "replicator/body.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 
+#include "cache/project.h"
 #include "cache/tree.h"
 #include "replicator/object_key.h"
 #include "src/base/metrics.h"
@@ -31,11 +33,27 @@ static ssize_t read_spooled(void *ctx, uint64_t offset, void *p, size_t n)
 	return got < 0 ? -errno : got == 0 ? -EIO : got;
 }
 
+/* The content of the name, or of the file that a directory of its name hides. */
+static int open_content(struct body *b, struct slice key, const struct entry *entry)
+{
+	struct inode inode;
+	struct conn *conn;
+	uint64_t ino = 0;
+
+	int r = tree_resolve(b->cache, key, &inode);
+	if (r == 0 && (inode.mode & S_IFMT) == S_IFREG)
+		return content_open(b->cache, inode.ino, entry->hash, &b->reader);
+	r = cache_read_begin(b->cache, &conn);
+	if (r < 0)
+		return r;
+	r = project_hidden_ino(conn, key, entry->hash, &ino);
+	cache_read_end(conn);
+	return r < 0 ? r : content_open(b->cache, ino, entry->hash, &b->reader);
+}
+
 int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline_cache,
 	struct slice key, const struct entry *entry, struct store_source *ret)
 {
-	struct inode inode;
-
 	b->cache = c;
 	if (entry->size == 0 || (inline_cache_get(inline_cache, entry->hash, &b->bytes) &&
 					b->bytes.len == entry->size)) {
@@ -43,9 +61,7 @@ int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline
 		*ret = store_source_memory(&b->memory);
 		return 0;
 	}
-	int r = tree_resolve(c, key, &inode);
-	if (r == 0)
-		r = content_open(c, inode.ino, entry->hash, &b->reader);
+	int r = open_content(b, key, entry);
 	if (r < 0)
 		return r == -ENOMEM || r == -EIO ? r : -EAGAIN;
 	if (content_size(b->reader) != entry->size)

@@ -379,11 +379,13 @@ static enum store_result settle_other(struct delivery *d)
 	return newer.time ? remove_older(d, d->key, newer, &newer) : STORE_OK;
 }
 
-/* What we wrote over was another server's; so somebody, we too, may have left the other form
- * before. */
+/* Several servers wrote this path; so one of them may have left the other form before. */
 static bool several_writers(const struct delivery *d, const struct seen *s)
 {
-	return s->foreign || s->theirs.entry.content_stamp.node != d->q->entry->content_stamp.node;
+	const struct entry *e = d->q->entry;
+
+	return s->foreign || s->theirs.entry.content_stamp.node != e->content_stamp.node ||
+	       e->attr_stamp.node != e->content_stamp.node;
 }
 
 /* One look (unless skipped) and one write. *again: it must be looked at (again). */
