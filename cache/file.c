@@ -290,10 +290,13 @@ bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool r
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
 	if (rec && atomic_load(&rec->generation) != 0) {
+		atomic_store(&rec->sealed_open, true);
 		atomic_store(&rec->marked, false);
 		clean = atomic_load(&rec->writers) == 0 &&
 			atomic_load(&rec->generation) == generation;
-		if (!clean)
+		if (clean)
+			atomic_store(&rec->sealed_open, false);
+		else
 			atomic_store(&rec->marked, true);
 	}
 	mutex_unlock(&c->files->lock);
@@ -620,10 +623,27 @@ static void note_journalled(struct record *rec, uint64_t generation)
 		rec->changed_ms = 0;
 }
 
+/* Whether the last flush put a row for all that was written and no seal has come since: then that
+ * row's seal finds no writer and marks the inode clean. */
+static bool is_settled(struct record *rec)
+{
+	bool settled;
+
+	mutex_lock(&rec->lock);
+	settled = rec->flushed && rec->journalled == atomic_load(&rec->generation) &&
+		  !atomic_load(&rec->sealed_open);
+	mutex_unlock(&rec->lock);
+	return settled;
+}
+
 static void settle_or_keep(struct cache *c, struct record *rec)
 {
 	uint64_t generation = 0;
-	int r = settle(c, rec, &generation);
+	int r;
+
+	if (is_settled(rec))
+		return;
+	r = settle(c, rec, &generation);
 
 	mutex_lock(&rec->lock);
 	if (!r) {
@@ -745,6 +765,32 @@ static void close_record(struct cache *c, struct record *rec)
 	mutex_unlock(&c->files->lock);
 	if (gone)
 		record_free(gone);
+}
+
+int file_flush(struct file *f)
+{
+	struct record *rec = f->rec;
+	uint64_t generation = 0;
+	bool changed;
+	int r;
+
+	if (!f->writable)
+		return 0;
+	mutex_lock(&rec->lock);
+	changed = rec->changed_ms != 0;
+	if (changed)
+		atomic_store(&rec->sealed_open, false);
+	mutex_unlock(&rec->lock);
+	if (!changed)
+		return 0;
+	r = settle(f->cache, rec, &generation);
+	if (r)
+		return r;
+	mutex_lock(&rec->lock);
+	note_journalled(rec, generation);
+	rec->flushed = true;
+	mutex_unlock(&rec->lock);
+	return 0;
 }
 
 void file_release(struct file *f)

@@ -29,6 +29,11 @@ int file_open(struct cache *c, uint64_t ino, bool writable, bool truncate, struc
 /* The last release of a writer puts the journal row of the change, stamped now. */
 void file_release(struct file *f);
 
+/* Puts the journal row of what was written and has none yet, so that a change that the application
+ * makes after close(2) returned is journalled after this one. Called for each close of a descriptor;
+ * costs nothing when nothing was written. -ENOSPC: the row comes with the release. */
+int file_flush(struct file *f) MUST_CHECK;
+
 uint64_t file_ino(const struct file *f);
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset) MUST_CHECK;
 /* Whole or -errno (-ENOSPC, -EFBIG, -EBADF); has reached the content file on return. append: at the end,

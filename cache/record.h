@@ -30,6 +30,9 @@ struct record {
 
 	_Atomic unsigned writers;
 	_Atomic bool marked;
+	_Atomic bool
+		sealed_open; /* a seal left the inode dirty because of a writer: the last release
+			      * must look again. Set before writers is read, as marked is */
 	_Atomic uint64_t generation;
 
 	struct mutex lock; /* guards content against snapshots, and the rest */
@@ -38,6 +41,7 @@ struct record {
 			    while opens > 0 */
 	bool dir_synced; /* the content directory was flushed since the file was made */
 	bool retry;	 /* the last release could not be written: the record lives on for it */
+	bool flushed;	 /* file_flush put the row for journalled */
 	uint64_t journalled; /* generation at the last journal row that was put for content */
 	int64_t changed_ms;  /* monotonic time of the first change after that, plus 1; 0: none */
 	uint8_t *copying;    /* map of blocks to copy again, NULL: no snapshot is being made */

@@ -72,6 +72,7 @@ int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *
 	handle_link(fs, h);
 	out.fh = (uintptr_t)h;
 	out.keep_cache = 1;
+	out.noflush = !wants_write(fi->flags);
 	/* The caller was killed meanwhile: no release will come. */
 	if (fuse_reply_open(req, &out) == -ENOENT)
 		handle_free(fs, h);
@@ -110,6 +111,7 @@ void op_create(
 	handle_link(fs, h);
 	fi->fh = (uintptr_t)h;
 	fi->keep_cache = 1;
+	fi->noflush = !wants_write(fi->flags);
 	entry_fill(&inode, &e);
 	if (fuse_reply_create(req, &e, fi) == -ENOENT)
 		handle_free(fs, h);
@@ -149,10 +151,12 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t 
 
 void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	/* Writes have reached the content file and the change is journalled by the release, so
-	 * there is nothing left to do or to fail. After ENOSYS the kernel asks no more, which saves
-	 * a request per close. */
-	fuse_reply_err(req, ENOSYS);
+	/* Writes have reached the content file; what is left is the change's place in the journal,
+	 * before anything that the caller does after its close. That it may fail for lack of space
+	 * is nothing to the caller: the release puts the row again. */
+	if (file_flush(handle_of(fi)->file))
+		(void)0;
+	fuse_reply_err(req, 0);
 }
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

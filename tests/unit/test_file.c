@@ -365,10 +365,36 @@ static void nothing_is_left_of_removed_files(void **state)
 	assert_int_equal(usage.content_files, 0);
 }
 
+/* What follows a close is journalled after it, though the kernel releases later. */
+static void a_flush_puts_the_row_and_the_release_none(void **state)
+{
+	struct fixture *f = *state;
+	struct file *a = make_open(f, ROOT_INO, "a"), *reader = NULL;
+
+	assert_int_equal(file_write(a, "x", 1, 0, false), 1);
+	assert_int_equal(file_flush(a), 0);
+	make_dir(f, ROOT_INO, "after");
+	assert_string_equal(journal_text(f), "put a;put after;");
+	assert_int_equal(file_flush(a), 0);
+	assert_int_equal(file_open(f->cache, file_ino(a), false, false, &reader), 0);
+	assert_int_equal(file_flush(reader), 0);
+	file_release(reader);
+	file_release(a);
+	assert_string_equal(journal_text(f), "put a;put after;");
+
+	a = make_open(f, ROOT_INO, "empty");
+	assert_int_equal(file_flush(a), 0);
+	assert_string_equal(journal_text(f), "put a;put after;put empty;");
+	assert_int_equal(file_write(a, "late", 4, 0, false), 4);
+	file_release(a);
+	assert_string_equal(journal_text(f), "put a;put after;put empty;put empty;");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(a_created_file_is_journalled_by_its_release),
+		TEST(a_flush_puts_the_row_and_the_release_none),
 		TEST(only_changes_make_versions),
 		TEST(wrong_use_is_refused),
 		TEST(fsync_and_age_put_rows_for_open_files),
