@@ -100,7 +100,7 @@ static void test_manual_has_every_verb(void **state)
 
 			snprintf(line, sizeof(line), "%.*s", (int)strcspn(p, "\n"), p);
 			for (const struct verb_option *o = v->option; o->letter || o->name; o++)
-				known |= o->name && has_word(line, o->name);
+				known |= o->name && strstr(line, o->name);
 			if (!known)
 				fail_msg("meridian.1, %s: no such option: %s", v->name, line);
 		}
@@ -169,7 +169,7 @@ static void test_help_has_every_option(void **state)
 		assert_non_null(strstr(buf_str(&one), verbs[i].name));
 		assert_non_null(strstr(buf_str(&one), verbs[i].operands));
 		for (const struct verb_option *o = verbs[i].option; o->letter || o->name; o++) {
-			assert_true(has_word(buf_str(&one), o->name));
+			assert_non_null(strstr(buf_str(&one), o->name));
 			assert_non_null(strstr(buf_str(&one), o->help));
 		}
 		assert_non_null(verbs[i].run);
