@@ -1,5 +1,5 @@
-/* Keys of a listing, and names of files: what maps one way must map back to the same bytes, and nothing
- * that is not a possible path may come out. */
+/* Keys of a listing, and names of files: what maps one way must map back to the same bytes, and
+ * nothing that is not a possible path may come out. */
 #include <string.h>
 
 #include "replicator/object_key.h"

@@ -1,7 +1,7 @@
 /*
- * Segments and records as a bucket may send them. The first byte chooses: a whole segment as it is; one whose
- * checksum is put right first (the fuzzer cannot find a SHA-256); or one record. What decodes must encode to
- * something that decodes to the same bytes.
+ * Segments and records as a bucket may send them. The first byte chooses: a whole segment as it is;
+ * one whose checksum is put right first (the fuzzer cannot find a SHA-256); or one record. What
+ * decodes must encode to something that decodes to the same bytes.
  */
 #include <stdio.h>
 #include <string.h>
@@ -58,7 +58,8 @@ static void fuzz_segment(uint8_t *p, size_t n, bool mend)
 	struct err err = {0};
 
 	if (mend && n >= HEADER_SIZE) {
-		struct segment_id id = {.ms = be64(p + AT_NODE + 16), .node = be64(p + AT_NODE),
+		struct segment_id id = {.ms = be64(p + AT_NODE + 16),
+			.node = be64(p + AT_NODE),
 			.seq = be64(p + AT_NODE + 8)};
 		struct sha256 h;
 
