@@ -385,7 +385,8 @@ static bool several_writers(const struct delivery *d, const struct seen *s)
 	const struct entry *e = d->q->entry;
 
 	return s->foreign || s->theirs.entry.content_stamp.node != e->content_stamp.node ||
-	       e->attr_stamp.node != e->content_stamp.node;
+	       e->attr_stamp.node != e->content_stamp.node ||
+	       (e->mtime_stamp.time && e->mtime_stamp.node != e->content_stamp.node);
 }
 
 /* One look (unless skipped) and one write. *again: it must be looked at (again). */

@@ -44,7 +44,6 @@ enum {
 	GROUP_SEGMENTS_MAX = 256,
 	GROUP_WAIT_MS = 60000,
 	WAITS_MAX = 256,
-	HELD_MAX = 100,
 };
 
 #define SEGMENT_KEY_SIZE (sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE)
@@ -90,8 +89,8 @@ struct pull {
 	unsigned count;		     /* names in the page */
 	char last[SEGMENT_KEY_SIZE]; /* last key listed */
 	unsigned listed;
-	uint64_t cursor_ms; /* when the step began */
-	uint64_t newest_ms; /* of what others wrote and was listed */
+	uint64_t cursor_ms;   /* when the step began */
+	uint64_t newest_ms;   /* of what others wrote and was listed */
 	uint64_t unmerged_ms; /* least of what was listed and not merged; UINT64_MAX: none */
 	bool failed;
 	bool did;
@@ -728,93 +727,6 @@ static int move_cursor(struct pull *l, const char *cursor)
 	return cache_commit(conn);
 }
 
-/* ---- held records ---- */
-
-struct held {
-	struct merge_batch *batch;
-	uint64_t ids[HELD_MAX];
-	unsigned count;
-};
-
-static int collect_held(void *ctx, uint64_t id, const void *bytes, size_t len)
-{
-	struct held *h = ctx;
-	struct record record = {0};
-
-	if (h->count == HELD_MAX)
-		return 1;
-	int r = record_decode(bytes, len, &record, NULL);
-	if (r == 0) {
-		r = merge_batch_add_record(h->batch, &record);
-		record_done(&record);
-	}
-	if (r == -EBADMSG)
-		r = 0; /* ours to keep, and damaged: nothing can be done with it */
-	if (r == 0)
-		h->ids[h->count++] = id;
-	return r;
-}
-
-static int remove_held(void *ctx, struct conn *conn)
-{
-	struct held *h = ctx;
-	int r = 0;
-
-	for (unsigned i = 0; r == 0 && i < h->count; i++)
-		r = held_remove(conn, h->ids[i]);
-	return r;
-}
-
-struct held_copy {
-	struct buf bytes; /* be64 id, varint length and bytes, of each */
-	unsigned count;
-};
-
-static int copy_held(void *ctx, uint64_t id, const void *bytes, size_t len)
-{
-	struct held_copy *h = ctx;
-
-	buf_put_be64(&h->bytes, id);
-	buf_put_bytes(&h->bytes, bytes, len);
-	h->count++;
-	return h->bytes.failed || h->bytes.len > BATCH_BYTES;
-}
-
-/* Records whose time has come. They are copied out first: the batch must not be filled inside a
- * read transaction. */
-static int merge_held(struct puller *p, bool *did)
-{
-	struct held_copy copy = {.bytes.max = SEGMENT_BYTES_MAX * 2};
-	struct held held = {0};
-	struct conn *conn;
-
-	int r = cache_read_begin(p->cache, &conn);
-	if (r < 0)
-		return r;
-	r = held_due(conn, clock_realtime_ms(), HELD_MAX, copy_held, &copy);
-	cache_read_end(conn);
-	if (r > 0)
-		r = 0;
-	if (r == 0 && copy.count)
-		r = merge_batch_new(p->cache, &p->o.merger, &held.batch);
-	struct reader reader = reader_of(copy.bytes.data, copy.bytes.len);
-	while (r == 0 && held.batch && reader_left(&reader) && !reader.failed) {
-		uint64_t id = reader_be64(&reader);
-		size_t len;
-		const uint8_t *bytes = reader_bytes(&reader, SEGMENT_BYTES_MAX, &len);
-
-		if (bytes)
-			r = collect_held(&held, id, bytes, len);
-	}
-	if (r == 0 && held.count) {
-		r = merge_batch_commit(held.batch, remove_held, &held);
-		*did = r == 0;
-	}
-	merge_batch_free(held.batch);
-	buf_done(&copy.bytes);
-	return r == -EBUSY || r > 0 ? 0 : r;
-}
-
 /* ---- the step ---- */
 
 /* Home when it may be used, else the next one in order; NULL when none answers. */
@@ -875,7 +787,7 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 int puller_step(struct puller *p, bool *did)
 {
 	*did = false;
-	int r = merge_held(p, did);
+	int r = pull_held(p->cache, &p->o.merger, did);
 	if (r < 0)
 		return r;
 	struct region *region = choose(p);

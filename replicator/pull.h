@@ -30,4 +30,7 @@ void puller_set_threaded(struct puller *p, bool threaded);
 /* Thread-safe. */
 void puller_status(struct puller *p, struct puller_status *ret);
 
+/* pull_held.c: merges the records whose time has come. *did: any was. */
+int pull_held(struct cache *c, const struct merger_options *o, bool *did) MUST_CHECK;
+
 #endif
