@@ -306,8 +306,10 @@ static void announce(struct daemon *d)
 		.mountpoint = d->options->mountpoint,
 		.state_dir = d->config->state_dir,
 		.config = d->config->path};
-	int r = registry_add(&e);
+	int r;
 
+	registry_prune();
+	r = registry_add(&e);
 	if (r < 0)
 		log_debug("not in the registry error=\"%s\"", strerror(-r));
 	log_info("mounted volume=%s mountpoint=%s regions=%u version=%s", d->config->name,

@@ -12,6 +12,7 @@
 
 #include "src/base/hash.h"
 #include "src/base/json.h"
+#include "src/control.h"
 
 #define SYSTEM_DIRECTORY "/run/meridian"
 #define SUFFIX ".mount"
@@ -159,4 +160,25 @@ int registry_scan(registry_fn fn, void *ctx)
 	if (r == 0 && own_directory(own, sizeof(own)) == 0 && strcmp(own, SYSTEM_DIRECTORY) != 0)
 		r = scan_directory(own, fn, ctx);
 	return r;
+}
+
+static int prune_entry(void *ctx, const struct registry_entry *e)
+{
+	int fd = control_connect(e->state_dir, NULL);
+
+	if (fd >= 0)
+		close(fd);
+	else if (fd == -ENOENT || fd == -ECONNREFUSED)
+		registry_remove(e->mountpoint);
+	return 0;
+}
+
+/* A daemon's socket exists before its entry does, so an entry without one was left by a killed
+ * daemon. */
+void registry_prune(void)
+{
+	char own[512];
+
+	if (own_directory(own, sizeof(own)) == 0)
+		(void)scan_directory(own, prune_entry, NULL);
 }

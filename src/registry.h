@@ -19,6 +19,8 @@ struct registry_entry {
  * live without. */
 int registry_add(const struct registry_entry *e) MUST_CHECK;
 void registry_remove(const char *mountpoint);
+/* Removes what killed daemons left. */
+void registry_prune(void);
 
 /* Calls fn for each entry that root or this user wrote; what it gets is borrowed. Non-zero ends the
  * scan and is returned. */
