@@ -39,12 +39,12 @@ struct cluster {
 	unsigned nodes;
 	char url[CLUSTER_REGIONS][128];
 	/* Region is cut off for everybody while set. */
-	bool down[CLUSTER_REGIONS];
+	_Atomic bool down[CLUSTER_REGIONS];
 	/* Wraps the store of a region, or NULL. */
 	struct store *(*wrap)(
 		struct cluster *c, unsigned node, unsigned region, struct store *inner);
-	uint64_t requests[CLUSTER_REGIONS];
-	uint64_t object_puts[CLUSTER_REGIONS];
+	_Atomic uint64_t requests[CLUSTER_REGIONS];
+	_Atomic uint64_t object_puts[CLUSTER_REGIONS];
 };
 
 struct cluster_link {

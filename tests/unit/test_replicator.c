@@ -233,8 +233,10 @@ static void test_request_budget(void **state)
 	cluster_stop_node(c, 1, true);
 	cluster_mkdir(c, 0, "d");
 	cluster_settle(c);
-	memcpy(requests, c->requests, sizeof(requests));
-	memcpy(puts, c->object_puts, sizeof(puts));
+	for (unsigned i = 0; i < CLUSTER_REGIONS; i++) {
+		requests[i] = c->requests[i];
+		puts[i] = c->object_puts[i];
+	}
 	for (int i = 0; i < 1000; i++) {
 		snprintf(path, sizeof(path), "d/f%d", i);
 		cluster_puts(c, 0, path, path);

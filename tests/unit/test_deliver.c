@@ -1,0 +1,156 @@
+/* The outbox's rows on their way: what is parked, what is tried again, what a crash between PUT and
+ * commit costs. */
+#include "tests/unit/cluster.h"
+
+#include "replicator/segment.h"
+
+static struct outbox_stats stats(struct cluster *c, unsigned n, unsigned region)
+{
+	struct replicator_status *s = cluster_status(c, n);
+	struct outbox_stats o = s->region[region].outbox;
+
+	free(s);
+	return o;
+}
+
+/* A path whose escaped key is too long is announced, and its object parked with a text. */
+static void test_too_long_key_is_parked(void **state)
+{
+	struct cluster *c = *state;
+	char path[800] = "";
+
+	for (int i = 0; i < 3; i++) {
+		if (i)
+			strcat(path, "/");
+		for (int k = 0; k < 120; k++)
+			strcat(path, "\xff");
+		cluster_mkdir(c, 0, path);
+	}
+	cluster_settle(c);
+	struct inode inode = cluster_resolve(c, 1, path);
+	assert_true(S_ISDIR(inode.mode));
+	assert_int_equal(stats(c, 0, 0).parked, 1);
+	assert_int_equal(stats(c, 0, 0).rows, 1);
+}
+
+/* Every request of one kind is answered, and the answer is lost. */
+static bool lose_answers;
+
+static enum store_result lose(void *ctx UNUSED, const char *op, const char *key, bool did_happen)
+{
+	return lose_answers && did_happen && strcmp(op, "put") == 0 &&
+			       strncmp(key, SEGMENT_PREFIX, strlen(SEGMENT_PREFIX)) == 0
+		       ? STORE_UNKNOWN
+		       : STORE_OK;
+}
+
+static struct store *lossy(
+	struct cluster *c UNUSED, unsigned node UNUSED, unsigned region UNUSED, struct store *inner)
+{
+	return store_fault_new(inner, lose, NULL);
+}
+
+static int count_name(void *ctx, const char *key UNUSED, const struct store_object *object UNUSED)
+{
+	++*(unsigned *)ctx;
+	return 0;
+}
+
+static unsigned segments(struct cluster *c, unsigned region)
+{
+	struct store_config config = {.name = "x", .url = c->url[region]};
+	struct store_error error = {0};
+	unsigned count = 0;
+	struct store *s;
+
+	assert_int_equal(store_open(&config, &s, NULL), 0);
+	assert_int_equal(
+		store_list(s, SEGMENT_PREFIX, NULL, 0, count_name, &count, NULL, &error), STORE_OK);
+	store_close(s);
+	return count;
+}
+
+/* A segment whose answer was lost is found, not sent again; also by the next process. */
+static void test_lost_answer(void **state)
+{
+	struct cluster *c = *state;
+	bool did;
+
+	cluster_stop_node(c, 1, true);
+	cluster_stop_node(c, 0, true);
+	c->wrap = lossy;
+	cluster_start_node(c, 0);
+	lose_answers = true;
+	cluster_puts(c, 0, "f", "once");
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	assert_int_equal(replicator_step_announce(c->node[0].replicator, 0, &did), 0);
+	assert_false(did);
+	assert_int_equal(segments(c, 0), 1);
+	cluster_stop_node(c, 0, false);
+	lose_answers = false;
+	cluster_start_node(c, 0);
+	assert_int_equal(replicator_step_announce(c->node[0].replicator, 0, &did), 0);
+	assert_true(did);
+	assert_int_equal(segments(c, 0), 1);
+	assert_int_equal(stats(c, 0, 0).unannounced, 0);
+	cluster_start_node(c, 1);
+	cluster_settle(c);
+	cluster_expect(c, 1, "f", "once");
+}
+
+/* Within a directory a small file written after a large one is not seen before it. */
+static void test_order_within_directory(void **state)
+{
+	struct cluster *c = *state;
+	static char big[200000];
+	bool did;
+
+	cluster_mkdir(c, 0, "d");
+	cluster_mkdir(c, 0, "e");
+	cluster_settle(c);
+	memset(big, 'b', sizeof(big));
+	cluster_write(c, 0, "d/big", big, sizeof(big));
+	cluster_puts(c, 0, "d/marker", "done");
+	cluster_puts(c, 0, "e/other", "free");
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	for (unsigned i = 0; i < CLUSTER_REGIONS; i++)
+		assert_int_equal(replicator_step_announce(c->node[0].replicator, i, &did), 0);
+	cluster_pull(c, 1);
+	cluster_expect(c, 1, "e/other", "free");
+	cluster_expect_absent(c, 1, "d/marker");
+	cluster_settle(c);
+	cluster_expect(c, 1, "d/marker", "done");
+	assert_int_equal(cluster_resolve(c, 1, "d/big").size, sizeof(big));
+}
+
+/* Many more changes than a segment carries. */
+static void test_many(void **state)
+{
+	struct cluster *c = *state;
+	char path[64];
+
+	cluster_mkdir(c, 0, "d");
+	for (int i = 0; i < 4500; i++) {
+		snprintf(path, sizeof(path), "d/f%d", i);
+		cluster_puts(c, 0, path, path);
+	}
+	cluster_settle(c);
+	for (int i = 0; i < 4500; i += 499) {
+		snprintf(path, sizeof(path), "d/f%d", i);
+		cluster_expect(c, 1, path, path);
+	}
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
+int main(void)
+{
+#define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
+	const struct CMUnitTest tests[] = {
+		CLUSTER_TEST(test_too_long_key_is_parked),
+		CLUSTER_TEST(test_lost_answer),
+		CLUSTER_TEST(test_order_within_directory),
+		CLUSTER_TEST(test_many),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

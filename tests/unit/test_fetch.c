@@ -1,0 +1,111 @@
+/* Content on first use: shared by waiters, refused when it is not what the record promised, taken
+ * from any region. */
+#include "tests/unit/cluster.h"
+
+#include <fcntl.h>
+
+#include "replicator/fetch.h"
+#include "src/base/buf.h"
+
+static char big[200000];
+
+static struct inode announce_big(struct cluster *c)
+{
+	memset(big, 'b', sizeof(big));
+	cluster_write(c, 0, "big", big, sizeof(big));
+	cluster_settle(c);
+	return cluster_resolve(c, 1, "big");
+}
+
+static void overwrite(struct cluster *c, unsigned region, const char *text)
+{
+	struct store_config config = {.name = "x", .url = c->url[region]};
+	struct store_error error = {0};
+	struct store *s;
+
+	assert_int_equal(store_open(&config, &s, NULL), 0);
+	assert_int_equal(
+		store_put_buf(s, "big", text, strlen(text), NULL, NULL, NULL, NULL, &error),
+		STORE_OK);
+	store_close(s);
+}
+
+/* The home region holds something else; the other one has it. */
+static void test_wrong_bytes_refused(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+
+	overwrite(c, 1, "short");
+	overwrite(c, 0, "short, too");
+	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EAGAIN);
+}
+
+static void test_other_region_serves(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+
+	overwrite(c, 1, "not it");
+	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), 0);
+	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), 0); /* is here */
+	assert_int_equal(replicator_step_fetch(c->node[1].replicator, 999999), -ESTALE);
+}
+
+static void test_no_region_answers(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+
+	c->down[0] = c->down[1] = true;
+	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EIO);
+}
+
+struct waiters {
+	atomic_int told, failed;
+};
+
+static void told(void *arg, int result)
+{
+	struct waiters *w = arg;
+
+	if (result)
+		atomic_fetch_add(&w->failed, 1);
+	atomic_fetch_add(&w->told, 1);
+}
+
+/* Many waiters, each told exactly once; those that are left at the stop, too. */
+static void test_waiters(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+	struct waiters w = {0};
+
+	clock_set_source(NULL);
+	assert_int_equal(replicator_start(c->node[1].replicator, NULL), 0);
+	for (int i = 0; i < 50; i++)
+		cache_fetch(c->node[1].cache, inode.ino, told, &w);
+	for (int i = 0; atomic_load(&w.told) < 50; i++) {
+		assert_true(i < 600);
+		clock_sleep_ms(20);
+	}
+	assert_int_equal(atomic_load(&w.failed), 0);
+	c->down[0] = c->down[1] = true;
+	cache_fetch(c->node[1].cache, 999999, told, &w);
+	replicator_stop(c->node[1].replicator);
+	assert_int_equal(atomic_load(&w.told), 51);
+	assert_int_equal(atomic_load(&w.failed), 1);
+}
+
+int main(void)
+{
+#define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
+	const struct CMUnitTest tests[] = {
+		CLUSTER_TEST(test_wrong_bytes_refused),
+		CLUSTER_TEST(test_other_region_serves),
+		CLUSTER_TEST(test_no_region_answers),
+		CLUSTER_TEST(test_waiters),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

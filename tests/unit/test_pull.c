@@ -1,0 +1,182 @@
+/* The puller against a log that somebody damaged: what is bad is recorded and passed over, the rest
+ * arrives. */
+#include "tests/unit/cluster.h"
+
+#include "replicator/segment.h"
+#include "src/base/buf.h"
+#include "src/base/metrics.h"
+
+struct names {
+	char key[64][128];
+	unsigned count;
+};
+
+static int add_name(void *ctx, const char *key, const struct store_object *object UNUSED)
+{
+	struct names *n = ctx;
+
+	if (n->count < 64)
+		snprintf(n->key[n->count++], sizeof(n->key[0]), "%s", key);
+	return 0;
+}
+
+/* Both regions' logs; fn changes the bucket. */
+static void each_region(struct cluster *c, void (*fn)(struct store *s, const struct names *n))
+{
+	for (unsigned i = 0; i < CLUSTER_REGIONS; i++) {
+		struct store_config config = {.name = "x", .url = c->url[i]};
+		struct store_error error = {0};
+		struct names n = {.count = 0};
+		struct store *s;
+
+		assert_int_equal(store_open(&config, &s, NULL), 0);
+		assert_int_equal(store_list(s, SEGMENT_PREFIX, NULL, 0, add_name, &n, NULL, &error),
+			STORE_OK);
+		fn(s, &n);
+		store_close(s);
+	}
+}
+
+/* Three segments of node 0, which node 1 has not seen. */
+static void three_segments(struct cluster *c)
+{
+	static const char *const names[] = {"a", "b", "c"};
+
+	for (int i = 0; i < 3; i++) {
+		cluster_puts(c, 0, names[i], names[i]);
+		while (cluster_push(c, 0))
+			;
+		cluster_now_ms += 1000;
+	}
+}
+
+static void damage_second(struct store *s, const struct names *n)
+{
+	CLEANUP(buf_done) struct buf b = {0};
+	struct store_error error = {0};
+
+	assert_int_equal(n->count, 3);
+	assert_int_equal(
+		store_get_buf(s, n->key[1], 1 << 20, &b, NULL, NULL, NULL, &error), STORE_OK);
+	b.data[b.len / 2] ^= 1;
+	assert_int_equal(store_put_buf(s, n->key[1], b.data, b.len, NULL, NULL, NULL, NULL, &error),
+		STORE_OK);
+}
+
+static void remove_second(struct store *s, const struct names *n)
+{
+	struct store_error error = {0};
+
+	assert_int_equal(n->count, 3);
+	assert_int_equal(store_remove(s, n->key[1], NULL, NULL, &error), STORE_OK);
+}
+
+static void add_junk(struct store *s, const struct names *n UNUSED)
+{
+	static const char *const junk[] = {"x", "0000-1-2",
+		"ffffffffffff-0000000000000009-0000000000000001",
+		"ffffffffffff-0000000000000009-zzzzzzzzzzzzzzzz"};
+	struct store_error error = {0};
+	char key[128];
+
+	for (size_t i = 0; i < ARRAY_SIZE(junk); i++) {
+		snprintf(key, sizeof(key), "%s%s", SEGMENT_PREFIX, junk[i]);
+		assert_int_equal(
+			store_put_buf(s, key, "junk", 4, NULL, NULL, NULL, NULL, &error), STORE_OK);
+	}
+}
+
+static uint64_t bad_segments(struct cluster *c, unsigned n)
+{
+	struct replicator_status *s = cluster_status(c, n);
+	uint64_t bad = s->bad_segments;
+
+	free(s);
+	return bad;
+}
+
+static void test_damaged_segment(void **state)
+{
+	struct cluster *c = *state;
+
+	three_segments(c);
+	each_region(c, damage_second);
+	cluster_settle(c);
+	cluster_expect(c, 1, "a", "a");
+	cluster_expect_absent(c, 1, "b");
+	cluster_expect(c, 1, "c", "c");
+	assert_int_equal(bad_segments(c, 1), 1);
+}
+
+static void test_lost_segment(void **state)
+{
+	struct cluster *c = *state;
+	uint64_t gaps = metric_get(METRIC_SEGMENTS_GAP);
+
+	three_segments(c);
+	each_region(c, remove_second);
+	cluster_settle(c);
+	cluster_expect(c, 1, "a", "a");
+	cluster_expect_absent(c, 1, "b");
+	cluster_expect(c, 1, "c", "c");
+	assert_int_equal(bad_segments(c, 1), 1);
+	assert_int_equal(metric_get(METRIC_SEGMENTS_GAP), gaps + 1);
+}
+
+/* Junk names are ignored, a well-formed one of a broken clock does not hide what comes after it. */
+static void test_junk(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_settle(c);
+	each_region(c, add_junk);
+	cluster_settle(c);
+	cluster_puts(c, 0, "after", "after");
+	cluster_settle(c);
+	cluster_expect(c, 1, "after", "after");
+}
+
+/* A server that comes late gets all, in the order of each writer. */
+static void test_late_server(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_stop_node(c, 1, true);
+	three_segments(c);
+	cluster_now_ms += 86400000;
+	cluster_start_node(c, 1);
+	cluster_settle(c);
+	cluster_expect(c, 1, "a", "a");
+	cluster_expect(c, 1, "c", "c");
+	struct replicator_status *s = cluster_status(c, 1);
+	assert_true(s->pull_lag_ms >= 0);
+	assert_true(s->pull_last_ms > 0);
+	free(s);
+}
+
+/* Nothing new: one listing a step, and no more. */
+static void test_idle_costs_one_request(void **state)
+{
+	struct cluster *c = *state;
+	uint64_t before;
+
+	three_segments(c);
+	cluster_settle(c);
+	before = c->requests[1];
+	assert_false(cluster_pull(c, 1));
+	assert_int_equal(c->requests[1], before + 1);
+}
+
+int main(void)
+{
+#define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
+	const struct CMUnitTest tests[] = {
+		CLUSTER_TEST(test_damaged_segment),
+		CLUSTER_TEST(test_lost_segment),
+		CLUSTER_TEST(test_junk),
+		CLUSTER_TEST(test_late_server),
+		CLUSTER_TEST(test_idle_costs_one_request),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
