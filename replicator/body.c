@@ -9,6 +9,7 @@
 #include "replicator/body.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "cache/project.h"
@@ -168,6 +169,101 @@ int body_fetch(struct body *b, struct regions *all, const struct region * not, s
 			return r;
 	}
 	return outcome;
+}
+
+/* ---- content that was renamed before it was ever here ---- */
+
+enum { CANDIDATES_MAX = 32, OTHER_NAMES_MAX = 8, LISTED_MAX = 20000, BEFORE_MS = 3600000 };
+
+#define TRASH_PREFIX ".meridian/trash/"
+
+struct search {
+	struct slice name; /* last component of the key */
+	uint64_t size;
+	char until[64]; /* trash of later removals cannot be of this rename */
+	char *found[CANDIDATES_MAX];
+	unsigned count;
+	unsigned others;
+	unsigned listed;
+};
+
+static void search_done(struct search *s)
+{
+	for (unsigned i = 0; i < s->count; i++)
+		free(s->found[i]);
+}
+
+static int add_candidate(void *ctx, const char *key, const struct store_object *object)
+{
+	struct search *s = ctx;
+	const char *slash = strrchr(key, '/');
+
+	if (++s->listed > LISTED_MAX || s->count == CANDIDATES_MAX ||
+		strncmp(key, s->until, strlen(s->until)) > 0)
+		return 1;
+	if (object->size != s->size || !slash)
+		return 0;
+	if (!slice_equal(slice_of(slash + 1), s->name) && s->others++ >= OTHER_NAMES_MAX)
+		return 0;
+	s->found[s->count] = strdup(key);
+	if (!s->found[s->count])
+		return 1;
+	s->count++;
+	return 0;
+}
+
+static bool has_hash(struct region *from, const char *key, const uint8_t hash[SHA256_SIZE])
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	struct store_call call = region_call(from, 0);
+	struct store_error error = {0};
+	char hex[SHA256_HEX_SIZE];
+
+	if (store_head(from->store, key, NULL, &meta, &call, &error) != STORE_OK)
+		return false;
+	const char *theirs = store_meta_get(&meta, "meridian-sha256");
+	hex_encode(hash, SHA256_SIZE, hex);
+	return theirs && strcmp(theirs, hex) == 0;
+}
+
+static int fetch_trash(
+	struct body *b, struct region *from, const struct entry *entry, struct slice key)
+{
+	CLEANUP(search_done) struct search s = {.name = key_name(key), .size = entry->size};
+	struct stamp stamp = {.time = entry->content_stamp.time};
+	struct store_call call = region_call(from, 0);
+	struct store_error error = {0};
+	char text[STAMP_TEXT_SIZE], after[64];
+
+	stamp_format(stamp, text);
+	snprintf(s.until, sizeof(s.until), TRASH_PREFIX "%.16s", text);
+	stamp.time -= hlc_ms(stamp.time) > BEFORE_MS ? (uint64_t)BEFORE_MS << 16 : 0;
+	stamp_format(stamp, text);
+	snprintf(after, sizeof(after), TRASH_PREFIX "%.16s", text);
+	enum store_result result =
+		store_list(from->store, TRASH_PREFIX, after, 0, add_candidate, &s, &call, &error);
+	region_end(from, REGION_READ, result, &error, "list trash");
+	for (unsigned i = 0; result == STORE_OK && i < s.count; i++) {
+		if (!has_hash(from, s.found[i], entry->hash))
+			continue;
+		int r = download(b, from, s.found[i], entry->hash, entry->size);
+		if (r != -EAGAIN && r != -EHOSTDOWN)
+			return r;
+	}
+	return -EAGAIN;
+}
+
+int body_fetch_moved(
+	struct body *b, struct regions *all, struct slice key, const struct entry *entry)
+{
+	for (unsigned i = 0; i < all->count; i++) {
+		if (!region_up(&all->region[i], REGION_READ))
+			continue;
+		int r = b->spooled ? fetch_trash(b, &all->region[i], entry, key) : -EAGAIN;
+		if (r != -EAGAIN)
+			return r;
+	}
+	return -EAGAIN;
 }
 
 struct store_source body_spooled(struct body *b)

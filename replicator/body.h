@@ -27,7 +27,12 @@ int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline
  * it now; -EIO: none answered; -ENOSPC, -ECANCELED. */
 int body_fetch(struct body *b, struct regions *all, const struct region * not, struct slice key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size) MUST_CHECK;
-/* The source over what body_fetch brought. */
+/* After body_fetch found it nowhere: looks for it in the regions' trash. A file that is renamed
+ * while its content is only in the regions has it there, once the removal of its old name was
+ * delivered. Errors as of body_fetch. */
+int body_fetch_moved(struct body *b, struct regions *all, struct slice key,
+	const struct entry *entry) MUST_CHECK;
+/* The source over what was brought. */
 struct store_source body_spooled(struct body *b);
 void body_done(
 	struct body *b); /* also the CLEANUP function; discards the download unless it was taken */

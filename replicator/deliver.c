@@ -165,6 +165,8 @@ static int open_body(void *ctx, struct store_source *ret)
 		return -EAGAIN;
 	r = body_fetch(
 		&o->body, d->o.region->all, d->o.region, key, o->entry->hash, o->entry->size);
+	if (r == -EAGAIN || r == -EIO)
+		r = body_fetch_moved(&o->body, d->o.region->all, key, o->entry);
 	if (r < 0)
 		return r;
 	*ret = body_spooled(&o->body);
