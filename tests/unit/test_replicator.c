@@ -75,8 +75,8 @@ static void test_changes_and_deletes(void **state)
 	cluster_expect_absent(c, 0, "d/b");
 	expect_object(c, 0, "d/a", "one, changed");
 	expect_object(c, 1, "d/b", NULL);
-	assert_int_equal(
-		tree_setattr(c->node[0].cache, cluster_resolve(c, 0, "d/a").ino, SET_MODE, &v, &now),
+	assert_int_equal(tree_setattr(c->node[0].cache, cluster_resolve(c, 0, "d/a").ino, SET_MODE,
+				 &v, &now),
 		0);
 	assert_int_equal(cluster_resolve(c, 0, "d/a").mode, S_IFREG | 0600);
 	cluster_settle(c);
@@ -167,6 +167,30 @@ static void test_large(void **state)
 	free(got);
 	free(big);
 	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
+/* A directory is renamed where its large file is known by name only. */
+static void test_rename_of_remote_content(void **state)
+{
+	struct cluster *c = *state;
+	size_t len = 200000, got_len;
+	char *big = malloc(len);
+
+	assert_non_null(big);
+	memset(big, 'r', len);
+	cluster_mkdir(c, 0, "d");
+	cluster_write(c, 0, "d/big", big, len);
+	cluster_settle(c);
+	cluster_rename(c, 1, "d", "e");
+	cluster_settle(c);
+	assert_int_equal(cluster_backlog(c, 1), 0);
+	for (unsigned n = 0; n < c->nodes; n++) {
+		char *got = cluster_read(c, n, "e/big", &got_len);
+		assert_int_equal(got_len, len);
+		assert_memory_equal(got, big, len);
+		free(got);
+	}
+	free(big);
 }
 
 /* One region is away: the other carries everything, and the first gets it when it is back. */
@@ -381,6 +405,7 @@ int main(void)
 		CLUSTER_TEST(test_kind_change),
 		CLUSTER_TEST(test_conflict),
 		CLUSTER_TEST(test_large),
+		CLUSTER_TEST(test_rename_of_remote_content),
 		CLUSTER_TEST(test_region_away),
 		CLUSTER_TEST(test_crash),
 		CLUSTER_TEST(test_request_budget),
