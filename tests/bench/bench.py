@@ -175,7 +175,7 @@ def main():
         print(f"| resident after it, file:// | a {a.resident_kib() // 1024} MiB | b {b.resident_kib() // 1024} MiB |", flush=True)
     a.stop()
     b.stop()
-    ceph = Ceph(world.dir / "ceph")
+    ceph = Ceph(world)
     regions = {f"region-{n}": ceph.region(n) for n in (1, 2, 3)}
     a, b = pair(world, regions, "ceph")
     if "lag" in wanted:
@@ -191,7 +191,6 @@ def main():
     a.stop()
     b.stop()
     world.close()
-    ceph.stop()
 
 
 if __name__ == "__main__":

@@ -47,15 +47,15 @@ def wait_until(what, condition, timeout=60, interval=0.1):
 class Ceph:
     """Three gateways on one cluster; region N is bucket region-N behind gateway N."""
 
-    def __init__(self, directory, gateways=3):
-        self.dir = directory
+    def __init__(self, world, gateways=3):
+        self.dir = directory = world.dir / f"ceph{len(world.clusters)}"
         run = subprocess.run([SERVERS / "ceph", "start", directory, "--gateways", str(gateways)],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if run.returncode == 77:
             skip(run.stdout.strip())
         if run.returncode:
             raise RuntimeError(f"Ceph did not start: {run.stdout}")
-        atexit.register(self.stop)
+        world.clusters.append(self)
         self.buckets = [f"region-{n}" for n in range(1, gateways + 1)]
         subprocess.run([SERVERS / "ceph", "bucket", directory, *self.buckets], check=True)
         self.credentials = pathlib.Path(directory) / "credentials"
@@ -205,6 +205,7 @@ class World:
         self.random = random.Random(self.seed)
         self.servers = []
         self.tmpfs = []
+        self.clusters = []
         print(f"seed {self.seed} (SEED={self.seed} repeats), directory {self.dir}", flush=True)
         atexit.register(self.close)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -238,7 +239,9 @@ class World:
             server.abandon()
         for path in self.tmpfs:
             subprocess.run(["umount", "-l", path], check=False)
-        self.servers, self.tmpfs = [], []
+        for cluster in self.clusters:
+            cluster.stop()
+        self.servers, self.tmpfs, self.clusters = [], [], []
         if self.dir.exists() and not os.environ.get("KEEP_DIR"):
             shutil.rmtree(self.dir, ignore_errors=True)
 

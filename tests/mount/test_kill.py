@@ -74,7 +74,7 @@ def replay(log_path):
 class Kill(unittest.TestCase):
     def test_kill_at_random_moments(self):
         world = World()
-        ceph = Ceph(world.dir / "ceph")
+        ceph = Ceph(world)
         regions = {f"region-{n}": ceph.region(n) for n in (1, 2, 3)}
         a = world.server("a", regions, home="region-1")
         b = world.server("b", regions, home="region-2")
@@ -109,7 +109,6 @@ class Kill(unittest.TestCase):
         wait_until("the journal drains", lambda: a.backlog() == 0, 120, 0.5)
         converge(a, b, timeout=180)
         world.close()
-        ceph.stop()
 
 
 if __name__ == "__main__":

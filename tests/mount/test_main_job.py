@@ -14,7 +14,7 @@ class MainJob(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.world = World()
-        cls.ceph = Ceph(cls.world.dir / "ceph")
+        cls.ceph = Ceph(cls.world)
         cls.regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2, 3)}
         cls.a = cls.world.server("a", cls.regions, home="region-1")
         cls.b = cls.world.server("b", cls.regions, home="region-2")
@@ -24,7 +24,6 @@ class MainJob(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.world.close()
-        cls.ceph.stop()
 
     def git(self, *arguments):
         subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "safe.directory=*", *arguments],
@@ -106,7 +105,7 @@ class MainJob(unittest.TestCase):
     def test_3_changes_on_b_followed_by_a(self):
         a, b = self.a.mount, self.b.mount
         (b / "rows.db").write_bytes(b"replaced")
-        (b / "include").rename(b / "headers")
+        (b / "include" / "linux").rename(b / "headers")
         shutil.rmtree(b / "clone" / ".git" / "hooks", ignore_errors=True)
         (b / "clone" / "d0" / "file0.txt").unlink()
         (b / "new").write_text("from b")
@@ -115,14 +114,14 @@ class MainJob(unittest.TestCase):
         converge(self.a, self.b, timeout=240)
         self.assertEqual((a / "rows.db").read_bytes(), b"replaced")
         self.assertTrue((a / "headers").is_dir())
-        self.assertFalse((a / "include").exists())
+        self.assertFalse((a / "include" / "linux").exists())
         self.assertFalse((a / "clone" / "d0" / "file0.txt").exists())
         self.assertEqual(os.stat(a / "big").st_mode & 0o777, 0o600)
-        self.assertEqual(differences("/usr/include", a / "headers"), "")
+        self.assertEqual(differences("/usr/include/linux", a / "headers"), "")
 
         def gone():
             left = [k for n, bucket in enumerate(self.ceph.buckets, 1)
-                    for k in (i["Key"] for i in self.ceph.client(n).list_objects_v2(Bucket=bucket, Prefix="app/include/").get("Contents", []))]
+                    for k in (i["Key"] for i in self.ceph.client(n).list_objects_v2(Bucket=bucket, Prefix="app/include/linux/").get("Contents", []))]
             return not left
         wait_until("objects below the old name are removed", gone, 60, 1)
 

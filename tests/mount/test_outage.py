@@ -11,7 +11,7 @@ class Outage(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.world = World()
-        cls.ceph = Ceph(cls.world.dir / "ceph")
+        cls.ceph = Ceph(cls.world)
         cls.regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2, 3)}
         cls.a = cls.world.server("a", cls.regions, home="region-1")
         cls.b = cls.world.server("b", cls.regions, home="region-2")
@@ -21,7 +21,6 @@ class Outage(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.world.close()
-        cls.ceph.stop()
 
     def test_1_dead_region_delays_nobody(self):
         (self.a.mount / "load").mkdir()

@@ -28,16 +28,13 @@ class Refuse(unittest.TestCase):
         self.assertLessEqual(len(text.strip().splitlines()), 3, f"more than one clear line: {text}")
 
     def test_wrong_credentials(self):
-        ceph = Ceph(self.world.dir / "ceph", gateways=1)
-        try:
-            server = self.world.server("wrong", {"one": ceph.region(1, profile="wrong")})
-            self.refused(server, "one", "hint")
-            server = self.world.server("nobucket", {"one": {**ceph.region(1), "url": "s3://no-such-bucket/x"}})
-            self.refused(server, "one", "no-such-bucket")
-            server = self.world.server("noprofile", {"one": ceph.region(1, profile="absent")})
-            self.refused(server, "one", "absent")
-        finally:
-            ceph.stop()
+        ceph = Ceph(self.world, gateways=1)
+        server = self.world.server("wrong", {"one": ceph.region(1, profile="wrong")})
+        self.refused(server, "one", "hint")
+        server = self.world.server("nobucket", {"one": {**ceph.region(1), "url": "s3://no-such-bucket/x"}})
+        self.refused(server, "one", "no-such-bucket")
+        server = self.world.server("noprofile", {"one": ceph.region(1, profile="absent")})
+        self.refused(server, "one", "absent")
 
     def test_bucket_of_another_volume(self):
         first = self.world.server("first", self.regions)
