@@ -322,12 +322,12 @@ static int row_change(struct conn *conn, unsigned region, struct slice key,
 	struct totals totals = {0};
 	int r;
 
-	if (!before)
-		r = insert_row(conn, region, key, after);
-	else if (after)
+	if (!after)
+		r = delete_row(conn, before->id);
+	else if (before)
 		r = update_row(conn, after);
 	else
-		r = delete_row(conn, before->id);
+		r = insert_row(conn, region, key, after);
 	if (r)
 		return r;
 	count_row(&totals, before, -1);

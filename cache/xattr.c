@@ -67,7 +67,7 @@ ssize_t tree_getxattr(struct cache *c, uint64_t ino, const char *name, void *val
 ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size)
 {
 	struct conn *conn AUTO_GIVE = NULL;
-	struct inode_row row;
+	struct inode_row row = {0};
 	sqlite3_stmt *s;
 	size_t n = 0;
 	int r;

@@ -553,7 +553,7 @@ int config_parse(const char *text, size_t n, const char *path,
 	struct err *err)
 {
 	struct config *c AUTO_CONFIG = calloc(1, sizeof(*c));
-	struct err scratch;
+	struct err scratch = {0};
 	struct parse p = {.p = text, .end = text + n, .err = err ? err : &scratch, .config = c};
 	int r;
 
