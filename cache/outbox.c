@@ -322,12 +322,12 @@ static int row_change(struct conn *conn, unsigned region, struct slice key,
 	struct totals totals = {0};
 	int r;
 
-	if (!after)
-		r = delete_row(conn, before->id);
-	else if (before)
+	if (before && after)
 		r = update_row(conn, after);
-	else
+	else if (after)
 		r = insert_row(conn, region, key, after);
+	else
+		r = before ? delete_row(conn, before->id) : 0;
 	if (r)
 		return r;
 	count_row(&totals, before, -1);

@@ -89,10 +89,6 @@ def durable(operations, found):
     for n, (words, outcome) in enumerate(operations):
         if words[0] == "put" and words[4] == "1" and outcome == "ok":
             after_sync = n + 1
-    tree = {}
-    for words, outcome in operations[:after_sync]:
-        if outcome == "ok":
-            tree = apply(tree, words)
     synced = {}
     for words, outcome in operations[:after_sync]:
         if outcome != "ok":
@@ -102,9 +98,12 @@ def durable(operations, found):
                 synced[words[1]] = (int(words[3]), words[2])
             else:
                 synced.pop(words[1], None)
-        elif words[0] in ("rename", "unlink"):
-            synced = {p: v for p, v in apply({**synced}, words).items()} if words[0] == "rename" else \
-                {p: v for p, v in synced.items() if p != words[1]}
+        elif words[0] == "rename":
+            # an unflushed file that is renamed over a flushed one takes its place as it is
+            synced.pop(words[2], None)
+            synced = apply(synced, words)
+        elif words[0] == "unlink":
+            synced.pop(words[1], None)
     later = operations[after_sync:]
     for path, value in synced.items():
         allowed = [(path, value)]

@@ -170,6 +170,7 @@ static int list(void)
 		r = file_open(cache, inode.ino, false, false, &file);
 		if (r < 0) {
 			say("unreadable %s %d\n", keys[i].p, r);
+			r = 0;
 			continue;
 		}
 		ssize_t got = file_read(file, data, sizeof data, 0);
