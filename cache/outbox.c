@@ -393,7 +393,7 @@ static struct row coalesce(
 	int stage = old->state & STAGE_MASK;
 
 	row.id = old->id;
-	row.fresh = old->fresh && !announced(old->state) && old->attempts == 0;
+	row.fresh = old->fresh && !change->shared && !announced(old->state) && old->attempts == 0;
 	if (!announced(old->state) || change->object_only) {
 		row.first = old->first;
 		row.since_ms = old->since_ms;

@@ -53,6 +53,7 @@ struct outbox_change {
 	bool upload;
 	bool fresh;
 	bool object_only;
+	bool shared;        /* another server wrote this path too: nothing is believed about the object any longer */
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
@@ -80,6 +81,16 @@ int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct s
 	int64_t next_at_ms, const char *error, bool park) MUST_CHECK;
 /* All rows of a region become due now (it came back). Parked rows too when parked. */
 int outbox_retry_now(struct conn *conn, unsigned region, bool parked) MUST_CHECK;
+
+/* Keys whose objects must be looked at again without a row saying so (touched.c). mark: not before due_ms, and when the path is
+ * removed or becomes of another kind; due_ms 0: only then. */
+int touched_mark(struct conn *conn, struct slice key, int64_t due_ms) MUST_CHECK;
+/* Whether the key is marked; the mark goes, unless it is still to become due. */
+int touched_take(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
+/* When the next one is due; INT64_MAX: none. */
+int touched_next(struct conn *conn, int64_t *due_ms) MUST_CHECK;
+/* Enqueues up to limit due ones for their objects only; inside a write transaction. */
+int touched_enqueue(struct conn *conn, int64_t now_ms, unsigned limit, unsigned *count) MUST_CHECK;
 
 struct outbox_stats {
 	uint64_t rows;      /* all states */

@@ -84,6 +84,10 @@ const char *const schema_replication[] = {
 	" PRIMARY KEY(region, dir)) STRICT, WITHOUT ROWID",
 	"CREATE INDEX outbox_head_order ON outbox_head(region, head)",
 
+	"CREATE TABLE touched("
+	" key BLOB PRIMARY KEY,"
+	" due_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+	"CREATE INDEX touched_due ON touched(due_ms) WHERE due_ms > 0",
 	"CREATE TABLE conflict("
 	" id INTEGER PRIMARY KEY AUTOINCREMENT,"
 	" key BLOB NOT NULL,"

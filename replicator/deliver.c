@@ -15,7 +15,9 @@
  *
  * After a write the entry is read again. When a remote version was merged in between, its author
  * may have looked at the region before our write; the key is queued again with that version, for
- * the object only.
+ * the object only. Writes that may arrive later than anybody looks are remembered (touched_mark):
+ * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of another
+ * server when the path goes or changes its kind (merge_batch.c).
  *
  * Content of another author that is not here (its attributes changed here) mostly needs no bytes:
  * the object is there and gets new metadata. When it is not, its author is most likely sending it:
@@ -47,6 +49,7 @@ enum {
 	BACKOFF_FIRST_MS = 1000,
 	BACKOFF_MAX_MS = 60000,
 	WAIT_FOR_AUTHOR = 3, /* attempts */
+	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
 
 enum fate { FATE_NONE, FATE_DONE, FATE_FAILED, FATE_PARKED };
@@ -56,6 +59,8 @@ struct job {
 	struct outbox_row row;
 	enum fate fate;
 	bool repair; /* the entry was replaced by a remote version meanwhile */
+	bool uncertain; /* a write of it may still be under way */
+	bool deputy;	/* content of another's was put */
 	int64_t next_at_ms;
 	char error[OUTBOX_ERROR_SIZE];
 };
@@ -83,6 +88,7 @@ struct deliverer {
 	bool kicked;
 	bool stopping;
 
+	int64_t recheck_at_ms; /* the dispatcher's, or deliverer_step's */
 	pthread_t dispatcher;
 	bool dispatching;
 	pthread_t *workers;
@@ -246,7 +252,7 @@ static void deliver(struct deliverer *d, struct job *j)
 	struct store_call call = region_call(d->o.region, j->row.size);
 	struct opener opener = {.d = d, .row = &j->row, .entry = &entry};
 	struct store_error error = {0};
-	bool superseded = false;
+	struct object_outcome outcome = {0};
 
 	int r = read_entry(d, key_slice(&j->row.key), &entry);
 	if (r == -ENOENT || (r == 0 && !j->row.key.len)) {
@@ -272,10 +278,12 @@ static void deliver(struct deliverer *d, struct job *j)
 		.open = open_body,
 		.ctx = &opener,
 	};
-	enum store_result result = object_deliver(&q, &superseded, &error);
+	enum store_result result = object_deliver(&q, &outcome, &error);
 	body_done(&opener.body);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
 	judge(d, j, result, &error);
+	j->uncertain = outcome.uncertain;
+	j->deputy = outcome.put && entry.content_stamp.node != cache_node(d->o.cache);
 	if (j->fate == FATE_DONE)
 		check_overtaken(d, j, &entry);
 }
@@ -304,6 +312,12 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 	unsigned region = d->o.region->id;
 	int r = 0;
 
+	if (j->uncertain)
+		r = touched_mark(conn, key, clock_realtime_ms() + RECHECK_MS);
+	else if (j->deputy)
+		r = touched_mark(conn, key, 0);
+	if (r < 0)
+		return r;
 	switch (j->fate) {
 	case FATE_NONE:
 		return 0;
@@ -332,6 +346,38 @@ static int apply_all(struct deliverer *d, const struct job *jobs, unsigned count
 		return r;
 	for (unsigned i = 0; r == 0 && i < count; i++)
 		r = apply(d, conn, &jobs[i]);
+	if (r < 0) {
+		cache_rollback(conn);
+		return r;
+	}
+	return cache_commit(conn);
+}
+
+/* Looks again where a write may have arrived late. The dispatcher's thread. */
+static int recheck(struct deliverer *d)
+{
+	int64_t now = clock_realtime_ms();
+	struct conn *conn;
+	unsigned count = 0;
+
+	if (now < d->recheck_at_ms)
+		return 0;
+	int r = cache_read_begin(d->o.cache, &conn);
+	if (r < 0)
+		return r;
+	r = touched_next(conn, &d->recheck_at_ms);
+	cache_read_end(conn);
+	if (r < 0 || now < d->recheck_at_ms) {
+		/* Another region's deliverer may mark something in the meantime. */
+		if (d->recheck_at_ms > now + RECHECK_MS)
+			d->recheck_at_ms = now + RECHECK_MS;
+		return r;
+	}
+	d->recheck_at_ms = 0;
+	r = cache_begin(d->o.cache, &conn);
+	if (r < 0)
+		return r;
+	r = touched_enqueue(conn, now, FLUSH_ROWS, &count);
 	if (r < 0) {
 		cache_rollback(conn);
 		return r;
@@ -368,6 +414,7 @@ int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 	AUTO_FREE struct job *jobs = calloc(max, sizeof(*jobs));
 	if (!rows || !jobs)
 		return -ENOMEM;
+	r = recheck(d);
 	for (unsigned q = 0; r == 0 && q < QUEUES && total < max; q++) {
 		unsigned count = 0;
 
@@ -508,6 +555,8 @@ static void *dispatch(void *arg)
 		unsigned taken = 0;
 
 		flush(d);
+		if (recheck(d) < 0)
+			d->recheck_at_ms = clock_realtime_ms() + BACKOFF_FIRST_MS;
 		if (region_begin(d->o.region, REGION_WRITE))
 			taken = refill(d, SMALL, rows) + refill(d, LARGE, rows);
 		dispatcher_wait(d, taken > 0);

@@ -380,6 +380,7 @@ static int enqueue(const struct step *s, bool object_only, bool upload)
 		.size = size,
 		.upload = upload && size > s->batch->options.inline_max,
 		.object_only = object_only,
+		.shared = true,
 	};
 
 	return outbox_enqueue(s->conn, &change);
@@ -394,27 +395,42 @@ static bool may_leave_object(const struct step *s)
 		       !entry_live(&s->merged));
 }
 
+/* Our content gave way to another of the same form. Our object may still be on its way; whoever
+ * removes the path later need not meet it. */
+static int note_touched(const struct step *s)
+{
+	if (s->local.content_stamp.node != cache_node(s->batch->cache) ||
+		!s->outcome.content_changed || !entry_live(&s->local) || may_leave_object(s))
+		return 0;
+	return touched_mark(s->conn, key_slice(&s->record.key), 0);
+}
+
 static int settle_outbox(const struct step *s)
 {
 	const struct entry *local = &s->local, *remote = &s->record.entry;
 	uint64_t node = cache_node(s->batch->cache), regions = 0;
-	bool had_own = any_of(local, node);
+	bool had_own = any_of(local, node), left = false;
 	int code;
 
 	if (local->content_stamp.time == 0)
 		return 0; /* never seen, so nothing of it waits */
 	code = outbox_waiting(s->conn, key_slice(&s->record.key), &regions);
+	if (!code)
+		code = note_touched(s);
+	if (!code && may_leave_object(s))
+		code = touched_take(s->conn, key_slice(&s->record.key), &left);
 	if (code)
 		return code;
+	left = may_leave_object(s) && (left || had_own);
 	if (regions && s->changed) {
-		if (had_own && !any_of(&s->merged, node) && may_leave_object(s))
+		if (had_own && !any_of(&s->merged, node) && left)
 			return enqueue(s, true, false);
 		if (had_own && !any_of(&s->merged, node))
 			return outbox_drop(s->conn, key_slice(&s->record.key));
 		/* Large content of others is there, or its writer brings it there. */
 		return enqueue(s, false, !had_own || s->merged.content_stamp.node == node);
 	}
-	if (had_own && may_leave_object(s))
+	if (left)
 		return enqueue(s, true, false);
 	if (is_news(local, remote) &&
 		(is_ahead(local->content_stamp, remote->content_stamp, node) ||

@@ -50,6 +50,8 @@ struct delivery {
 	struct store_memory memory; /* of a symlink or an empty body */
 	bool other_clean;
 	bool superseded;
+	struct store_call call;
+	struct object_outcome *outcome;
 };
 
 static void seen_done(struct seen *s)
@@ -68,7 +70,7 @@ static enum store_result look(struct delivery *d, const char *key, struct seen *
 {
 	seen_done(s);
 	enum store_result r =
-		store_head(d->q->store, key, &s->object, &s->meta, d->q->call, d->error);
+		store_head(d->q->store, key, &s->object, &s->meta, &d->call, d->error);
 	if (r == STORE_ABSENT)
 		return STORE_OK;
 	if (r != STORE_OK)
@@ -106,14 +108,14 @@ static enum store_result keep(
 
 	if (has(d, STORE_CAP_COPY))
 		return store_copy(
-			d->q->store, key, to, &s->meta, match, NULL, d->q->call, d->error);
+			d->q->store, key, to, &s->meta, match, NULL, &d->call, d->error);
 	CLEANUP(buf_done) struct buf b = {0};
 	enum store_result r = store_get_buf(
-		d->q->store, key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, d->q->call, d->error);
+		d->q->store, key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, &d->call, d->error);
 	if (r != STORE_OK)
 		return r;
 	return store_put_buf(
-		d->q->store, to, b.data, b.len, &s->meta, NULL, NULL, d->q->call, d->error);
+		d->q->store, to, b.data, b.len, &s->meta, NULL, NULL, &d->call, d->error);
 }
 
 /* Somebody else's object is kept before it goes. A directory mark of another tool holds nothing. */
@@ -141,7 +143,7 @@ static enum store_result remove_seen(struct delivery *d, const char *key, const 
 	if (!has(d, STORE_CAP_DELETE_IF_MATCH)) {
 		struct store_object now = {0};
 
-		r = store_head(d->q->store, key, &now, NULL, d->q->call, d->error);
+		r = store_head(d->q->store, key, &now, NULL, &d->call, d->error);
 		if (r == STORE_ABSENT)
 			return STORE_OK;
 		if (r != STORE_OK)
@@ -150,7 +152,7 @@ static enum store_result remove_seen(struct delivery *d, const char *key, const 
 			return STORE_PRECONDITION;
 	}
 	r = store_remove(d->q->store, key,
-		has(d, STORE_CAP_DELETE_IF_MATCH) ? s->object.etag : NULL, d->q->call, d->error);
+		has(d, STORE_CAP_DELETE_IF_MATCH) ? s->object.etag : NULL, &d->call, d->error);
 	if (r == STORE_OK)
 		metric_add(METRIC_OBJECTS_DELETED, 1);
 	return r;
@@ -234,8 +236,9 @@ static enum store_result put_content(
 		condition.if_absent = true;
 	else if (match && has(d, STORE_CAP_PUT_IF_MATCH))
 		condition.if_match = match;
+	d->outcome->put = true;
 	r = store_put(
-		d->q->store, d->key, &d->source, &meta, &condition, etag, d->q->call, d->error);
+		d->q->store, d->key, &d->source, &meta, &condition, etag, &d->call, d->error);
 	if (r == STORE_OK)
 		metric_add(METRIC_OBJECTS_PUT, 1);
 	return r;
@@ -294,8 +297,9 @@ static int merge(const struct entry *ours, const struct object_entry *theirs, st
 	buf_put(&m.entry.xattrs, a->xattrs.data, a->xattrs.len);
 	m.entry.mtime_ns = w->mtime_ns;
 	m.entry.mtime_stamp = w->mtime_stamp;
-	m.entry.vector = ours->vector;
-	vector_merge(&m.entry.vector, &t->vector);
+	/* The vector is the content's (merge.h); entry_copy took the winner's. */
+	if (content == 0)
+		vector_merge(&m.entry.vector, &t->vector);
 	if (m.entry.xattrs.failed) {
 		entry_done(&m.entry);
 		return -ENOMEM;
@@ -318,19 +322,19 @@ static enum store_result put_metadata(
 	if (has(d, STORE_CAP_COPY)) {
 		const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
 		return store_copy(
-			d->q->store, d->key, d->key, &meta, match, etag, d->q->call, d->error);
+			d->q->store, d->key, d->key, &meta, match, etag, &d->call, d->error);
 	}
 	if (same_bytes(d->q->entry, &s->theirs.entry))
 		return put_content(d, &m->entry, m->omitted, s->object.etag, etag);
 	/* Theirs, and this store cannot copy: through this machine. */
 	enum store_result r = store_get_buf(
-		d->q->store, d->key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, d->q->call, d->error);
+		d->q->store, d->key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, &d->call, d->error);
 	if (r != STORE_OK)
 		return r;
 	if (has(d, STORE_CAP_PUT_IF_MATCH))
 		condition.if_match = s->object.etag;
 	return store_put_buf(
-		d->q->store, d->key, b.data, b.len, &meta, &condition, etag, d->q->call, d->error);
+		d->q->store, d->key, b.data, b.len, &meta, &condition, etag, &d->call, d->error);
 }
 
 /* One write after a look. STORE_OK and *wrote: the write was made; without: there was nothing to
@@ -440,12 +444,18 @@ static enum store_result deliver_live(struct delivery *d)
 	return store_error_set(d->error, STORE_PRECONDITION, "it keeps changing");
 }
 
-enum store_result object_deliver(
-	const struct object_request *q, bool *superseded, struct store_error *error)
+enum store_result object_deliver(const struct object_request *q, struct object_outcome *ret,
+	struct store_error *error)
 {
-	struct delivery d = {.q = q, .error = error, .caps = q->store->capabilities};
+	struct delivery d = {.q = q,
+		.error = error,
+		.caps = q->store->capabilities,
+		.call = *q->call,
+		.outcome = ret};
 	bool directory = q->entry->kind == KIND_DIR;
 
+	*ret = (struct object_outcome){0};
+	d.call.uncertain = &ret->uncertain;
 	int code = object_key_from_path(q->key, directory, d.key);
 	if (code < 0)
 		return store_error_local(error, code, "key");
@@ -456,6 +466,6 @@ enum store_result object_deliver(
 		return r;
 	if (d.superseded)
 		metric_add(METRIC_OBJECTS_SUPERSEDED, 1);
-	*superseded = d.superseded;
+	ret->superseded = d.superseded;
 	return STORE_OK;
 }

@@ -36,10 +36,17 @@ struct object_request {
 	void *ctx;
 };
 
+/* Valid whatever the result is. */
+struct object_outcome {
+	bool superseded; /* the store holds a newer version */
+	bool put;	 /* an object may have come into being by this */
+	bool uncertain;	 /* of some write it is not known whether, and when, the store gets it */
+};
+
 /* Makes the object say what the entry says, unless what is there is newer; registers that are newer
- * there are kept. STORE_OK: the store holds this version or a newer one (*superseded). STORE_LOCAL
- * with ENAMETOOLONG when the path cannot be a key. Other codes: not done, may be repeated. */
-enum store_result object_deliver(
-	const struct object_request *q, bool *superseded, struct store_error *error) MUST_CHECK;
+ * there are kept. STORE_OK: the store holds this version or a newer one. STORE_LOCAL with
+ * ENAMETOOLONG when the path cannot be a key. Other codes: not done, may be repeated. */
+enum store_result object_deliver(const struct object_request *q, struct object_outcome *ret,
+	struct store_error *error) MUST_CHECK;
 
 #endif

@@ -363,6 +363,13 @@ static enum store_result still_unknown(
 
 /* Changing calls. unknown: an earlier attempt of this call may have happened. */
 
+static bool note_unknown(const struct store_call *call, enum store_result r)
+{
+	if (r == STORE_UNKNOWN && call->uncertain)
+		*call->uncertain = true;
+	return r == STORE_UNKNOWN;
+}
+
 static enum store_result retry_put(struct store *s, const char *key,
 	const struct store_source *source, const struct store_meta *meta,
 	const struct store_condition *condition, char *etag, const struct store_call *call,
@@ -374,7 +381,7 @@ static enum store_result retry_put(struct store *s, const char *key,
 	for (;;) {
 		enum store_result r =
 			store_put(s->inner, key, source, meta, condition, etag, &a.call, error);
-		unknown |= r == STORE_UNKNOWN;
+		unknown |= note_unknown(call, r);
 		bool lost = r == STORE_EXISTS || r == STORE_PRECONDITION;
 		if (unknown && (r == STORE_UNKNOWN || lost)) {
 			bool happened;
@@ -407,7 +414,7 @@ static enum store_result retry_copy(struct store *s, const char *from, const cha
 	for (;;) {
 		enum store_result r =
 			store_copy(s->inner, from, to, meta, if_match, etag, &a.call, error);
-		unknown |= r == STORE_UNKNOWN;
+		unknown |= note_unknown(call, r);
 		if (unknown &&
 			(r == STORE_UNKNOWN || r == STORE_PRECONDITION || r == STORE_ABSENT)) {
 			bool happened;
@@ -438,7 +445,7 @@ static enum store_result retry_remove(struct store *s, const char *key, const ch
 
 	for (;;) {
 		enum store_result r = store_remove(s->inner, key, if_match, &a.call, error);
-		unknown |= r == STORE_UNKNOWN;
+		unknown |= note_unknown(call, r);
 		if (unknown && (r == STORE_UNKNOWN || r == STORE_PRECONDITION)) {
 			bool happened;
 			struct store_error head_error = {0};

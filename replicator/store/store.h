@@ -103,6 +103,7 @@ struct store_sink {
 struct store_call {
 	int64_t deadline_ms;        /* clock_monotonic_ms() at which to give up, repeats included; 0: the store's default */
 	const atomic_bool *cancel;  /* when it becomes true the call ends soon with STORE_LOCAL, ECANCELED */
+	bool *uncertain;            /* NULL or set to true when a change got no answer: it may reach the store later, even if a repeat was answered */
 };
 
 struct store_object {

@@ -395,7 +395,7 @@ static void heal(struct sim *s)
 	}
 	sim_net_deliver_late(s, true);
 	unsigned quiet = 0;
-	for (unsigned round = 0; quiet < 12; round++) {
+	for (unsigned round = 0; quiet < 16; round++) {
 		bool did = false;
 		if (round == 600)
 			sim_fail(s, "does not come to rest");

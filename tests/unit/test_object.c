@@ -52,9 +52,12 @@ static enum store_result deliver(struct store *s, const char *key, const struct 
 		.fresh = fresh,
 		.open = open_text,
 		.ctx = &memory};
-	bool unused;
+	struct object_outcome outcome;
 
-	return object_deliver(&q, superseded ? superseded : &unused, &error);
+	enum store_result r = object_deliver(&q, &outcome, &error);
+	if (superseded)
+		*superseded = outcome.superseded;
+	return r;
 }
 
 static void expect(
