@@ -126,13 +126,14 @@ static int quick_check(struct cache *c, struct err *err)
 	return r;
 }
 
+/* Its mtime is 1970 until something is made in it: every server must start from the same. */
 static int put_root(struct conn *conn, const struct stat *owner)
 {
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT OR IGNORE INTO inode(ino, parent, name, mode, uid, gid, nlink, size, "
 		"atime_ns,"
 		" mtime_ns, ctime_ns, state, dirty, xattrs, generation, sealed)"
-		" VALUES(1, 0, x'', ?1, ?2, ?3, 1, 0, ?4, ?4, ?4, 0, 0, 0, 0, 0)");
+		" VALUES(1, 0, x'', ?1, ?2, ?3, 1, 0, ?4, 0, ?4, 0, 0, 0, 0, 0)");
 
 	if (!s)
 		return conn_error(conn);
