@@ -163,6 +163,9 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
 	int flags);
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+/* ino was seen without security.capability at some time after hint_begin returned generation. */
+uint64_t hint_begin(struct fs *fs);
+void hint_remember(struct fs *fs, uint64_t ino, uint64_t generation);
 void hint_forget(struct fs *fs, uint64_t ino);
 
 /* fetch.c: fetches the content of ino without holding a worker, then repeats the operation and

@@ -91,6 +91,7 @@ void op_create(
 	struct fs *fs = fs_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	struct handle *h = calloc(1, sizeof(*h));
+	uint64_t generation = hint_begin(fs);
 	struct fuse_entry_param e;
 	struct inode inode;
 	int r;
@@ -108,6 +109,8 @@ void op_create(
 		reply(req, r == -EEXIST && !(fi->flags & O_EXCL) ? -ESTALE : r);
 		return;
 	}
+	/* What was just made has no attributes; its first write need not ask the database. */
+	hint_remember(fs, inode.ino, generation);
 	handle_link(fs, h);
 	fi->fh = (uintptr_t)h;
 	fi->keep_cache = 1;

@@ -34,7 +34,17 @@ static bool hint_known_absent(struct fs *fs, uint64_t ino, uint64_t *generation)
 	return known;
 }
 
-static void hint_remember(struct fs *fs, uint64_t ino, uint64_t generation)
+uint64_t hint_begin(struct fs *fs)
+{
+	uint64_t generation;
+
+	mutex_lock(&fs->hint_lock);
+	generation = fs->hint_generation;
+	mutex_unlock(&fs->hint_lock);
+	return generation;
+}
+
+void hint_remember(struct fs *fs, uint64_t ino, uint64_t generation)
 {
 	mutex_lock(&fs->hint_lock);
 	if (fs->hint_generation == generation)
