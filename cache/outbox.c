@@ -47,6 +47,7 @@ struct row {
 	uint32_t attempts;
 	int64_t next_at_ms;
 	char error[OUTBOX_ERROR_SIZE];
+	struct key moved_from;
 };
 
 uint64_t outbox_dir_hash(struct slice key)
@@ -66,7 +67,7 @@ static bool announced(int state)
 
 /* ---- rows ---- */
 
-static void read_row(sqlite3_stmt *s, struct row *ret)
+static int read_row(sqlite3_stmt *s, struct row *ret)
 {
 	const char *error = (const char *)sqlite3_column_text(s, 14);
 
@@ -84,14 +85,14 @@ static void read_row(sqlite3_stmt *s, struct row *ret)
 	ret->attempts = (uint32_t)sqlite3_column_int64(s, 12);
 	ret->next_at_ms = sqlite3_column_int64(s, 13);
 	snprintf(ret->error, sizeof(ret->error), "%s", error ? error : "");
+	return key_set(&ret->moved_from, column_slice(s, 15)) ? 0 : -EIO;
 }
 
 int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 {
 	struct row row;
 
-	read_row(s, &row);
-	if (!key_set(&ret->key, column_slice(s, 1)))
+	if (read_row(s, &row) || !key_set(&ret->key, column_slice(s, 1)))
 		return -EIO;
 	ret->stamp = row.stamp;
 	ret->state = row.state & PARKED ? OUTBOX_PARKED : (enum outbox_state)row.state;
@@ -103,6 +104,7 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 	ret->attempts = row.attempts;
 	ret->next_at_ms = row.next_at_ms;
 	memcpy(ret->error, row.error, sizeof(ret->error));
+	ret->moved_from = row.moved_from;
 	return 0;
 }
 
@@ -122,10 +124,10 @@ static int find_row(struct conn *conn, unsigned region, struct slice key, struct
 		return r;
 	*ret = (struct row){0};
 	if (r) {
-		read_row(s, ret);
+		r = read_row(s, ret);
 		sqlite3_reset(s);
 	}
-	return 0;
+	return r;
 }
 
 static void bind_row(sqlite3_stmt *s, const struct row *row)
@@ -143,6 +145,10 @@ static void bind_row(sqlite3_stmt *s, const struct row *row)
 	sqlite3_bind_int64(s, 11, row->attempts);
 	sqlite3_bind_int64(s, 12, row->next_at_ms);
 	sqlite3_bind_text(s, 13, row->error, -1, SQLITE_STATIC);
+	if (row->moved_from.len)
+		bind_slice(s, 14, key_slice(&row->moved_from));
+	else
+		sqlite3_bind_null(s, 14);
 }
 
 static int insert_row(struct conn *conn, unsigned region, struct slice key, const struct row *row)
@@ -150,25 +156,26 @@ static int insert_row(struct conn *conn, unsigned region, struct slice key, cons
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO outbox(state, first, last, since_ms, time, node, size, fresh, "
 		"uploaded,"
-		" attempts, next_at_ms, error, region, key, dir)"
-		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)");
+		" attempts, next_at_ms, error, moved_from, region, key, dir)"
+		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)");
 
 	if (!s)
 		return conn_error(conn);
 	bind_row(s, row);
-	sqlite3_bind_int64(s, 14, region);
-	bind_slice(s, 15, key);
-	sqlite3_bind_int64(s, 16, (int64_t)row->dir);
+	sqlite3_bind_int64(s, 15, region);
+	bind_slice(s, 16, key);
+	sqlite3_bind_int64(s, 17, (int64_t)row->dir);
 	return conn_run(conn, s);
 }
 
 static int update_row(struct conn *conn, const struct row *row)
 {
-	sqlite3_stmt *s = conn_statement(conn, "UPDATE outbox SET state = ?2, first = ?3, last = "
-					       "?4, since_ms = ?5, time = ?6, node = ?7,"
-					       " size = ?8, fresh = ?9, uploaded = ?10, attempts = "
-					       "?11, next_at_ms = ?12, error = ?13"
-					       " WHERE id = ?1");
+	sqlite3_stmt *s =
+		conn_statement(conn, "UPDATE outbox SET state = ?2, first = ?3, last = "
+				     "?4, since_ms = ?5, time = ?6, node = ?7,"
+				     " size = ?8, fresh = ?9, uploaded = ?10, attempts = "
+				     "?11, next_at_ms = ?12, error = ?13, moved_from = ?14"
+				     " WHERE id = ?1");
 
 	if (!s)
 		return conn_error(conn);
@@ -393,6 +400,9 @@ static struct row coalesce(
 	int stage = old->state & STAGE_MASK;
 
 	row.id = old->id;
+	/* A hint, which the hash of the content guards. */
+	if (!row.moved_from.len && !announced(old->state))
+		row.moved_from = old->moved_from;
 	row.fresh = old->fresh && !change->shared && !announced(old->state) && old->attempts == 0;
 	if (!announced(old->state) || change->object_only) {
 		row.first = old->first;
@@ -405,6 +415,24 @@ static struct row coalesce(
 	return row;
 }
 
+/* What was not sent under its former name either is where it was before that. */
+static int note_moved(
+	struct conn *conn, unsigned region, const struct outbox_change *change, struct row *row)
+{
+	struct row from;
+	int r = find_row(conn, region, change->moved_from, &from);
+
+	if (r)
+		return r;
+	if (from.id && !announced(from.state) && from.moved_from.len)
+		row->moved_from = from.moved_from;
+	else if (!key_set(&row->moved_from, change->moved_from))
+		return -EINVAL;
+	if (slice_equal(key_slice(&row->moved_from), change->key))
+		row->moved_from.len = 0;
+	return 0;
+}
+
 static int enqueue_region(
 	struct conn *conn, unsigned region, const struct outbox_change *change, uint64_t number)
 {
@@ -414,6 +442,11 @@ static int enqueue_region(
 	if (r)
 		return r;
 	row = old.id ? coalesce(&old, change, number) : new_row(change, number);
+	if (change->moved_from.len) {
+		r = note_moved(conn, region, change, &row);
+		if (r)
+			return r;
+	}
 	return row_change(conn, region, change->key, old.id ? &old : NULL, &row);
 }
 
@@ -572,8 +605,10 @@ static int unpark_one(struct conn *conn, unsigned region)
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
-	read_row(s, &old);
+	r = read_row(s, &old);
 	sqlite3_reset(s);
+	if (r)
+		return r;
 	row = old;
 	row.state &= STAGE_MASK;
 	row.attempts = 0;

@@ -42,10 +42,11 @@ struct outbox_row {
 	uint32_t attempts;
 	int64_t next_at_ms; /* realtime; not before */
 	char error[OUTBOX_ERROR_SIZE]; /* the last failure's text, "" for none */
+	struct key moved_from; /* of the change; its former name where that was never announced either */
 };
 
 /* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only: straight to OBJECT (to repair an
- * object without telling anybody). moved_from: "" or the key that this content was renamed from. */
+ * object without telling anybody). moved_from: empty or the key that this content was renamed from; a hint. */
 struct outbox_change {
 	struct slice key;
 	struct stamp stamp;
@@ -53,6 +54,7 @@ struct outbox_change {
 	bool upload;
 	bool fresh;
 	bool object_only;
+	struct slice moved_from;
 	bool shared;        /* another server wrote this path too: nothing is believed about the object any longer */
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;

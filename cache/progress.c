@@ -616,6 +616,50 @@ int conflict_scan(struct conn *conn, uint64_t after_id, unsigned limit, conflict
 	return 0;
 }
 
+/* Takes the loser at hand if it is a file and newer than ret. */
+static int take_newer(sqlite3_stmt *s, struct entry *ret)
+{
+	struct entry e;
+	int r = entry_decode(column_slice(s, 0), &e);
+
+	if (r)
+		return r;
+	if (e.kind != KIND_FILE || stamp_cmp(e.content_stamp, ret->content_stamp) <= 0) {
+		entry_done(&e);
+		return 0;
+	}
+	entry_done(ret);
+	*ret = e;
+	return 0;
+}
+
+int conflict_newest(struct conn *conn, struct slice key, struct entry *loser)
+{
+	struct entry newest = {0};
+	sqlite3_stmt *s = conn_statement(
+		conn, "SELECT loser FROM conflict INDEXED BY conflict_key WHERE key = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_slice(s, 1, key);
+	while ((r = conn_row(conn, s)) == 1) {
+		r = take_newer(s, &newest);
+		if (r) {
+			sqlite3_reset(s);
+			break;
+		}
+	}
+	if (!r && newest.kind != KIND_FILE)
+		r = -ENOENT;
+	if (r) {
+		entry_done(&newest);
+		return r;
+	}
+	*loser = newest;
+	return 0;
+}
+
 /* ---- held records ---- */
 
 /* 1 when the same record is held already (its segment was read twice). */

@@ -330,13 +330,10 @@ static int look_into_hidden(struct conn *conn, const uint8_t *hash, struct hidde
 	return 0;
 }
 
-/* The hidden file of key after the conflict id after: 1, 0 or -errno. */
-static int next_hidden(
-	struct conn *conn, struct slice key, const uint8_t *hash, int64_t after, struct hidden *ret)
+/* The first row of s after the conflict id after: 1, 0 or -errno. */
+static int read_hidden(struct conn *conn, sqlite3_stmt *s, struct slice key, const uint8_t *hash,
+	int64_t after, struct hidden *ret)
 {
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT id, ino FROM conflict INDEXED BY conflict_hidden"
-		" WHERE key = ?1 AND reason = 'hidden' AND id > ?2 ORDER BY id LIMIT 1");
 	int r;
 
 	if (!s)
@@ -351,6 +348,28 @@ static int next_hidden(
 	sqlite3_reset(s);
 	r = look_into_hidden(conn, hash, ret);
 	return r ? r : 1;
+}
+
+/* The hidden file of key after the conflict id after: 1, 0 or -errno. */
+static int next_hidden(
+	struct conn *conn, struct slice key, const uint8_t *hash, int64_t after, struct hidden *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT id, ino FROM conflict INDEXED BY conflict_hidden"
+		" WHERE key = ?1 AND reason = 'hidden' AND id > ?2 ORDER BY id LIMIT 1");
+
+	return read_hidden(conn, s, key, hash, after, ret);
+}
+
+/* The same of any content that is kept for a conflict at key. */
+static int next_kept(
+	struct conn *conn, struct slice key, const uint8_t *hash, int64_t after, struct hidden *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT id, ino FROM conflict INDEXED BY conflict_key"
+		" WHERE key = ?1 AND ino <> 0 AND id > ?2 ORDER BY id LIMIT 1");
+
+	return read_hidden(conn, s, key, hash, after, ret);
 }
 
 static int forget_hidden(struct conn *conn, int64_t id)
@@ -378,16 +397,20 @@ static int find_hidden(
 	return r;
 }
 
+/* What was hidden while it was being written, and sealed later, stands as a conflict. */
 int project_hidden_ino(
 	struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE], uint64_t *ino)
 {
-	struct hidden hidden;
-	int r = find_hidden(conn, key, hash, &hidden);
+	struct hidden kept = {0};
+	int r;
 
-	if (r <= 0)
-		return r < 0 ? r : -ENOENT;
-	*ino = hidden.ino;
-	return 0;
+	while ((r = next_kept(conn, key, hash, kept.id, &kept)) == 1) {
+		if (kept.same) {
+			*ino = kept.ino;
+			return 0;
+		}
+	}
+	return r < 0 ? r : -ENOENT;
 }
 
 /* Deletes the inode of a hidden file unless a conflict refers to it as well. */

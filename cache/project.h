@@ -34,7 +34,7 @@ int project_ancestors(struct conn *conn, struct slice key) MUST_CHECK;
  * implies it follows, as it does on the other servers. */
 int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
 
-/* The inode (without a name now) that holds the content of a hidden file, for its delivery. -ENOENT: not hidden
+/* The inode (without a name now) that holds the content of a hidden or displaced file, for its delivery. -ENOENT: not kept
  * here, or with another content. */
 int project_hidden_ino(struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE],
 	uint64_t *ino) MUST_CHECK;

@@ -5,7 +5,8 @@
  *               snapshots: removed; what needed one is read in place or sealed again
  *   unclean     dirty inodes: row brought up to date with the content file, generation raised (a
  * version that was being sealed is not this one), journal row put, so they are sealed again; the
- * hash tells whether anything changed content files that no row owns: removed (a create, removal or
+ * hash tells whether anything changed; one without a name is hashed at once
+ *               content files that no row owns: removed (a create, removal or
  * download was cut short)
  *
  * Each batch is one transaction and each step can be repeated, so a crash in here is as good as one
@@ -20,6 +21,7 @@
 #include "src/base/log.h"
 
 #define BATCH 500
+#define HASH_BUFFER 65536
 
 struct batch {
 	uint64_t ino[BATCH];
@@ -67,6 +69,43 @@ static int make_remote(struct conn *conn, uint64_t ino)
 	return conn_run(conn, s);
 }
 
+static int hash_content(int fd, uint8_t hash[SHA256_SIZE])
+{
+	uint8_t *buffer AUTO_FREE = malloc(HASH_BUFFER);
+	struct sha256 h;
+	ssize_t n;
+
+	if (!buffer)
+		return -ENOMEM;
+	sha256_init(&h);
+	for (off_t at = 0; (n = pread(fd, buffer, HASH_BUFFER, at)) != 0; at += n > 0 ? n : 0) {
+		if (n < 0 && errno != EINTR)
+			break;
+		if (n > 0)
+			sha256_update(&h, buffer, (size_t)n);
+	}
+	sha256_final(&h, hash);
+	return n < 0 ? -errno : 0;
+}
+
+/* Kept by a conflict, or hidden: it has no name, so no sealing will ever tell what it holds. */
+static int recover_kept(struct conn *conn, uint64_t ino, int fd)
+{
+	uint8_t hash[SHA256_SIZE];
+	sqlite3_stmt *s;
+	int r = hash_content(fd, hash);
+
+	if (r)
+		return r;
+	s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = generation, dirty = 0"
+				 " WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_blob(s, 2, hash, SHA256_SIZE, SQLITE_STATIC);
+	return conn_run(conn, s);
+}
+
 static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 {
 	struct cache *c = conn->cache;
@@ -91,6 +130,8 @@ static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 	if (fstat(fd, &st) != 0)
 		return -errno;
 	r = refresh_row(conn, ino, &st);
+	if (!r && row.nlink == 0)
+		return recover_kept(conn, ino, fd);
 	return r ? r : journal_inode(conn, ino);
 }
 
@@ -136,10 +177,10 @@ static int recover_detached(struct cache *c)
 		if (r)
 			return r;
 		r = read_batch(conn,
-			conn_statement(conn,
-				"SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1"
-				" AND NOT EXISTS(SELECT 1 FROM conflict k WHERE k.ino = inode.ino AND k.ino <> 0)"
-				" ORDER BY ino LIMIT ?2"),
+			conn_statement(conn, "SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1"
+					     " AND NOT EXISTS(SELECT 1 FROM conflict k WHERE k.ino "
+					     "= inode.ino AND k.ino <> 0)"
+					     " ORDER BY ino LIMIT ?2"),
 			0, &b);
 		for (unsigned i = 0; !r && i < b.count; i++)
 			r = inode_delete(conn, b.ino[i]);

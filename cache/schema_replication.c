@@ -70,7 +70,8 @@ const char *const schema_replication[] = {
 	" uploaded INTEGER NOT NULL,"
 	" attempts INTEGER NOT NULL,"
 	" next_at_ms INTEGER NOT NULL,"
-	" error TEXT NOT NULL) STRICT",
+	" error TEXT NOT NULL,"
+	" moved_from BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
 	"CREATE INDEX outbox_dir ON outbox(region, dir, state, first)",

@@ -57,8 +57,9 @@ int touched_take(struct conn *conn, struct slice key, bool *ret)
 /* The key that is due first: 1, 0 when there is none, or -errno. */
 static int first_due(struct conn *conn, struct key *key, int64_t *due_ms)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT key, due_ms FROM touched INDEXED BY touched_due"
-					       " WHERE due_ms > 0 ORDER BY due_ms LIMIT 1");
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT key, due_ms FROM touched INDEXED BY touched_due"
+				     " WHERE due_ms > 0 ORDER BY due_ms LIMIT 1");
 	int r;
 
 	if (!s)

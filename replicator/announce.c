@@ -493,6 +493,9 @@ static int build(struct announcer *a, struct region_progress *p, const struct ba
 			.has_content = item->has_content,
 			.content = item->content.data,
 		};
+		/* Whoever has it under its former name need not fetch it. */
+		if (!item->has_content && item->entry.kind == KIND_FILE)
+			record.moved_from = b->rows[i].moved_from;
 		if (!item->gone)
 			segment_add(&w, &record);
 	}

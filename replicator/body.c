@@ -14,7 +14,7 @@
 
 #include "cache/project.h"
 #include "cache/tree.h"
-#include "replicator/object_key.h"
+#include "replicator/object.h"
 #include "src/base/metrics.h"
 
 static ssize_t read_local(void *ctx, uint64_t offset, void *p, size_t n)
@@ -132,6 +132,17 @@ static int download(struct body *b, struct region *from, const char *key,
 	return 0;
 }
 
+static int begin_spool(struct body *b, struct regions *all)
+{
+	b->cache = all->cache;
+	if (b->spooled)
+		return 0;
+	int r = content_begin(all->cache, &b->spool);
+	if (r == 0)
+		b->spooled = true;
+	return r;
+}
+
 /* Home first; regions that are down come in the second round, which also makes their check if it is
  * due, so that a dead region does not delay a download that another one can serve. */
 int body_fetch(struct body *b, struct regions *all, const struct region * not, struct slice key,
@@ -140,17 +151,13 @@ int body_fetch(struct body *b, struct regions *all, const struct region * not, s
 	char name[STORE_KEY_MAX + 1];
 	bool asked[REGION_MAX] = {false};
 	int outcome = -EIO;
+	unsigned answers = not ? 1 : 0;
 
 	int r = object_key_from_path(key, false, name);
+	if (r == 0)
+		r = begin_spool(b, all);
 	if (r < 0)
 		return r;
-	b->cache = all->cache;
-	if (!b->spooled) {
-		r = content_begin(all->cache, &b->spool);
-		if (r < 0)
-			return r;
-		b->spooled = true;
-	}
 	for (unsigned step = 0; step < 4 * all->count; step++) {
 		struct region *from = &all->region[step % all->count];
 		bool home = (step / all->count) % 2 == 0, later = step >= 2 * all->count;
@@ -167,100 +174,78 @@ int body_fetch(struct body *b, struct regions *all, const struct region * not, s
 			outcome = -EAGAIN;
 		else if (r != -EHOSTDOWN)
 			return r;
+		answers += r == -EAGAIN;
 	}
+	b->unsure |= answers < all->count;
 	return outcome;
 }
 
 /* ---- content that was renamed before it was ever here ---- */
 
-enum { CANDIDATES_MAX = 32, OTHER_NAMES_MAX = 8, LISTED_MAX = 20000, BEFORE_MS = 3600000 };
+/* Copies of the same content, of which one may be on its way out. */
+enum { COPIES_MAX = 4 };
 
-#define TRASH_PREFIX ".meridian/trash/"
-
-struct search {
-	struct slice name; /* last component of the key */
-	uint64_t size;
-	char until[64]; /* trash of later removals cannot be of this rename */
-	char *found[CANDIDATES_MAX];
+struct copies {
+	char *key[COPIES_MAX];
 	unsigned count;
-	unsigned others;
-	unsigned listed;
 };
 
-static void search_done(struct search *s)
+static void copies_done(struct copies *c)
 {
-	for (unsigned i = 0; i < s->count; i++)
-		free(s->found[i]);
+	for (unsigned i = 0; i < c->count; i++)
+		free(c->key[i]);
 }
 
-static int add_candidate(void *ctx, const char *key, const struct store_object *object)
+static int add_copy(void *ctx, const char *key, const struct store_object *object)
 {
-	struct search *s = ctx;
-	const char *slash = strrchr(key, '/');
+	struct copies *c = ctx;
 
-	if (++s->listed > LISTED_MAX || s->count == CANDIDATES_MAX ||
-		strncmp(key, s->until, strlen(s->until)) > 0)
+	c->key[c->count] = strdup(key);
+	if (!c->key[c->count])
 		return 1;
-	if (object->size != s->size || !slash)
-		return 0;
-	if (!slice_equal(slice_of(slash + 1), s->name) && s->others++ >= OTHER_NAMES_MAX)
-		return 0;
-	s->found[s->count] = strdup(key);
-	if (!s->found[s->count])
-		return 1;
-	s->count++;
-	return 0;
+	return ++c->count == COPIES_MAX;
 }
 
-static bool has_hash(struct region *from, const char *key, const uint8_t hash[SHA256_SIZE])
+static int fetch_trash(struct body *b, struct region *from, const struct entry *entry)
 {
-	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	CLEANUP(copies_done) struct copies copies = {0};
 	struct store_call call = region_call(from, 0);
 	struct store_error error = {0};
-	char hex[SHA256_HEX_SIZE];
+	char prefix[OBJECT_TRASH_SIZE];
 
-	if (store_head(from->store, key, NULL, &meta, &call, &error) != STORE_OK)
-		return false;
-	const char *theirs = store_meta_get(&meta, "meridian-sha256");
-	hex_encode(hash, SHA256_SIZE, hex);
-	return theirs && strcmp(theirs, hex) == 0;
-}
-
-static int fetch_trash(
-	struct body *b, struct region *from, const struct entry *entry, struct slice key)
-{
-	CLEANUP(search_done) struct search s = {.name = key_name(key), .size = entry->size};
-	struct stamp stamp = {.time = entry->content_stamp.time};
-	struct store_call call = region_call(from, 0);
-	struct store_error error = {0};
-	char text[STAMP_TEXT_SIZE], after[64];
-
-	stamp_format(stamp, text);
-	snprintf(s.until, sizeof(s.until), TRASH_PREFIX "%.16s", text);
-	stamp.time -= hlc_ms(stamp.time) > BEFORE_MS ? (uint64_t)BEFORE_MS << 16 : 0;
-	stamp_format(stamp, text);
-	snprintf(after, sizeof(after), TRASH_PREFIX "%.16s", text);
+	object_trash_prefix(entry->hash, prefix);
 	enum store_result result =
-		store_list(from->store, TRASH_PREFIX, after, 0, add_candidate, &s, &call, &error);
+		store_list(from->store, prefix, NULL, COPIES_MAX, add_copy, &copies, &call, &error);
 	region_end(from, REGION_READ, result, &error, "list trash");
-	for (unsigned i = 0; result == STORE_OK && i < s.count; i++) {
-		if (!has_hash(from, s.found[i], entry->hash))
-			continue;
-		int r = download(b, from, s.found[i], entry->hash, entry->size);
-		if (r != -EAGAIN && r != -EHOSTDOWN)
+	if (result != STORE_OK)
+		return -EHOSTDOWN;
+	for (unsigned i = 0; i < copies.count; i++) {
+		int r = download(b, from, copies.key[i], entry->hash, entry->size);
+		if (r != -EAGAIN)
 			return r;
 	}
 	return -EAGAIN;
 }
 
 int body_fetch_moved(
-	struct body *b, struct regions *all, struct slice key, const struct entry *entry)
+	struct body *b, struct regions *all, struct slice from_key, const struct entry *entry)
 {
+	int r = begin_spool(b, all);
+
+	if (r == 0 && from_key.len)
+		r = body_fetch(b, all, NULL, from_key, entry->hash, entry->size);
+	else if (r == 0)
+		r = -EAGAIN;
+	if (r != -EAGAIN && r != -EIO)
+		return r;
 	for (unsigned i = 0; i < all->count; i++) {
-		if (!region_up(&all->region[i], REGION_READ))
+		if (!region_up(&all->region[i], REGION_READ)) {
+			b->unsure = true;
 			continue;
-		int r = b->spooled ? fetch_trash(b, &all->region[i], entry, key) : -EAGAIN;
-		if (r != -EAGAIN)
+		}
+		r = fetch_trash(b, &all->region[i], entry);
+		b->unsure |= r == -EHOSTDOWN;
+		if (r != -EAGAIN && r != -EHOSTDOWN)
 			return r;
 	}
 	return -EAGAIN;

@@ -17,6 +17,7 @@ struct body {
 	struct content_reader *reader; /* local */
 	struct content_writer spool;   /* from another region */
 	bool spooled;
+	bool unsure; /* some region did not answer, so it may have it all the same */
 };
 
 /* b is zeroed. Content of key as entry has it, from this machine. -EAGAIN: it is not here in this
@@ -27,10 +28,9 @@ int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline
  * it now; -EIO: none answered; -ENOSPC, -ECANCELED. */
 int body_fetch(struct body *b, struct regions *all, const struct region * not, struct slice key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size) MUST_CHECK;
-/* After body_fetch found it nowhere: looks for it in the regions' trash. A file that is renamed
- * while its content is only in the regions has it there, once the removal of its old name was
- * delivered. Errors as of body_fetch. */
-int body_fetch_moved(struct body *b, struct regions *all, struct slice key,
+/* For content that was renamed before it was ever here: asks all regions for it under its former
+ * name (empty: unknown) and in the trash. Errors as of body_fetch. */
+int body_fetch_moved(struct body *b, struct regions *all, struct slice from_key,
 	const struct entry *entry) MUST_CHECK;
 /* The source over what was brought. */
 struct store_source body_spooled(struct body *b);

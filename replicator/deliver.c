@@ -16,13 +16,13 @@
  * After a write the entry is read again. When a remote version was merged in between, its author
  * may have looked at the region before our write; the key is queued again with that version, for
  * the object only. Writes that may arrive later than anybody looks are remembered (touched_mark):
- * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of another
- * server when the path goes or changes its kind (merge_batch.c).
+ * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of
+ * another server when the path goes or changes its kind (merge_batch.c).
  *
  * Content of another author that is not here (its attributes changed here) mostly needs no bytes:
  * the object is there and gets new metadata. When it is not, its author is most likely sending it:
  * the first three attempts are given up for that. After them the content is fetched from another
- * region, because the author may be gone for good.
+ * region, because the author may be gone for good. What no region has any more: lost.c.
  *
  * Lock: deliverer.lock guards the queues, the busy set and the completions; never held across a
  * request or a commit.
@@ -33,6 +33,7 @@
 #include <stdio.h>
 
 #include "replicator/body.h"
+#include "replicator/lost.h"
 #include "replicator/object.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -49,6 +50,7 @@ enum {
 	BACKOFF_FIRST_MS = 1000,
 	BACKOFF_MAX_MS = 60000,
 	WAIT_FOR_AUTHOR = 3, /* attempts */
+	LOST_AFTER = 12,     /* attempts */
 	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
 
@@ -58,9 +60,10 @@ enum fate { FATE_NONE, FATE_DONE, FATE_FAILED, FATE_PARKED };
 struct job {
 	struct outbox_row row;
 	enum fate fate;
-	bool repair; /* the entry was replaced by a remote version meanwhile */
+	bool repair;	/* the entry was replaced by a remote version meanwhile */
 	bool uncertain; /* a write of it may still be under way */
 	bool deputy;	/* content of another's was put */
+	bool lost;	/* no region has its content */
 	int64_t next_at_ms;
 	char error[OUTBOX_ERROR_SIZE];
 };
@@ -154,6 +157,7 @@ struct opener {
 	const struct outbox_row *row;
 	const struct entry *entry;
 	struct body body;
+	bool nowhere; /* every region was asked, none has the content */
 };
 
 static int open_body(void *ctx, struct store_source *ret)
@@ -165,14 +169,15 @@ static int open_body(void *ctx, struct store_source *ret)
 	int r = body_open_local(&o->body, d->o.cache, d->o.inline_cache, key, o->entry, ret);
 	if (r != -EAGAIN)
 		return r;
-	if (o->entry->content_stamp.node == cache_node(d->o.cache) && o->row->attempts < 10)
-		return -EAGAIN; /* a newer seal takes the row over */
-	if (o->row->attempts < WAIT_FOR_AUTHOR)
+	/* Mostly a newer seal takes the row over, or the author brings it. */
+	if (!o->row->moved_from.len && o->row->attempts < WAIT_FOR_AUTHOR)
 		return -EAGAIN;
 	r = body_fetch(
 		&o->body, d->o.region->all, d->o.region, key, o->entry->hash, o->entry->size);
 	if (r == -EAGAIN || r == -EIO)
-		r = body_fetch_moved(&o->body, d->o.region->all, key, o->entry);
+		r = body_fetch_moved(
+			&o->body, d->o.region->all, key_slice(&o->row->moved_from), o->entry);
+	o->nowhere = r == -EAGAIN && !o->body.unsure;
 	if (r < 0)
 		return r;
 	*ret = body_spooled(&o->body);
@@ -280,6 +285,8 @@ static void deliver(struct deliverer *d, struct job *j)
 	};
 	enum store_result result = object_deliver(&q, &outcome, &error);
 	body_done(&opener.body);
+	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
+		  entry.content_stamp.node == cache_node(d->o.cache);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
 	judge(d, j, result, &error);
 	j->uncertain = outcome.uncertain;
@@ -330,6 +337,8 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 			r = enqueue_repair(conn, &j->row);
 		return r;
 	default:
+		if (j->lost && (r = lost_content(d->o.cache, conn, &j->row, d->o.inline_max)) != 0)
+			return r < 0 ? r : 0;
 		return outbox_failed(conn, region, key, j->row.stamp, j->next_at_ms, j->error,
 			j->fate == FATE_PARKED);
 	}

@@ -107,8 +107,7 @@ static enum store_result keep(
 	const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
 
 	if (has(d, STORE_CAP_COPY))
-		return store_copy(
-			d->q->store, key, to, &s->meta, match, NULL, &d->call, d->error);
+		return store_copy(d->q->store, key, to, &s->meta, match, NULL, &d->call, d->error);
 	CLEANUP(buf_done) struct buf b = {0};
 	enum store_result r = store_get_buf(
 		d->q->store, key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, &d->call, d->error);
@@ -158,12 +157,20 @@ static enum store_result remove_seen(struct delivery *d, const char *key, const 
 	return r;
 }
 
+void object_trash_prefix(const uint8_t hash[SHA256_SIZE], char prefix[OBJECT_TRASH_SIZE])
+{
+	char hex[SHA256_HEX_SIZE];
+
+	hex_encode(hash, SHA256_SIZE, hex);
+	snprintf(prefix, OBJECT_TRASH_SIZE, ".meridian/trash/%s/", hex);
+}
+
 /* Removes the object at key if it is older than stamp; *newer is its stamp if it is not. */
 static enum store_result remove_older(
 	struct delivery *d, const char *key, struct stamp stamp, struct stamp *newer)
 {
 	CLEANUP(seen_done) struct seen s = {0};
-	char to[STORE_KEY_MAX + 1], prefix[64], text[STAMP_TEXT_SIZE];
+	char to[STORE_KEY_MAX + 1], prefix[OBJECT_TRASH_SIZE + STAMP_TEXT_SIZE + 1];
 
 	for (int i = 0; i < ATTEMPTS_MAX; i++) {
 		enum store_result r = look(d, key, &s);
@@ -177,8 +184,9 @@ static enum store_result remove_older(
 		if (s.foreign) {
 			r = keep_foreign(d, key, &s);
 		} else if (has(d, STORE_CAP_COPY) && s.theirs.entry.kind != KIND_DIR) {
-			stamp_format(stamp, text);
-			snprintf(prefix, sizeof(prefix), ".meridian/trash/%s/", text);
+			object_trash_prefix(s.theirs.entry.hash, prefix);
+			stamp_format(stamp, prefix + strlen(prefix));
+			strcat(prefix, "/");
 			keep_key(to, prefix, key, "");
 			r = keep(d, key, &s, to);
 		}
@@ -237,8 +245,7 @@ static enum store_result put_content(
 	else if (match && has(d, STORE_CAP_PUT_IF_MATCH))
 		condition.if_match = match;
 	d->outcome->put = true;
-	r = store_put(
-		d->q->store, d->key, &d->source, &meta, &condition, etag, &d->call, d->error);
+	r = store_put(d->q->store, d->key, &d->source, &meta, &condition, etag, &d->call, d->error);
 	if (r == STORE_OK)
 		metric_add(METRIC_OBJECTS_PUT, 1);
 	return r;
@@ -444,8 +451,8 @@ static enum store_result deliver_live(struct delivery *d)
 	return store_error_set(d->error, STORE_PRECONDITION, "it keeps changing");
 }
 
-enum store_result object_deliver(const struct object_request *q, struct object_outcome *ret,
-	struct store_error *error)
+enum store_result object_deliver(
+	const struct object_request *q, struct object_outcome *ret, struct store_error *error)
 {
 	struct delivery d = {.q = q,
 		.error = error,

@@ -24,6 +24,11 @@ int object_meta_from_entry(
 int object_meta_to_entry(const struct store_meta *m, uint64_t size, bool directory,
 	struct object_entry *ret) MUST_CHECK;
 
+/* What removed content is kept under: .meridian/trash/<hash>/ and then the stamp of the removal and
+ * the path, so that content is found by its hash. */
+#define OBJECT_TRASH_SIZE (16 + SHA256_HEX_SIZE + 1)
+void object_trash_prefix(const uint8_t hash[SHA256_SIZE], char prefix[OBJECT_TRASH_SIZE]);
+
 struct object_request {
 	struct store *store;
 	const struct store_call *call;

@@ -199,10 +199,14 @@ static int seal_set_commit(struct sealer *s, unsigned count, struct round *round
  * together. */
 static void add_row(struct sealer *s, const struct journal_row *row)
 {
-	seal_set_add(&s->set, key_slice(&row->key), row->time);
+	struct seal_target *to, *from;
+	unsigned at = seal_set_add(&s->set, key_slice(&row->key), row->time);
+
+	to = &s->set.targets[at];
 	if (row->op == JOURNAL_RENAME) {
-		seal_set_add(&s->set, key_slice(&row->hint), row->time);
+		from = &s->set.targets[seal_set_add(&s->set, key_slice(&row->hint), row->time)];
 		seal_set_add(&s->set, key_slice(&row->key), row->time);
+		to->from = from->from.len ? from->from : from->key;
 	}
 }
 

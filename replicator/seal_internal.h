@@ -47,6 +47,7 @@ struct seal_target {
 	struct stamp stamp;
 	uint64_t size;
 	bool fresh;
+	struct slice from; /* borrowed; the name that it had before, when it was renamed */
 };
 
 /* Keys that are sealed together. order names them by index, once for each change, oldest first. */
@@ -58,6 +59,7 @@ struct seal_set {
 	unsigned max;	 /* of targets; order has three times as many */
 	unsigned *table; /* index + 1 by hash of the key; 0: empty */
 	unsigned table_size;
+	struct slice moved_from, moved_to; /* directories: what is below to was below from */
 };
 
 struct sealer {

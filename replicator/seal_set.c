@@ -45,6 +45,7 @@ void seal_set_clear(struct seal_set *set)
 	}
 	set->count = 0;
 	set->order_count = 0;
+	set->moved_from = set->moved_to = (struct slice){NULL, 0};
 	memset(set->table, 0, set->table_size * sizeof(*set->table));
 }
 
@@ -284,8 +285,28 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 	return r;
 }
 
+/* The name that t's content had before, or an empty one; p is room for it. */
+static struct slice former_name(
+	const struct seal_set *set, const struct seal_target *t, struct key *p)
+{
+	size_t rest;
+
+	if (t->from.len || !set->moved_to.len || t->key.len < set->moved_to.len)
+		return t->from;
+	rest = t->key.len - set->moved_to.len;
+	if (memcmp(t->key.p, set->moved_to.p, set->moved_to.len) != 0 ||
+		(rest && t->key.p[set->moved_to.len] != '/') ||
+		set->moved_from.len + rest > KEY_MAX)
+		return t->from;
+	memcpy(p->p, set->moved_from.p, set->moved_from.len);
+	memcpy(p->p + set->moved_from.len, t->key.p + set->moved_to.len, rest);
+	p->len = set->moved_from.len + rest;
+	return key_slice(p);
+}
+
 static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target *t)
 {
+	struct key name;
 	struct outbox_change change = {
 		.key = t->key,
 		.stamp = t->stamp,
@@ -293,6 +314,9 @@ static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target
 		.upload = t->size > s->options.inline_max,
 		.fresh = t->fresh,
 	};
+
+	if (t->size)
+		change.moved_from = former_name(&s->set, t, &name);
 
 	return outbox_enqueue(conn, &change);
 }

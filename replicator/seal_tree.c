@@ -56,8 +56,8 @@ static int defer_blocked(struct conn *conn, struct seal_set *set)
 	return 0;
 }
 
-static int seal_list(
-	struct sealer *s, const struct key_list *list, uint64_t time, bool *did, int *failure)
+static int seal_list(struct sealer *s, const struct journal_row *row, const struct key_list *list,
+	bool *did, int *failure)
 {
 	struct reader r = reader_of(list->bytes.data, list->bytes.len);
 	struct conn *conn;
@@ -65,10 +65,13 @@ static int seal_list(
 	int code;
 
 	seal_set_clear(&s->set);
+	s->set.moved_to = key_slice(&row->key);
+	s->set.moved_from = key_slice(&row->hint);
 	for (unsigned i = 0; i < list->count; i++) {
 		size_t n = reader_be32(&r);
 
-		seal_set_add(&s->set, (struct slice){(const char *)reader_raw(&r, n), n}, time);
+		seal_set_add(
+			&s->set, (struct slice){(const char *)reader_raw(&r, n), n}, row->time);
 	}
 	code = seal_set_prepare(s, &s->set, failure);
 	if (!code)
@@ -113,27 +116,28 @@ static int read_batch(struct sealer *s, bool walk, struct slice root, struct key
 }
 
 static int seal_all_of(
-	struct sealer *s, bool walk, struct slice root, uint64_t time, bool *did, int *failure)
+	struct sealer *s, const struct journal_row *row, bool walk, bool *did, int *failure)
 {
+	struct slice root = walk ? key_slice(&row->key) : key_slice(&row->hint);
 	CLEANUP(key_list_done) struct key_list list = {0};
 	int r = 0;
 
 	do {
 		r = read_batch(s, walk, root, &list);
 		if (!r && list.count)
-			r = seal_list(s, &list, time, did, failure);
+			r = seal_list(s, row, &list, did, failure);
 	} while (!r && list.count);
 	seal_set_clear(&s->set); /* it borrows from the list */
 	return r;
 }
 
-static int seal_one(struct sealer *s, struct slice key, uint64_t time, bool *did, int *failure)
+static int seal_top(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
 {
 	CLEANUP(key_list_done) struct key_list list = {0};
-	int r = take_key(&list, key);
+	int r = take_key(&list, key_slice(&row->key));
 
 	if (!r)
-		r = seal_list(s, &list, time, did, failure);
+		r = seal_list(s, row, &list, did, failure);
 	seal_set_clear(&s->set);
 	return r;
 }
@@ -155,11 +159,11 @@ static int remove_row(struct sealer *s, uint64_t seq)
 
 int seal_rename_dir(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
 {
-	int r = seal_one(s, key_slice(&row->key), row->time, did, failure);
+	int r = seal_top(s, row, did, failure);
 
 	if (!r)
-		r = seal_all_of(s, true, key_slice(&row->key), row->time, did, failure);
+		r = seal_all_of(s, row, true, did, failure);
 	if (!r)
-		r = seal_all_of(s, false, key_slice(&row->hint), row->time, did, failure);
+		r = seal_all_of(s, row, false, did, failure);
 	return r ? r : remove_row(s, row->seq);
 }

@@ -181,14 +181,15 @@ static void test_tombstone(void **state)
 	struct store *s = open_store(*state);
 	struct entry old = file_entry("old", 10 << 16, 1), new = file_entry("new", 30 << 16, 1);
 	struct entry gone = {.kind = KIND_ABSENT, .content_stamp = {20 << 16, 2}};
-	char trash[100], stamp[STAMP_TEXT_SIZE];
+	char trash[OBJECT_TRASH_SIZE + STAMP_TEXT_SIZE + 3];
 	bool superseded;
 
 	assert_int_equal(deliver(s, "f", &old, "old", true, NULL), STORE_OK);
 	assert_int_equal(deliver(s, "f", &gone, NULL, false, NULL), STORE_OK);
 	expect(s, "f", NULL, gone.content_stamp, gone.attr_stamp);
-	stamp_format(gone.content_stamp, stamp);
-	snprintf(trash, sizeof(trash), ".meridian/trash/%s/f", stamp);
+	object_trash_prefix(old.hash, trash);
+	stamp_format(gone.content_stamp, trash + strlen(trash));
+	strcat(trash, "/f");
 	expect(s, trash, "old", old.content_stamp, old.attr_stamp);
 	assert_int_equal(deliver(s, "f", &new, "new", true, NULL), STORE_OK);
 	assert_int_equal(deliver(s, "f", &gone, NULL, false, &superseded), STORE_OK);

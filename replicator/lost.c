@@ -1,0 +1,127 @@
+/*
+ * A file can be renamed here before its content was ever fetched, while another server writes over
+ * it under its former name. The version that was renamed then exists nowhere: its object was
+ * replaced, rightly, by somebody who had seen it.
+ *
+ * An edit that is concurrent with a move follows the move: the new name gets the newest content
+ * that the former name has, or that lost against its removal (which then is in the trash, found by
+ * its hash). When there is none, the new name is removed, and the loss is listed as a conflict.
+ *
+ * Keeps no state, takes no lock.
+ */
+#include "replicator/lost.h"
+
+#include <errno.h>
+
+#include "cache/journal.h"
+#include "cache/progress.h"
+#include "cache/project.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+
+/* The content that key has, or that lost last there. -ENOENT. */
+static int newest_of(struct conn *conn, struct slice key, struct entry *ret)
+{
+	struct entry e;
+	int r = entry_get(conn, key, &e);
+
+	if (r == 0 && e.kind == KIND_FILE) {
+		*ret = e;
+		return 0;
+	}
+	if (r == 0)
+		entry_done(&e);
+	return r && r != -ENOENT ? r : conflict_newest(conn, key, ret);
+}
+
+/* The next version of old: with the content of other, or removed when that is no file. */
+static int next_version(
+	struct cache *c, const struct entry *old, const struct entry *other, struct entry *ret)
+{
+	int r = entry_copy(ret, old);
+
+	if (r)
+		return r;
+	vector_raise(&ret->vector, old->content_stamp);
+	if (other->content_stamp.time)
+		vector_raise(&ret->vector, other->content_stamp);
+	ret->content_stamp = cache_stamp(c);
+	vector_raise(&ret->vector, ret->content_stamp);
+	ret->kind = other->kind;
+	ret->size = other->size;
+	memcpy(ret->hash, other->hash, SHA256_SIZE);
+	ret->content_mtime_ns = other->kind == KIND_FILE
+					? other->content_mtime_ns
+					: (int64_t)hlc_ms(ret->content_stamp.time) * 1000000;
+	return 0;
+}
+
+static int publish(
+	struct conn *conn, const struct outbox_row *row, const struct entry *e, uint64_t inline_max)
+{
+	struct slice key = key_slice(&row->key);
+	struct outbox_change change = {
+		.key = key,
+		.stamp = entry_stamp(e),
+		.size = e->kind == KIND_FILE ? e->size : 0,
+		.upload = e->kind == KIND_FILE && e->size > inline_max,
+		.moved_from = key_slice(&row->moved_from),
+	};
+	int r = entry_put(conn, key, e);
+
+	if (!r)
+		r = project_entry(conn, key, e, true, NULL, NULL);
+	return r ? r : outbox_enqueue(conn, &change);
+}
+
+/* Whether key is still what the row says, with nothing of an application's on the way. */
+static int still_so(
+	struct conn *conn, const struct outbox_row *row, const struct entry *e, bool *ret)
+{
+	CLEANUP(local_state_done) struct local_state local = {0};
+	bool pending = false;
+	int r = journal_pending(conn, key_slice(&row->key), &pending);
+
+	if (!r)
+		r = journal_local_state(conn, key_slice(&row->key), &local);
+	if (!r)
+		*ret = !pending && e->kind == KIND_FILE &&
+		       stamp_cmp(entry_stamp(e), row->stamp) == 0 && local.kind == KIND_FILE &&
+		       !local.dirty && local.has_hash &&
+		       memcmp(local.hash, e->hash, SHA256_SIZE) == 0;
+	return r;
+}
+
+int lost_content(
+	struct cache *c, struct conn *conn, const struct outbox_row *row, uint64_t inline_max)
+{
+	CLEANUP(entry_done) struct entry old = {0};
+	CLEANUP(entry_done) struct entry other = {0};
+	CLEANUP(entry_done) struct entry next = {0};
+	bool same = false;
+	int r = entry_get(conn, key_slice(&row->key), &old);
+
+	if (r == 0)
+		r = still_so(conn, row, &old, &same);
+	if (r < 0 || !same)
+		return r == -ENOENT ? 0 : r;
+	if (row->moved_from.len)
+		r = newest_of(conn, key_slice(&row->moved_from), &other);
+	if (r == -ENOENT)
+		r = 0;
+	if (!r && other.kind == KIND_FILE && memcmp(other.hash, old.hash, SHA256_SIZE) == 0)
+		entry_done(&other); /* the one that is lost */
+	if (!r)
+		r = next_version(c, &old, &other, &next);
+	if (!r)
+		r = publish(conn, row, &next, inline_max);
+	if (!r)
+		r = conflict_add(conn, key_slice(&row->key), &old, &next, 0,
+			"written elsewhere before its content was fetched here");
+	if (r)
+		return r;
+	log_warn("content is nowhere any more, %s key=\"%s\"",
+		next.kind == KIND_FILE ? "the newest of its former name is taken" : "removed",
+		row->key.p);
+	return 1;
+}
