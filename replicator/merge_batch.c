@@ -423,6 +423,9 @@ static int settle_outbox(const struct step *s)
 		return code;
 	left = may_leave_object(s) && (left || had_own);
 	if (regions && s->changed) {
+		/* A removal of ours that waits has not met the object yet; the winner's may have
+		 * another key. */
+		left |= !entry_live(local) && entry_live(&s->merged);
 		if (had_own && !any_of(&s->merged, node) && left)
 			return enqueue(s, true, false);
 		if (had_own && !any_of(&s->merged, node))

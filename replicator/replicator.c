@@ -371,10 +371,9 @@ static void *seal_loop(void *arg)
 	return NULL;
 }
 
-/* Waits until the changes that wait have had their time to become more. */
-static void gather(struct replicator *r)
+/* Gives the changes that wait the time until then to become more. */
+static void gather(struct replicator *r, int64_t until)
 {
-	int64_t until = clock_monotonic_ms() + r->o.segment_delay_ms;
 	uint64_t sealed = metric_get(METRIC_RECORDS_SEALED);
 
 	for (;;) {
@@ -392,6 +391,28 @@ static void gather(struct replicator *r)
 	}
 }
 
+/* Sends what waits. What comes while a segment is on its way is gathered as well, its time counted
+ * from that segment's start: at most one segment in segment_delay, as long as none is full. */
+static int announce(struct replicator *r, unsigned region)
+{
+	struct announcer *a = r->announcer[region];
+	int64_t until = clock_monotonic_ms() + r->o.segment_delay_ms;
+
+	for (;;) {
+		bool did = false;
+
+		if (!announcer_behind(a)) {
+			if (!announcer_waiting(a))
+				return 0;
+			gather(r, until);
+		}
+		until = clock_monotonic_ms() + r->o.segment_delay_ms;
+		int code = replicator_step_announce(r, region, &did);
+		if (code < 0 || !did || is_stopping(r))
+			return code;
+	}
+}
+
 static void *announce_loop(void *arg)
 {
 	struct announce_thread *t = arg;
@@ -401,15 +422,10 @@ static void *announce_loop(void *arg)
 	int last = 0;
 
 	while (!is_stopping(r)) {
-		bool did = false;
 		int code = 0;
 
-		if (region_begin(region, REGION_WRITE) &&
-			announcer_waiting(r->announcer[t->region])) {
-			gather(r);
-			do {
-				code = replicator_step_announce(r, t->region, &did);
-			} while (code == 0 && did && !is_stopping(r));
+		if (region_begin(region, REGION_WRITE)) {
+			code = announce(r, t->region);
 			local_failure(r, "announcing", code, &last);
 		}
 		if (code < 0)
@@ -426,11 +442,16 @@ static void *pull_loop(void *arg)
 	int last = 0;
 
 	while (!is_stopping(r)) {
+		int64_t pause = r->o.poll_interval_ms, start = clock_monotonic_ms();
 		bool did = false;
 		int code = replicator_step_pull(r, &did);
 
 		local_failure(r, "merging", code, &last);
-		wait_ms(r, code < 0 ? LOCAL_FAILURE_MS : r->o.poll_interval_ms, NULL, false);
+		if (code < 0)
+			pause = LOCAL_FAILURE_MS;
+		else if (did) /* where there is news, a poll in each interval, not after each */
+			pause -= clock_monotonic_ms() - start;
+		wait_ms(r, pause, NULL, false);
 	}
 	return NULL;
 }
@@ -457,7 +478,7 @@ static int start_threads(struct replicator *r)
 		struct announce_thread *t = &r->announce[i];
 
 		*t = (struct announce_thread){.replicator = r, .region = i};
-		snprintf(name, sizeof(name), "announce-%u", i);
+		snprintf(name, sizeof(name), "announce-%u", i % REGION_MAX);
 		code = thread_start(&t->thread, name, announce_loop, t);
 		t->started = code == 0;
 		if (code == 0)

@@ -262,6 +262,8 @@ static int store(
 		r = entry_put(conn, t->key, &e);
 	if (!r)
 		r = project(conn, t, &e, implied);
+	if (!r && t->local.kind == KIND_DIR && (old->uid != e.uid || old->gid != e.gid))
+		r = project_owner(conn, t->key);
 	if (r)
 		return r;
 	t->changed = true;

@@ -158,6 +158,7 @@ static void concurrent_writes(void **state)
 	char p[32] = {0};
 
 	do_write(&s[0], "f", "from a");
+	clock_sleep_ms(2); /* stamps of one millisecond are ordered by node */
 	do_write(&s[1], "f", "from b, later");
 	seal(&s[0]);
 	seal(&s[1]);
@@ -352,6 +353,26 @@ static void removed_directory_gains_a_file(void **state)
 	assert_content(&s[0], "d/f", "kept");
 	assert_content(&s[1], "d/f", "kept");
 	assert_converged(&s[0], &s[1]);
+}
+
+/* A directory that nobody made here follows its parent's owner, also when that changes here. */
+static void implied_directory_follows_owner(void **state)
+{
+	struct server *s = *state;
+	struct inode v = {.uid = 7, .gid = 8}, i;
+
+	do_mkdir(&s[1], "d");
+	do_mkdir(&s[1], "d/e");
+	do_write(&s[1], "d/e/f", "deep");
+	assert_int_equal(sealer_seal_all(s[1].sealer), 0);
+	carry(&s[1], &s[0], "d");
+	carry(&s[1], &s[0], "d/e/f");
+	assert_int_equal(tree_setattr(
+		s[0].cache, ino_of(&s[0], slice_of("d")), SET_UID | SET_GID, &v, &i), 0);
+	seal(&s[0]);
+	assert_int_equal(tree_getattr(s[0].cache, ino_of(&s[0], slice_of("d/e")), &i), 0);
+	assert_int_equal(i.uid, 7);
+	assert_int_equal(i.gid, 8);
 }
 
 static void root_attributes(void **state)
@@ -616,6 +637,7 @@ int main(void)
 		TEST(far_future_is_held),
 		TEST(moved_content_is_cloned),
 		TEST(removed_directory_gains_a_file),
+		TEST(implied_directory_follows_owner),
 		TEST(root_attributes),
 		TEST(at_once),
 		cmocka_unit_test(random_histories),
