@@ -34,7 +34,7 @@ struct outbox_row {
 	struct key key;
 	struct stamp stamp; /* entry_stamp of the version to deliver */
 	enum outbox_state state;
-	bool fresh;         /* hint: the region is believed to have no object at this key */
+	bool fresh;         /* hint: the region is believed to have no object at this key; of a tombstone: nobody else ever wrote the path */
 	bool uploaded;      /* ANNOUNCE: came from UPLOAD, so the object is there in this version */
 	uint64_t first;
 	uint64_t last;

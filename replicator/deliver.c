@@ -279,7 +279,8 @@ static void deliver(struct deliverer *d, struct job *j)
 		.entry = &entry,
 		/* A large body is not sent in vain. */
 		.fresh = j->row.fresh &&
-			 (j->row.state == OUTBOX_UPLOAD || entry.size <= d->o.inline_max),
+			 (j->row.state == OUTBOX_UPLOAD || entry.size <= d->o.inline_max) &&
+			 (entry_live(&entry) || j->row.attempts == 0),
 		.open = open_body,
 		.ctx = &opener,
 	};

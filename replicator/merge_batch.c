@@ -405,6 +405,18 @@ static int note_touched(const struct step *s)
 	return touched_mark(s->conn, key_slice(&s->record.key), 0);
 }
 
+/* Nothing of ours won. Where the content was another's already, a row may be there to repair the
+ * object, and that is still to be done. */
+static int drop_rows(const struct step *s)
+{
+	int code = outbox_drop(s->conn, key_slice(&s->record.key));
+
+	if (code || (s->outcome.content_changed &&
+			    s->local.content_stamp.node == cache_node(s->batch->cache)))
+		return code;
+	return enqueue(s, true, false);
+}
+
 static int settle_outbox(const struct step *s)
 {
 	const struct entry *local = &s->local, *remote = &s->record.entry;
@@ -429,7 +441,7 @@ static int settle_outbox(const struct step *s)
 		if (had_own && !any_of(&s->merged, node) && left)
 			return enqueue(s, true, false);
 		if (had_own && !any_of(&s->merged, node))
-			return outbox_drop(s->conn, key_slice(&s->record.key));
+			return drop_rows(s);
 		/* Large content of others is there, or its writer brings it there. */
 		return enqueue(s, false, !had_own || s->merged.content_stamp.node == node);
 	}

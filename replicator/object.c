@@ -8,7 +8,7 @@
  * everywhere     done, superseded content newer there, or the same bytes: copied onto itself with
  * the merged metadata ours newer           PUT If-Match with the merged metadata A tombstone
  * removes both forms (`a` and `a/`), each only if what is there is older, after a copy to the
- * trash.
+ * trash; of a path of one writer, only the form that is there.
  *
  * The kind of a path shows in its key: `a` and `a/` are two objects. When the form to write is not
  * there, the other form is a leftover of another kind and is removed like by a tombstone.
@@ -49,6 +49,7 @@ struct delivery {
 	struct store_source source;
 	struct store_memory memory; /* of a symlink or an empty body */
 	bool other_clean;
+	bool removed_own; /* what was removed last was of this entry's writer */
 	bool superseded;
 	struct store_call call;
 	struct object_outcome *outcome;
@@ -192,18 +193,21 @@ static enum store_result remove_older(
 		}
 		if (r == STORE_OK)
 			r = remove_seen(d, key, &s);
+		d->removed_own = r == STORE_OK && !s.foreign &&
+				 s.theirs.entry.content_stamp.node == stamp.node;
 		if (r != STORE_PRECONDITION && r != STORE_ABSENT)
 			return r;
 	}
 	return store_error_set(d->error, STORE_PRECONDITION, "it keeps changing");
 }
 
+/* Where nobody but this server ever wrote the path, one of the two forms was all that there was. */
 static enum store_result deliver_tombstone(struct delivery *d)
 {
 	struct stamp stamp = d->q->entry->content_stamp, newer;
 	enum store_result r = remove_older(d, d->key, stamp, &newer);
 
-	if (r == STORE_OK && d->other[0])
+	if (r == STORE_OK && d->other[0] && !(d->q->fresh && d->removed_own))
 		r = remove_older(d, d->other, stamp, &newer);
 	return r;
 }

@@ -34,7 +34,7 @@ struct object_request {
 	const struct store_call *call;
 	struct slice key;	   /* not the root */
 	const struct entry *entry; /* a tombstone removes */
-	bool fresh;		   /* hint: nothing is there yet */
+	bool fresh; /* hint: nothing is there yet; of a tombstone: it has one writer */
 	/* Gives the body of a regular file; asked only when it must be sent, at most once. The
 	 * source stays valid until the delivery ends. -errno ends the delivery with STORE_LOCAL. */
 	int (*open)(void *ctx, struct store_source *ret);

@@ -269,7 +269,7 @@ static int store(
 	t->changed = true;
 	t->stamp = entry_stamp(&e);
 	t->size = e.kind == KIND_FILE ? e.size : 0;
-	t->fresh = !entry_live(old);
+	t->fresh = entry_live(&e) ? !entry_live(old) : e.vector.count == 1;
 	return 0;
 }
 

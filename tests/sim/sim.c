@@ -122,6 +122,8 @@ static void crash(struct sim *s, unsigned n)
 	replicator_free(node->replicator);
 	node->replicator = NULL;
 	cache_abandon(node->cache);
+	for (unsigned i = 0; i < SIM_OPEN_MAX; i++)
+		free(node->open[i]); /* the handle alone: what it stood for went with the process */
 	memset(node->open, 0, sizeof node->open);
 	node_open(s, n);
 }
