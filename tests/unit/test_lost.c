@@ -1,0 +1,121 @@
+/* Files renamed before their content was here, and what becomes of those whose content is nowhere.
+ */
+#include "tests/unit/cluster.h"
+
+#include "cache/progress.h"
+
+enum { BIG = 200000 };
+
+static void write_big(struct cluster *c, unsigned n, const char *path, char fill)
+{
+	char *p = malloc(BIG);
+
+	assert_non_null(p);
+	memset(p, fill, BIG);
+	cluster_write(c, n, path, p, BIG);
+	free(p);
+}
+
+static void expect_big(struct cluster *c, unsigned n, const char *path, char fill)
+{
+	struct inode inode = cluster_resolve(c, n, path);
+	size_t len = 0;
+
+	assert_int_equal(replicator_step_fetch(c->node[n].replicator, inode.ino), 0);
+	char *p = cluster_read(c, n, path, &len);
+	assert_int_equal(len, BIG);
+	assert_int_equal(p[0], fill);
+	assert_int_equal(p[BIG - 1], fill);
+	free(p);
+}
+
+/* Longer than a file is looked for. */
+static void settle_long(struct cluster *c)
+{
+	for (int i = 0; i < 40; i++) {
+		cluster_settle(c);
+		clock_sleep_ms(30000);
+	}
+	cluster_settle(c);
+	assert_int_equal(cluster_backlog(c, 0), 0);
+	assert_int_equal(cluster_backlog(c, 1), 0);
+}
+
+static void test_content_of_the_former_name(void **state)
+{
+	struct cluster *c = *state;
+
+	write_big(c, 0, "old", '1');
+	cluster_settle(c);
+	cluster_rename(c, 1, "old", "new");
+	cluster_settle(c);
+	expect_big(c, 0, "new", '1');
+	expect_big(c, 1, "new", '1');
+	cluster_expect_absent(c, 0, "old");
+}
+
+/* The other server removes it first: its content is in the trash then, under its hash. */
+static void test_content_in_the_trash(void **state)
+{
+	struct cluster *c = *state;
+
+	write_big(c, 0, "old", '1');
+	cluster_settle(c);
+	cluster_unlink(c, 0, "old");
+	cluster_push(c, 0);
+	cluster_rename(c, 1, "old", "new");
+	settle_long(c);
+	expect_big(c, 0, "new", '1');
+	expect_big(c, 1, "new", '1');
+}
+
+/* The version that was renamed exists nowhere any more: the edit follows the move. */
+static void test_overwritten_before_the_rename(void **state)
+{
+	struct cluster *c = *state;
+
+	write_big(c, 0, "old", '1');
+	cluster_settle(c);
+	write_big(c, 0, "old", '2');
+	cluster_push(c, 0);
+	clock_sleep_ms(5);
+	cluster_rename(c, 1, "old", "new");
+	settle_long(c);
+	cluster_expect_absent(c, 0, "old");
+	cluster_expect_absent(c, 1, "old");
+	expect_big(c, 0, "new", '2');
+	expect_big(c, 1, "new", '2');
+}
+
+static void test_overwritten_after_the_rename(void **state)
+{
+	struct cluster *c = *state;
+
+	write_big(c, 0, "old", '1');
+	cluster_settle(c);
+	cluster_rename(c, 1, "old", "new");
+	clock_sleep_ms(5);
+	write_big(c, 0, "old", '2');
+	cluster_push(c, 0);
+	settle_long(c);
+	expect_big(c, 0, "old", '2');
+	expect_big(c, 1, "old", '2');
+	expect_big(c, 0, "new", '2');
+	expect_big(c, 1, "new", '2');
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			test_content_of_the_former_name, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_content_in_the_trash, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_overwritten_before_the_rename, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_overwritten_after_the_rename, cluster_setup, cluster_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
