@@ -403,7 +403,10 @@ static struct row coalesce(
 	/* A hint, which the hash of the content guards. */
 	if (!row.moved_from.len && !announced(old->state))
 		row.moved_from = old->moved_from;
-	row.fresh = old->fresh && !change->shared && !announced(old->state) && old->attempts == 0;
+	/* Between a removal and what came before or after it the hint says two things; nothing is
+	 * believed then. */
+	row.fresh = old->fresh && !change->fresh && !change->shared && !announced(old->state) &&
+		    old->attempts == 0;
 	if (!announced(old->state) || change->object_only) {
 		row.first = old->first;
 		row.since_ms = old->since_ms;

@@ -47,6 +47,7 @@ struct seal_target {
 	struct stamp stamp;
 	uint64_t size;
 	bool fresh;
+	bool shared;
 	struct slice from; /* borrowed; the name that it had before, when it was renamed */
 };
 

@@ -269,7 +269,8 @@ static int store(
 	t->changed = true;
 	t->stamp = entry_stamp(&e);
 	t->size = e.kind == KIND_FILE ? e.size : 0;
-	t->fresh = entry_live(&e) ? !entry_live(old) : e.vector.count == 1;
+	t->shared = e.vector.count > 1;
+	t->fresh = entry_live(&e) ? !entry_live(old) : !t->shared;
 	return 0;
 }
 
@@ -314,7 +315,8 @@ static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target
 		.stamp = t->stamp,
 		.size = t->size,
 		.upload = t->size > s->options.inline_max,
-		.fresh = t->fresh,
+		.fresh = t->fresh && !t->enqueues, /* the second of a set leaves the first alone */
+		.shared = t->shared,
 	};
 
 	if (t->size)
