@@ -15,11 +15,15 @@
  * The outbox after a merge. What must hold: for each register whose winning value was written here,
  * the record that carries it reaches every region, and the object there ends up with it.
  *
- *   the merge changed the entry, rows wait here:
- *     some winning register is ours    enqueue again, under the merged entry's stamp: the record
- * carries all of it ours all lost                    drop the rows: the winners' writers deliver
- * them none was ours (a seeded region)  enqueue again otherwise, a register of ours won over a
- * record that did not know it repair the object: that record's writer may have written it over ours
+ * - The merge changed the entry, rows wait here, and some winning register is ours: enqueued again
+ *   under the merged entry's stamp; the record carries all of it.
+ * - The same, and none was ours before (a seeded region): enqueued again.
+ * - The same, and ours all lost: the rows go, the winners' writers deliver them.
+ * - A register of ours won over a record that did not know it: the object is repaired, for that
+ *   record's writer may have written it over ours.
+ * - The path was removed, or became of another kind, and this server wrote there (its own, or on
+ *   behalf of another: touched.c): the object is looked at again, for ours may have come after the
+ *   winner's writer had looked.
  *
  * Everybody follows the same rule, and a re-announced record is the join of what was announced
  * before, so this ends.
