@@ -5,7 +5,8 @@
  *   2. they are the greatest of all registers in all records that were ever published, by a maximum that is computed here from the
  *      segments in the buckets, without the code under test's merge;
  *   3. every node's tree is what the entries say, content included;
- *   4. every bucket holds for each live path its object with that content and those stamps, and no other.
+ *   4. every file content that was published and lost against one whose writer had not seen it is listed as a conflict by some node;
+ *   5. every bucket holds for each live path its object with that content and those stamps, and no other.
  */
 #include "tests/sim/sim.h"
 
@@ -16,11 +17,13 @@
 
 #include "cache/entry.h"
 #include "cache/journal.h"
+#include "cache/progress.h"
 #include "cache/tree.h"
 #include "replicator/object_key.h"
 #include "replicator/segment.h"
 
 #define PATHS_MAX 256
+#define CONTENTS_MAX 8192
 
 /* Oracle: per path the winners of each register over everything published. */
 struct winner {
@@ -31,8 +34,20 @@ struct winner {
 	bool known;
 };
 
+/* A content that was published, once for each stamp. */
+struct content {
+	unsigned path;
+	enum kind kind;
+	struct stamp stamp;
+	uint8_t hash[SHA256_SIZE];
+	struct vector vector;
+	bool listed; /* as a conflict's loser */
+};
+
 struct oracle {
 	struct sim *s;
+	unsigned contents;
+	struct content c[CONTENTS_MAX];
 	unsigned count;
 	struct winner w[PATHS_MAX];
 	uint64_t records;
@@ -62,6 +77,27 @@ static bool newer(struct stamp a, struct stamp b)
 	return a.time != b.time ? a.time > b.time : a.node > b.node;
 }
 
+static struct content *find_content(struct oracle *o, unsigned path, struct stamp stamp)
+{
+	for (unsigned i = 0; i < o->contents; i++)
+		if (o->c[i].path == path && stamp_cmp(o->c[i].stamp, stamp) == 0)
+			return &o->c[i];
+	return NULL;
+}
+
+static void add_content(struct oracle *o, const struct winner *w, const struct entry *e)
+{
+	unsigned path = (unsigned)(w - o->w);
+
+	if (find_content(o, path, e->content_stamp))
+		return;
+	if (o->contents == CONTENTS_MAX)
+		sim_fail(o->s, "more than %d contents", CONTENTS_MAX);
+	struct content *c = &o->c[o->contents++];
+	*c = (struct content){.path = path, .kind = e->kind, .stamp = e->content_stamp, .vector = e->vector};
+	memcpy(c->hash, e->hash, sizeof c->hash);
+}
+
 static int add_record(void *ctx, const struct record *r, const struct err *err)
 {
 	struct oracle *o = ctx;
@@ -70,6 +106,7 @@ static int add_record(void *ctx, const struct record *r, const struct err *err)
 		sim_fail(o->s, "a published record is damaged: %s", err->text);
 	struct winner *w = winner_of(o, key_slice(&r->key));
 	o->records++;
+	add_content(o, w, &r->entry);
 	if (!w->known || newer(r->entry.content_stamp, w->content.content_stamp))
 		take(&w->content, &r->entry);
 	if (!w->known || newer(r->entry.attr_stamp, w->attr.attr_stamp))
@@ -183,6 +220,58 @@ static void check_entries(struct sim *s, unsigned n, struct oracle *o)
 			sim_fail(s, "n%u: %" PRIu64 " outbox rows are left for r%u (%" PRIu64 " parked)", n, out.rows, r, out.parked);
 	}
 	cache_read_end(conn);
+}
+
+/* ---- conflicts ---- */
+
+static int list_conflict(void *ctx, uint64_t id, struct slice key, const struct entry *loser, uint64_t ino, int64_t at_ms,
+	const char *reason)
+{
+	struct oracle *o = ctx;
+
+	for (unsigned i = 0; i < o->count; i++) {
+		struct content *c = NULL;
+		if (slice_equal(key_slice(&o->w[i].key), key))
+			c = find_content(o, i, loser->content_stamp);
+		if (c)
+			c->listed = true;
+	}
+	return 0;
+}
+
+/* Somebody wrote over c, or the same bytes, knowing it. */
+static bool followed(const struct oracle *o, const struct content *c)
+{
+	for (unsigned i = 0; i < o->contents; i++) {
+		const struct content *by = &o->c[i];
+		if (by->path != c->path || by == c || !newer(by->stamp, c->stamp))
+			continue;
+		if (by->stamp.node == c->stamp.node || vector_get(&by->vector, c->stamp.node) >= c->stamp.time)
+			return true;
+		if (by->kind == KIND_FILE && memcmp(by->hash, c->hash, sizeof c->hash) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void check_conflicts(struct sim *s, struct oracle *o)
+{
+	for (unsigned n = 0; n < s->nodes; n++) {
+		struct conn *conn;
+		s->current = n;
+		CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
+		CHECK(conflict_scan(conn, 0, 100000, list_conflict, o) == 0);
+		cache_read_end(conn);
+	}
+	for (unsigned i = 0; i < o->contents; i++) {
+		struct content *c = &o->c[i];
+		char text[STAMP_TEXT_SIZE];
+		if (c->kind != KIND_FILE || c->listed || stamp_cmp(c->stamp, o->w[c->path].content.content_stamp) == 0 ||
+			followed(o, c))
+			continue;
+		stamp_format(c->stamp, text);
+		sim_fail(s, "content %s of \"%s\" was lost, and nobody lists it", text, o->w[c->path].key.p);
+	}
 }
 
 static bool live_below(const struct oracle *o, struct slice key)
@@ -358,6 +447,7 @@ void sim_check(struct sim *s)
 	}
 	for (unsigned n = 0; n < s->nodes; n++)
 		check_tree(s, n, o);
+	check_conflicts(s, o);
 	for (unsigned r = 0; r < s->regions; r++)
 		check_bucket(s, r, o);
 	for (unsigned i = 0; i < o->count; i++) {

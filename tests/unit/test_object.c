@@ -198,6 +198,28 @@ static void test_tombstone(void **state)
 	store_close(s);
 }
 
+/* Nobody else wrote the path, so the form that is there is all; without that hint both go. */
+static void test_tombstone_of_one_writer(void **state)
+{
+	struct store *s = open_store(*state);
+	struct entry dir = {
+		.kind = KIND_DIR, .content_stamp = {5 << 16, 1}, .attr_stamp = {5 << 16, 1}};
+	struct entry file = file_entry("file", 10 << 16, 1);
+	struct entry gone = {.kind = KIND_ABSENT, .content_stamp = {20 << 16, 1}};
+	struct stamp never = {0};
+
+	assert_int_equal(deliver(s, "x", &dir, NULL, true, NULL), STORE_OK);
+	assert_int_equal(deliver(s, "x", &file, "file", true, NULL), STORE_OK);
+	assert_int_equal(deliver(s, "x", &gone, NULL, true, NULL), STORE_OK);
+	expect(s, "x", NULL, never, never);
+	expect(s, "x/", "", dir.content_stamp, dir.attr_stamp);
+	assert_int_equal(deliver(s, "x", &file, "file", true, NULL), STORE_OK);
+	assert_int_equal(deliver(s, "x", &gone, NULL, false, NULL), STORE_OK);
+	expect(s, "x", NULL, never, never);
+	expect(s, "x/", NULL, never, never);
+	store_close(s);
+}
+
 static int find_foreign(void *ctx, const char *key, const struct store_object *object UNUSED)
 {
 	snprintf(ctx, STORE_KEY_MAX + 1, "%s", key);
@@ -253,6 +275,7 @@ int main(void)
 		CLUSTER_TEST(test_newer_wins),
 		CLUSTER_TEST(test_registers_merge),
 		CLUSTER_TEST(test_tombstone),
+		CLUSTER_TEST(test_tombstone_of_one_writer),
 		CLUSTER_TEST(test_foreign_kept),
 		CLUSTER_TEST(test_kind_change),
 	};
