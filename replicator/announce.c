@@ -45,6 +45,7 @@ struct announcer {
 	/* An open group: for each directory that it tore one row with the greatest last. */
 	struct outbox_row *group;
 	unsigned group_count;
+	bool behind;
 };
 
 struct item {
@@ -594,6 +595,11 @@ static int send(struct announcer *a, struct region_progress *p, const struct bat
 	return 0;
 }
 
+bool announcer_behind(const struct announcer *a)
+{
+	return a->behind || a->group_count > 0;
+}
+
 int announcer_step(struct announcer *a, bool *did)
 {
 	CLEANUP(batch_done) struct batch b = {0};
@@ -601,6 +607,7 @@ int announcer_step(struct announcer *a, bool *did)
 	bool go = true;
 
 	*did = false;
+	a->behind = false;
 	if (!region_begin(a->o.region, REGION_WRITE))
 		return 0;
 	int r = get_progress(a, &p);
@@ -611,6 +618,7 @@ int announcer_step(struct announcer *a, bool *did)
 	r = gather(a, &b);
 	if (r < 0 || (!b.in && !a->group_count))
 		return r;
+	a->behind = b.more;
 	/* An open group whose last rows were taken by remote versions is closed by an empty
 	 * segment. */
 	if (live_items(&b) || a->group_count)

@@ -41,6 +41,7 @@ enum {
 	CHAIN_MAX = 10000,
 	BATCH_SEGMENTS = 32,
 	BATCH_BYTES = 8 << 20,
+	BATCH_MS = 250, /* a slow store's segments do not wait for each other */
 	GROUP_SEGMENTS_MAX = 256,
 	GROUP_WAIT_MS = 60000,
 	WAITS_MAX = 256,
@@ -106,6 +107,7 @@ struct run {
 	struct merge_batch *batch;
 	unsigned batched;
 	size_t bytes;
+	int64_t began_ms;
 	bool open;	 /* the last one added continues */
 	uint64_t to_seq; /* watermark after the batch */
 	char to_name[SEGMENT_NAME_SIZE];
@@ -223,6 +225,7 @@ static int ensure_batch(struct run *run)
 {
 	if (run->batch)
 		return 0;
+	run->began_ms = clock_monotonic_ms();
 	return merge_batch_new(run->l->p->cache, &run->l->p->o.merger, &run->batch);
 }
 
@@ -276,7 +279,8 @@ static int add_segment(struct run *run, const struct name *n, const struct segme
 	move_to(run, &n->id, n->text);
 	if (run->open && run->batched < GROUP_SEGMENTS_MAX)
 		return 0;
-	if (run->batched < BATCH_SEGMENTS && run->bytes < BATCH_BYTES)
+	if (run->batched < BATCH_SEGMENTS && run->bytes < BATCH_BYTES &&
+		clock_monotonic_ms() - run->began_ms < BATCH_MS)
 		return 0;
 	return commit_batch(run);
 }
