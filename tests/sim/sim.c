@@ -334,6 +334,8 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	default:
 		r = replicator_step_pull(node->replicator, &did);
 	}
+	if (which == 3 && r == 0)
+		sim_order_check(s, n);
 	node->running = false;
 	static const char *const names[] = {"seal", "announce", "objects", "pull"};
 	if (did)
@@ -377,6 +379,11 @@ static void random_event(struct sim *s)
 	case 9:
 		app_op(s, n);
 		break;
+	case 10:
+		s->current = n;
+		s->now_ms += 1 + (int64_t)random_below(20);
+		sim_order_write(s, n);
+		break;
 	default:
 		sim_random_step(s);
 	}
@@ -417,6 +424,8 @@ static void heal(struct sim *s)
 			}
 			if (r == 0)
 				r = replicator_step_pull(node->replicator, &d);
+			if (r == 0)
+				sim_order_check(s, n);
 			did |= d;
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
@@ -464,6 +473,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	for (unsigned r = 0; r < s->regions; r++)
 		store_close(s->region[r].mem);
 	sim_net_done(s);
+	sim_order_done();
 	clock_set_source(NULL);
 	return s->requests;
 }
@@ -497,7 +507,7 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < seeds; i++)
 		requests += run_seed(first + i, verbose);
 	remove_work_dir();
-	if (requests == 0) {
+	if (requests == 0 || (seeds >= 100 && sim_order_checks() == 0)) {
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}

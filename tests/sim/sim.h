@@ -59,6 +59,12 @@ void sim_random_step(struct sim *s);
 void sim_trace(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
 _Noreturn void sim_fail(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
 
+/* sim_order.c: pairs of files of which one announces the other. Checked after every pull. */
+void sim_order_write(struct sim *s, unsigned n);
+void sim_order_check(struct sim *s, unsigned n);
+uint64_t sim_order_checks(void); /* how often there was something to compare */
+void sim_order_done(void);
+
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);
 
