@@ -91,7 +91,8 @@ struct deliverer {
 	bool kicked;
 	bool stopping;
 
-	int64_t recheck_at_ms; /* the dispatcher's, or deliverer_step's */
+	int64_t recheck_at_ms; /* this and marked: the dispatcher's, or deliverer_step's */
+	bool marked;
 	pthread_t dispatcher;
 	bool dispatching;
 	pthread_t *workers;
@@ -363,6 +364,46 @@ static int apply_all(struct deliverer *d, const struct job *jobs, unsigned count
 	return cache_commit(conn);
 }
 
+static int due_rows(struct deliverer *d, enum outbox_state state, uint64_t after, unsigned max,
+	struct outbox_row *rows, unsigned *count)
+{
+	struct conn *conn;
+	int r = cache_read_begin(d->o.cache, &conn);
+
+	if (r < 0)
+		return r;
+	r = outbox_due(conn, d->o.region->id, state, clock_realtime_ms(), after, max, rows, count);
+	cache_read_end(conn);
+	return r;
+}
+
+/* A process that was killed may have left writes under way: of the rows that come first. */
+static int mark_interrupted(struct deliverer *d)
+{
+	AUTO_FREE struct outbox_row *rows = calloc(QUEUE_MAX, sizeof(*rows));
+	int64_t due_ms = clock_realtime_ms() + RECHECK_MS;
+	struct conn *conn;
+	int r = rows ? 0 : -ENOMEM;
+
+	for (unsigned q = 0; r == 0 && q < QUEUES; q++) {
+		unsigned count = 0;
+
+		r = due_rows(d, queue_state[q], 0, QUEUE_MAX, rows, &count);
+		if (r < 0 || !count)
+			continue;
+		r = cache_begin(d->o.cache, &conn);
+		if (r < 0)
+			return r;
+		for (unsigned i = 0; r == 0 && i < count; i++)
+			r = touched_mark(conn, key_slice(&rows[i].key), due_ms);
+		if (r == 0)
+			r = cache_commit(conn);
+		else
+			cache_rollback(conn);
+	}
+	return r;
+}
+
 /* Looks again where a write may have arrived late. The dispatcher's thread. */
 static int recheck(struct deliverer *d)
 {
@@ -370,6 +411,12 @@ static int recheck(struct deliverer *d)
 	struct conn *conn;
 	unsigned count = 0;
 
+	if (!d->marked) {
+		int code = mark_interrupted(d);
+		if (code < 0)
+			return code;
+		d->marked = true;
+	}
 	if (now < d->recheck_at_ms)
 		return 0;
 	int r = cache_read_begin(d->o.cache, &conn);
@@ -396,19 +443,6 @@ static int recheck(struct deliverer *d)
 }
 
 /* ---- without threads ---- */
-
-static int due_rows(struct deliverer *d, enum outbox_state state, uint64_t after, unsigned max,
-	struct outbox_row *rows, unsigned *count)
-{
-	struct conn *conn;
-	int r = cache_read_begin(d->o.cache, &conn);
-
-	if (r < 0)
-		return r;
-	r = outbox_due(conn, d->o.region->id, state, clock_realtime_ms(), after, max, rows, count);
-	cache_read_end(conn);
-	return r;
-}
 
 int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 {
