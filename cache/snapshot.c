@@ -8,8 +8,10 @@
  * the copy and mark the blocks that they change; what was marked is copied again, without the lock
  * for a few passes while it shrinks, then under it, where content and copy are equal
  *
- * A snapshot is written as snapshot/<ino>/new, hashed, and renamed to its hash. Snapshots are kept
- * until content_drop_snapshots; cache_open removes those that a crash left.
+ * A snapshot is written as snapshot/<ino>/new, hashed, and renamed to its hash. An inode keeps at
+ * most one: sealing a version drops those of older ones, which nobody will ask for again (an upload
+ * under way has its file open), and drops all when the content file itself is the version and
+ * nobody may write to it. cache_open removes those that a crash left.
  */
 #include "cache/snapshot.h"
 
@@ -270,11 +272,19 @@ static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
 	return r;
 }
 
-static int copy_content(struct record *rec, int from, int to, struct stat *st, uint64_t *generation)
+static int copy_content(struct cache *c, struct record *rec, int from, int to, struct stat *st,
+	uint64_t *generation)
 {
 	uint8_t *buffer AUTO_FREE = malloc(COPY_BYTES);
-	int r = buffer ? copy_passes(rec, from, to, buffer) : -ENOMEM;
+	int r = buffer ? 0 : -ENOMEM;
 
+	/* What is kept free is for the applications' changes, not for a second copy of them. */
+	if (!r && fstat(from, st) != 0)
+		r = -errno;
+	if (!r)
+		r = content_check_reserve(c, (uint64_t)st->st_blocks * 512);
+	if (!r)
+		r = copy_passes(rec, from, to, buffer);
 	mutex_lock(&rec->lock);
 	if (!r)
 		r = copy_last(rec, from, to, buffer, st);
@@ -344,7 +354,7 @@ static int seal_snapshot(struct cache *c, struct record *rec, int fd, struct con
 	if (r == -EBUSY)
 		return r;
 	if (r == 0)
-		r = copy_content(rec, fd, to, &st, &v->generation);
+		r = copy_content(c, rec, fd, to, &st, &v->generation);
 	if (r >= 0) {
 		v->size = (uint64_t)st.st_size;
 		v->mtime_ns = stat_mtime_ns(&st);
@@ -454,6 +464,9 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 	if (bytes)
 		buf_clear(bytes);
 	r = seal(c, rec, inline_max, bytes, &v);
+	if (!r)
+		content_drop_snapshots(
+			c, ino, v.unchanged && atomic_load(&rec->writers) == 0 ? NULL : v.hash);
 	record_put(c, rec);
 	if (!r)
 		*ret = v;

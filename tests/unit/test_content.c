@@ -1,4 +1,5 @@
 /* Content: sealing at one instant, reading versions, content from elsewhere. */
+#include <dirent.h>
 #include "tests/unit/cache_fixture.h"
 
 #include "src/base/thread.h"
@@ -113,6 +114,44 @@ static void a_snapshot_outlives_the_content(void **state)
 	file_release(file);
 	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("f")), 0);
 	assert_int_equal(content_open(f->cache, ino, v.hash, &r), -EAGAIN);
+}
+
+static unsigned count_snapshots(struct fixture *f, uint64_t ino)
+{
+	char path[512];
+	unsigned n = 0;
+
+	snprintf(path, sizeof(path), "%s/snapshot/%016llx", f->dir, (unsigned long long)ino);
+	DIR *dir = opendir(path);
+	for (struct dirent *e; dir && (e = readdir(dir));)
+		n += e->d_name[0] != '.';
+	if (dir)
+		closedir(dir);
+	return n;
+}
+
+/* A database that is open for days is sealed every few seconds. */
+static void an_inode_keeps_one_snapshot(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_big(f, "f", 'a');
+	struct content_version v;
+	uint8_t got[SHA256_SIZE];
+	struct file *file;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(file_write(file, i & 1 ? "b" : "c", 1, 7 + i, false), 1);
+		v = seal_now(f, ino);
+		assert_int_equal(count_snapshots(f, ino), 1);
+		hash_of_version(f, ino, v.hash, got);
+		assert_memory_equal(got, v.hash, SHA256_SIZE);
+	}
+	file_release(file);
+	v = seal_now(f, ino);
+	assert_int_equal(count_snapshots(f, ino), 0);
+	hash_of_version(f, ino, v.hash, got);
+	assert_memory_equal(got, v.hash, SHA256_SIZE);
 }
 
 /* ---- one instant ---- */
@@ -372,6 +411,7 @@ int main(void)
 		TEST(small_content_comes_inline),
 		TEST(a_version_is_read_until_it_changes),
 		TEST(a_snapshot_outlives_the_content),
+		TEST(an_inode_keeps_one_snapshot),
 		TEST(a_snapshot_is_of_one_instant),
 		TEST(a_snapshot_has_the_size_of_its_instant),
 		TEST(remote_content_is_fetched_and_installed),
