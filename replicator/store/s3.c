@@ -33,6 +33,18 @@
 /* And some stores are, when they have all of a large body. */
 #define LARGE_STALL_MS 60000
 
+/* A store counts the prefix, too: such a key cannot be there. */
+static bool too_long(const struct s3 *s, const char *key)
+{
+	return strlen(s->prefix) + strlen(key) > STORE_KEY_MAX;
+}
+
+static enum store_result refuse_long(const struct s3 *s, struct store_error *e)
+{
+	return store_error_set(e, STORE_TOO_LARGE,
+		"the key and its prefix '%.80s' have more than %d bytes", s->prefix, STORE_KEY_MAX);
+}
+
 static bool parse_number(const char *s, char **end, uint64_t *ret)
 {
 	if (!s || *s < '0' || *s > '9')
@@ -115,6 +127,8 @@ static enum store_result s3_head(struct store *store, const char *key, struct st
 	struct store_meta *meta, const struct store_call *call, struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
+	if (too_long(s, key))
+		return STORE_ABSENT;
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
 	s3_request_init(&q, s, "HEAD", key);
@@ -202,6 +216,8 @@ static enum store_result s3_get(struct store *store, const char *key, uint64_t o
 	struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
+	if (too_long(s, key))
+		return STORE_ABSENT;
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
 	struct get g = {.sink = sink, .offset = offset, .length = length};
@@ -372,6 +388,8 @@ static enum store_result s3_put(struct store *store, const char *key,
 	struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
+	if (too_long(s, key))
+		return refuse_long(s, e);
 	struct body body CLEANUP(body_done) = {0};
 	int r = body_prepare(&body, s, source, call);
 	if (r < 0) {
@@ -389,6 +407,8 @@ static enum store_result s3_remove(struct store *store, const char *key, const c
 	const struct store_call *call, struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
+	if (too_long(s, key))
+		return STORE_OK;
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
 	s3_request_init(&q, s, "DELETE", key);
@@ -406,6 +426,10 @@ static enum store_result s3_copy(struct store *store, const char *from, const ch
 	const struct store_call *call, struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
+	if (too_long(s, from))
+		return STORE_ABSENT;
+	if (too_long(s, to))
+		return refuse_long(s, e);
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
 	struct s3_answer answer = {0};
