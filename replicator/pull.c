@@ -94,6 +94,7 @@ struct pull {
 	uint64_t newest_ms;   /* of what others wrote and was listed */
 	uint64_t unmerged_ms; /* least of what was listed and not merged; UINT64_MAX: none */
 	bool failed;
+	bool newer; /* the writer at hand stands at a segment of a newer format */
 	bool did;
 	int local; /* -errno that ends the step */
 };
@@ -340,6 +341,7 @@ static enum fetched fetch(struct pull *l, const struct name *n, struct segment *
 	enum fetched f = fetch_once(l, n, s, err, &newer);
 	if (f == FETCH_BAD)
 		f = fetch_once(l, n, s, err, &newer);
+	l->newer |= newer;
 	if (newer)
 		log_error("writer stopped until this server is upgraded region=%s error=\"%s\"",
 			l->region->name, err->text);
@@ -554,6 +556,7 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 	enum fetched f = FETCHED;
 	bool stopped = false;
 
+	l->newer = false;
 	l->local = get_watermark(&run);
 	if (l->local < 0)
 		return;
@@ -585,7 +588,8 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 		l->local = r;
 	if (!stopped)
 		end_wait(p, run.node);
-	if (f == FETCH_STOP || r < 0)
+	/* Other writers are on the pages to come. */
+	if ((f == FETCH_STOP && !l->newer) || r < 0)
 		l->failed = true;
 	if (stopped || l->local < 0)
 		not_merged(l, names, count, run.seq);

@@ -136,6 +136,71 @@ static void test_junk(void **state)
 	cluster_expect(c, 1, "after", "after");
 }
 
+/* Node 0's second segment has a newer format; then come more names than a page has; then a segment
+ * of another writer. */
+static void newer_second(struct store *s, const struct names *n)
+{
+	enum { AT_VERSION = 7, AT_SUM = 120 };
+	CLEANUP(buf_done) struct buf b = {0};
+	CLEANUP(buf_done) struct buf out = {0};
+	struct segment_id id = {.ms = (uint64_t)cluster_now_ms, .node = 9};
+	struct store_error error = {0};
+	struct segment_writer w = {0};
+	char key[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE] = SEGMENT_PREFIX;
+	struct sha256 h;
+
+	assert_int_equal(n->count, 3);
+	assert_int_equal(
+		store_get_buf(s, n->key[1], 1 << 20, &b, NULL, NULL, NULL, &error), STORE_OK);
+	b.data[AT_VERSION]++;
+	sha256_init(&h);
+	sha256_update(&h, b.data, AT_SUM);
+	sha256_update(&h, b.data + AT_SUM + SHA256_SIZE, b.len - AT_SUM - SHA256_SIZE);
+	sha256_final(&h, b.data + AT_SUM);
+	assert_int_equal(store_put_buf(s, n->key[1], b.data, b.len, NULL, NULL, NULL, NULL, &error),
+		STORE_OK);
+	for (; id.node < 1009; id.node++) { /* number 0: nobody's */
+		segment_name(&id, key + strlen(SEGMENT_PREFIX));
+		assert_int_equal(
+			store_put_buf(s, key, "", 0, NULL, NULL, NULL, NULL, &error), STORE_OK);
+	}
+	id.ms++;
+	id.seq = 1;
+	struct stamp stamp = {.time = id.ms << 16, .node = id.node};
+	struct record record = {.entry = {.kind = KIND_SYMLINK,
+					.target = (char *)"x",
+					.mode = 0777,
+					.content_stamp = stamp,
+					.attr_stamp = stamp}};
+	assert_true(key_set(&record.key, slice_of("other")));
+	segment_add(&w, &record);
+	assert_int_equal(segment_finish(&w, &id, "", false, &out), 0);
+	segment_writer_done(&w);
+	segment_name(&id, key + strlen(SEGMENT_PREFIX));
+	assert_int_equal(
+		store_put_buf(s, key, out.data, out.len, NULL, NULL, NULL, NULL, &error), STORE_OK);
+}
+
+/* It stops its writer, here and until the upgrade, and nobody else. */
+static void test_newer_format(void **state)
+{
+	struct cluster *c = *state;
+	struct inode i;
+
+	three_segments(c);
+	each_region(c, newer_second);
+	for (int n = 0; n < 3; n++) {
+		cluster_pull(c, 1);
+		cluster_now_ms += 1000;
+	}
+	cluster_expect(c, 1, "a", "a");
+	cluster_expect_absent(c, 1, "b");
+	cluster_expect_absent(c, 1, "c");
+	assert_int_equal(bad_segments(c, 1), 0);
+	i = cluster_resolve(c, 1, "other");
+	assert_true(S_ISLNK(i.mode));
+}
+
 /* A server that comes late gets all, in the order of each writer. */
 static void test_late_server(void **state)
 {
@@ -174,6 +239,7 @@ int main(void)
 		CLUSTER_TEST(test_damaged_segment),
 		CLUSTER_TEST(test_lost_segment),
 		CLUSTER_TEST(test_junk),
+		CLUSTER_TEST(test_newer_format),
 		CLUSTER_TEST(test_late_server),
 		CLUSTER_TEST(test_idle_costs_one_request),
 	};
