@@ -468,6 +468,8 @@ enum store_result object_deliver(
 	*ret = (struct object_outcome){0};
 	d.call.uncertain = &ret->uncertain;
 	int code = object_key_from_path(q->key, directory, d.key);
+	if (code == -ENAMETOOLONG && !entry_live(q->entry))
+		return STORE_OK; /* it cannot be there */
 	if (code < 0)
 		return store_error_local(error, code, "key");
 	if (object_key_from_path(q->key, !directory, d.other) < 0)

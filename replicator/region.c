@@ -101,14 +101,18 @@ bool region_up(struct region *r, enum region_use use)
 	return up;
 }
 
-/* The backlog need not wait for its own pauses any more. */
+/* The backlog need not wait for its own pauses any more. After a start what was given up is tried
+ * once more, too: the operator may have put right what was in its way. */
 static void retry_backlog(struct region *r)
 {
 	struct conn *conn;
-	int code = cache_begin(r->all->cache, &conn);
 
+	mutex_lock(&r->lock);
+	bool first = !r->checked;
+	mutex_unlock(&r->lock);
+	int code = cache_begin(r->all->cache, &conn);
 	if (code == 0) {
-		code = outbox_retry_now(conn, r->id, false);
+		code = outbox_retry_now(conn, r->id, first);
 		if (code < 0)
 			cache_rollback(conn);
 		else

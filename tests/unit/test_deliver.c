@@ -31,6 +31,46 @@ static void test_too_long_key_is_parked(void **state)
 	assert_true(S_ISDIR(inode.mode));
 	assert_int_equal(stats(c, 0, 0).parked, 1);
 	assert_int_equal(stats(c, 0, 0).rows, 1);
+	assert_int_equal(
+		tree_rmdir(c->node[0].cache, cluster_parent(c, 0, path), key_name(slice_of(path))),
+		0);
+	cluster_settle(c);
+	assert_int_equal(stats(c, 0, 0).rows, 0);
+}
+
+/* A store's limit, until the operator raised it. */
+static bool limited;
+
+static enum store_result limit_size(void *ctx UNUSED, const char *op, const char *key, bool done)
+{
+	return limited && !done && strcmp(op, "put") == 0 && strcmp(key, "f") == 0 ? STORE_TOO_LARGE
+										   : STORE_OK;
+}
+
+static struct store *with_limit(
+	struct cluster *c UNUSED, unsigned node UNUSED, unsigned region UNUSED, struct store *inner)
+{
+	return store_fault_new(inner, limit_size, NULL);
+}
+
+static void test_parked_is_tried_again_after_a_restart(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_stop_node(c, 0, true);
+	c->wrap = with_limit;
+	limited = true;
+	cluster_start_node(c, 0);
+	cluster_puts(c, 0, "f", "text");
+	cluster_settle(c);
+	assert_int_equal(stats(c, 0, 0).parked, 1);
+	limited = false;
+	cluster_settle(c);
+	assert_int_equal(stats(c, 0, 0).parked, 1);
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	cluster_settle(c);
+	assert_int_equal(stats(c, 0, 0).rows, 0);
 }
 
 /* Every request of one kind is answered, and the answer is lost. */
@@ -147,6 +187,7 @@ int main(void)
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
 	const struct CMUnitTest tests[] = {
 		CLUSTER_TEST(test_too_long_key_is_parked),
+		CLUSTER_TEST(test_parked_is_tried_again_after_a_restart),
 		CLUSTER_TEST(test_lost_answer),
 		CLUSTER_TEST(test_order_within_directory),
 		CLUSTER_TEST(test_many),
