@@ -113,7 +113,7 @@ static const struct {
 	{"TokenRefreshRequired", STORE_DENIED},
 	{"AuthorizationHeaderMalformed", STORE_DENIED},
 	{"InvalidBucketName", STORE_DENIED},
-	{"InvalidObjectState", STORE_DENIED},
+	{"InvalidObjectState", STORE_UNSUPPORTED}, /* archived: this object, not the bucket */
 	{"RequestTimeTooSkewed", STORE_DENIED},
 };
 
@@ -253,6 +253,10 @@ enum store_result s3_refused(struct s3 *s, const struct s3_request *q,
 	e->retry_after_ms = retry_after(r);
 	describe(s, q, r, &a, e);
 	enum store_result result = classify(r->status, &a, q->change);
+	/* Nothing in our HEADs can be wrong in itself, and they name no code: Amazon answers so
+	 * when the session's token has expired. */
+	if (r->status == 400 && !a.code[0] && strcmp(q->method, "HEAD") == 0)
+		result = STORE_DENIED;
 	if (result == STORE_DENIED)
 		credential_source_invalidate(s->credentials);
 	return result;

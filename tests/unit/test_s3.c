@@ -151,6 +151,7 @@ static void test_read_classification(void **state)
 		{CODE("400 No", "RequestTimeout"), STORE_TRANSIENT},
 		{CODE("501 No", "NotImplemented"), STORE_UNSUPPORTED},
 		{CODE("400 No", "InvalidArgument"), STORE_UNSUPPORTED},
+		{CODE("403 No", "InvalidObjectState"), STORE_UNSUPPORTED},
 		{CODE("301 No", "PermanentRedirect"), STORE_DENIED},
 		{BODY("200 OK", "x"),
 			STORE_CORRUPT}, /* no Content-Length: an answer of something else */
@@ -234,6 +235,17 @@ static void test_head_absent(void **state)
 	assert_int_equal(store_head(t->s, "k", &o, NULL, NULL, &t->e), STORE_ABSENT);
 	assert_int_equal(store_head(t->s, "k", &o, NULL, NULL, &t->e), STORE_DENIED);
 	assert_int_equal(store_head(t->s, "k", &o, NULL, NULL, &t->e), STORE_CORRUPT);
+	end(t);
+}
+
+/* An expired token must not look like a request that can never succeed. */
+static void test_head_with_expired_token(void **state)
+{
+	const struct canned_step steps[] = {{.reply = EMPTY("400 Bad Request")}};
+	struct run *t = start(steps, 1);
+	struct store_object o = {0};
+
+	assert_int_equal(store_head(t->s, "k", &o, NULL, NULL, &t->e), STORE_DENIED);
 	end(t);
 }
 
@@ -559,6 +571,7 @@ int main(void)
 		cmocka_unit_test(test_write_classification),
 		cmocka_unit_test(test_error_details),
 		cmocka_unit_test(test_head_absent),
+		cmocka_unit_test(test_head_with_expired_token),
 		cmocka_unit_test(test_if_match_is_learned),
 		cmocka_unit_test(test_if_match_lost),
 		cmocka_unit_test(test_ranges),
