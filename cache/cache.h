@@ -1,6 +1,6 @@
 /*
- * The cache: everything of one volume that is kept on local disk. Opening, closing, transactions, and the
- * two callbacks by which the mount and the replicator meet here.
+ * The cache: everything of one volume that is kept on local disk. Opening, closing, transactions,
+ * and the two callbacks by which the mount and the replicator meet here.
  *
  *   cache.h    open/close, connections and transactions, clock, callbacks
  *   tree.h     inodes, names, attributes, extended attributes; each change with its journal row
@@ -11,8 +11,8 @@
  *   progress.h regions, cursors, watermarks, conflicts, small settings
  *   project.h  entries made visible in the tree
  *
- * Keys are paths relative to the mount's root, components joined by '/', no leading or trailing one;
- * the root is the empty key. They are bytes, not text; struct slice carries them.
+ * Keys are paths relative to the mount's root, components joined by '/', no leading or trailing
+ * one; the root is the empty key. They are bytes, not text; struct slice carries them.
  *
  * Errors: -errno everywhere. -ENOSPC when the disk is full (nothing was changed), -EIO when SQLite
  * reports damage. Every call is thread-safe unless its comment says otherwise.
@@ -29,7 +29,7 @@
 #include "src/base/err.h"
 #include "src/base/hlc.h"
 
-#define KEY_MAX 1024      /* bytes of a path */
+#define KEY_MAX 1024	   /* bytes of a path */
 #define NAME_MAX_BYTES 255 /* bytes of a component */
 #define ROOT_INO 1
 
@@ -62,8 +62,8 @@ static inline struct slice key_slice(const struct key *k)
 
 /* False (ret untouched) when s is over KEY_MAX bytes. */
 bool key_set(struct key *ret, struct slice s) MUST_CHECK;
-/* True for the root and for paths that can exist: no empty, ".", ".." or over-long component, no NUL, not
- * ".meridian" or below it, at most KEY_MAX bytes. */
+/* True for the root and for paths that can exist: no empty, ".", ".." or over-long component, no
+ * NUL, not ".meridian" or below it, at most KEY_MAX bytes. */
 bool key_valid(struct slice s);
 /* The parent's part of s ("" for a name in the root) and the last component. s is not empty. */
 struct slice key_parent(struct slice s);
@@ -79,18 +79,19 @@ enum kind {
 struct cache;
 
 struct cache_options {
-	const char *state_dir;  /* made with mode 0700 when its parent exists */
-	uint64_t reserve_bytes; /* content writes and creations get ENOSPC when less is free, so that
-				 * sealing, deletion and the journal still can go on; 0: the smaller of
-				 * 16 MiB and 5 % of the file system */
-	bool sync_off;          /* tests and the simulation: never flush to disk */
-	bool no_lock;           /* tests: do not flock */
+	const char *state_dir; /* made with mode 0700 when its parent exists */
+	/* content writes and creations get ENOSPC when less is free, so that sealing, deletion and
+	 * the journal still can go on; 0: the smaller of 16 MiB and 5 % of the file system */
+	uint64_t reserve_bytes;
+	bool sync_off; /* tests and the simulation: never flush to disk */
+	bool no_lock;  /* tests: do not flock */
 };
 
-/* Opens or makes the state: takes the lock file (-EBUSY with the holder's pid in err when another
- * daemon has it), checks the database (application_id, user_version, after an unclean stop also
- * PRAGMA quick_check), migrates it, and recovers: orphaned inodes and stray content files are removed, dirty
- * inodes get a journal row. A database that is damaged or from a newer version is refused with a clear text. */
+/* Opens or makes the state: takes the lock file (-EBUSY with the holder's pid in err when
+ * another daemon has it), checks the database (application_id, user_version, after an unclean
+ * stop also PRAGMA quick_check), migrates it, and recovers: orphaned inodes and stray content
+ * files are removed, dirty inodes get a journal row. A database that is damaged or from a newer
+ * version is refused with a clear text. */
 int cache_open(const struct cache_options *options, struct cache **ret, struct err *err) MUST_CHECK;
 
 /* Marks the stop as clean and releases everything. All files must be released, all conns ended. */
@@ -124,38 +125,39 @@ struct cache_usage {
 };
 int cache_usage(struct cache *c, struct cache_usage *ret) MUST_CHECK;
 
-/* Connections. A conn is one SQLite connection with its prepared statements, used by one thread at a
- * time. Functions that take a conn may be called with either sort, unless they change something. */
+/* Connections. A conn is one SQLite connection with its prepared statements, used by one thread
+ * at a time. Functions that take a conn may be called with either sort, unless they change
+ * something. */
 struct conn;
 
 /* A read connection of the pool, inside a read transaction (one consistent view until it ends). */
 int cache_read_begin(struct cache *c, struct conn **ret) MUST_CHECK;
 void cache_read_end(struct conn *conn);
 
-/* The writer connection inside BEGIN IMMEDIATE, its mutex held until the end. Exactly one of commit and
- * rollback ends it. After commit returned 0 the change survives kill -9. A failed commit has
- * rolled back. The thread may hold no cache file lock and do no network I/O inside. */
+/* The writer connection inside BEGIN IMMEDIATE, its mutex held until the end. Exactly one of
+ * commit and rollback ends it. After commit returned 0 the change survives kill -9. A failed
+ * commit has rolled back. The thread may hold no cache file lock and do no network I/O inside. */
 int cache_begin(struct cache *c, struct conn **ret) MUST_CHECK;
 int cache_commit(struct conn *conn) MUST_CHECK;
 void cache_rollback(struct conn *conn);
 struct cache *conn_cache(struct conn *conn);
 
-/* Told after commit (and after the writer's mutex is released) what the kernel may still have cached.
- * Called on the committing thread; must not block nor call the kernel. */
+/* Told after commit (and after the writer's mutex is released) what the kernel may still have
+ * cached. Called on the committing thread; must not block nor call the kernel. */
 struct invalidation {
 	uint64_t parent;  /* directory whose name changed, 0: none */
 	const char *name; /* borrowed, NUL-terminated; NULL: none */
-	uint64_t ino;     /* inode whose attributes or content changed, 0: none */
-	bool content;     /* its pages too */
+	uint64_t ino;	  /* inode whose attributes or content changed, 0: none */
+	bool content;	  /* its pages too */
 };
 typedef void (*cache_invalidate_fn)(void *ctx, const struct invalidation *i);
 void cache_set_invalidator(struct cache *c, cache_invalidate_fn fn, void *ctx); /* NULL: none */
 /* Queues one on a write transaction; delivered by its commit, dropped by its rollback. */
 void conn_invalidate(struct conn *conn, const struct invalidation *i);
 
-/* Fetching of content that is not here. fetch is the replicator's: it must return at once and later call
- * done exactly once from a thread of its own, with 0 when the content is installed, or -errno. Without a
- * fetcher cache_fetch answers done(-EIO). */
+/* Fetching of content that is not here. fetch is the replicator's: it must return at once and
+ * later call done exactly once from a thread of its own, with 0 when the content is installed,
+ * or -errno. Without a fetcher cache_fetch answers done(-EIO). */
 typedef void (*cache_fetch_done)(void *arg, int result);
 typedef void (*cache_fetch_fn)(void *ctx, uint64_t ino, cache_fetch_done done, void *arg);
 void cache_set_fetcher(struct cache *c, cache_fetch_fn fn, void *ctx);

@@ -8,7 +8,8 @@
 
 #include "cache/cache.h"
 
-#define DATABASE_PAGE_SIZE 1024 /* of a new database; against 4,096 a create or rename takes two thirds */
+/* Of a new database; against 4,096 a create or rename takes two thirds. */
+#define DATABASE_PAGE_SIZE 1024
 
 /* The statement for sql on this connection, reset and with bindings cleared. sql must be a string
  * literal: statements are kept by its address. NULL only when SQLite fails; db_error then tells. */

@@ -1,9 +1,9 @@
 /*
  * The entry table. A row is the key, its kind, and the rest as one encoded record (version 1):
  *
- *   u8 version, u8 kind, varint size, hash (32 bytes, files), bytes target (symlinks), svarint
- * mtime, stamp of content, varint mode, uid, gid, bytes xattrs, stamp of attributes, svarint mtime,
- * its stamp, vector
+ *   u8 version, u8 kind, varint size, hash (32 bytes, files), bytes target (symlinks),
+ *   svarint mtime, stamp of content, varint mode, uid, gid, bytes xattrs, stamp of attributes,
+ *   svarint mtime, its stamp, vector
  *
  * with a stamp as varint time and eight bytes of node. One encoding serves the conflict list as
  * well. What is read is checked like anything else: a damaged database gives -EIO, never a wild

@@ -1,14 +1,14 @@
 /*
  * Open files and content.
  *
- * Content of inode n is the regular file content/<xx>/<n in 16 hexadecimal digits> (xx: the two digits
- * before the last two), so the content id is the inode number: a remote change installs a new inode under the
- * name and never touches content that somebody has open. A file is marked dirty in the database before its
- * first writable open is acknowledged and stays so until a seal finds it unchanged with no writer left;
- * the content file is the truth for size and mtime of a dirty inode.
+ * Content of inode n is the regular file content/<xx>/<n in 16 hexadecimal digits> (xx: the two
+ * digits before the last two), so the content id is the inode number: a remote change installs a
+ * new inode under the name and never touches content that somebody has open. A file is marked dirty
+ * in the database before its first writable open is acknowledged and stays so until a seal finds it
+ * unchanged with no writer left; the content file is the truth for size and mtime of a dirty inode.
  *
- * Each inode that is open has one in-memory record: number of opens and writers, a write generation that
- * every change of content raises, and the generation last sealed.
+ * Each inode that is open has one in-memory record: number of opens and writers, a write generation
+ * that every change of content raises, and the generation last sealed.
  */
 #ifndef CACHE_FILE_H
 #define CACHE_FILE_H
@@ -24,30 +24,35 @@ struct file; /* one open of one inode */
 /* truncate needs writable. -EREMOTE: the content is not here and truncate is not asked (call
  * cache_fetch, then repeat); -ESTALE: the inode is gone, or has lost
  * its name to a remote change and its content is not here: look the path up again. */
-int file_open(struct cache *c, uint64_t ino, bool writable, bool truncate, struct file **ret) MUST_CHECK;
+int file_open(
+	struct cache *c, uint64_t ino, bool writable, bool truncate, struct file **ret) MUST_CHECK;
 
 /* The last release of a writer puts the journal row of the change, stamped now. */
 void file_release(struct file *f);
 
-/* Puts the journal row of what was written and has none yet, so that a change that the application
- * makes after close(2) returned is journalled after this one. Called for each close of a descriptor;
- * costs nothing when nothing was written. -ENOSPC: the row comes with the release. */
+/* Puts the journal row of what was written and has none yet, so that a change that the
+ * application makes after close(2) returned is journalled after this one. Called for each close
+ * of a descriptor; costs nothing when nothing was written. -ENOSPC: the row comes with the
+ * release. */
 int file_flush(struct file *f) MUST_CHECK;
 
 uint64_t file_ino(const struct file *f);
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset) MUST_CHECK;
-/* Whole or -errno (-ENOSPC, -EFBIG, -EBADF); has reached the content file on return. append: at the end,
- * atomically against other appenders of this mount. */
-ssize_t file_write(struct file *f, const void *p, size_t n, uint64_t offset, bool append) MUST_CHECK;
+/* Whole or -errno (-ENOSPC, -EFBIG, -EBADF); has reached the content file on return. append: at
+ * the end, atomically against other appenders of this mount. */
+ssize_t file_write(
+	struct file *f, const void *p, size_t n, uint64_t offset, bool append) MUST_CHECK;
 int file_truncate(struct file *f, uint64_t size) MUST_CHECK;
-/* Content, then the write-ahead log, flushed to disk; a journal row is put so that the change is sealed now. */
+/* Content, then the write-ahead log, flushed to disk; a journal row is put so that the change is
+ * sealed now. */
 int file_fsync(struct file *f, bool data_only) MUST_CHECK;
 /* A descriptor for splice or lseek(SEEK_DATA); borrowed until release; do not write through it. */
 int file_fd(const struct file *f);
 
 /* ---- for the replicator ---- */
 
-/* Puts a journal row for each file that has been open for writing, changed and unsealed for at least age_ms. */
+/* Puts a journal row for each file that has been open for writing, changed and unsealed for at
+ * least age_ms. */
 int file_journal_due(struct cache *c, int64_t age_ms) MUST_CHECK;
 
 /* A consistent version of a regular file's content. */
@@ -60,21 +65,22 @@ struct content_version {
 	bool unchanged; /* nothing was written since the last seal: hash is the known one */
 };
 
-/* Takes the content as it is at one instant. Up to inline_max bytes are also put into bytes (cleared first).
- * Larger content is hashed in place under the generation guard; when writers are open or
- * the guard fails it is copied to a snapshot file first (reflink where possible, else a copy whose
- * ranges written meanwhile are copied again under the lock). -ENOENT: the inode is gone; -EREMOTE: the content is
- * not here (hash known: nothing to seal). Blocks on disk only. */
+/* Takes the content as it is at one instant. Up to inline_max bytes are also put into bytes
+ * (cleared first). Larger content is hashed in place under the generation guard; when writers
+ * are open or the guard fails it is copied to a snapshot file first (reflink where possible,
+ * else a copy whose ranges written meanwhile are copied again under the lock). -ENOENT: the
+ * inode is gone; -EREMOTE: the content is not here (hash known: nothing to seal). Blocks on disk
+ * only. */
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
 	struct content_version *ret) MUST_CHECK;
 
-/* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears dirty when
- * nothing was written since and no writer is open. -EAGAIN when the inode is gone. */
+/* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
+ * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */
 int content_sealed(struct conn *conn, const struct content_version *v) MUST_CHECK;
 
-/* Reads a sealed version for upload: from its snapshot when there is one, else from the content file as
- * long as it is unchanged. -EAGAIN: it changed, a newer seal will come. read: bytes, or -ESTALE as soon
- * as the content is no longer that version. Not thread-safe. */
+/* Reads a sealed version for upload: from its snapshot when there is one, else from the content
+ * file as long as it is unchanged. -EAGAIN: it changed, a newer seal will come. read: bytes, or
+ * -ESTALE as soon as the content is no longer that version. Not thread-safe. */
 struct content_reader;
 int content_open(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE],
 	struct content_reader **ret) MUST_CHECK;
@@ -85,9 +91,9 @@ void content_close(struct content_reader *r); /* NULL is fine */
 /* Removes the snapshots of ino other than of hash (NULL: all). */
 void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash);
 
-/* New content from elsewhere. Begin reserves an inode number and opens its content file; append writes;
- * then either the project step adopts it in a transaction (project.h, struct incoming) or discard removes
- * it. A crash in between leaves a stray file that cache_open removes. */
+/* New content from elsewhere. Begin reserves an inode number and opens its content file; append
+ * writes; then either the project step adopts it in a transaction (project.h, struct incoming)
+ * or discard removes it. A crash in between leaves a stray file that cache_open removes. */
 struct content_writer {
 	uint64_t ino;
 	int fd;
@@ -99,15 +105,19 @@ int content_append(struct content_writer *w, const void *p, size_t n) MUST_CHECK
 int content_restart(struct content_writer *w) MUST_CHECK;
 void content_finish(struct content_writer *w); /* closes the descriptor, keeps the file */
 void content_discard(struct cache *c, struct content_writer *w);
-/* Fills w with a copy (reflink where possible) of the sealed local content of ino if it has that hash; -EAGAIN if not. */
-int content_clone(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], struct content_writer *w) MUST_CHECK;
+/* Fills w with a copy (reflink where possible) of the sealed local content of ino if it has that
+ * hash; -EAGAIN if not. */
+int content_clone(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE],
+	struct content_writer *w) MUST_CHECK;
 
-/* Gives inode ino, whose content is remote, the content in w (checked by the caller against the inode's hash),
- * taking w over: the content file gets ino's name. -ESTALE when ino no longer wants it. */
+/* Gives inode ino, whose content is remote, the content in w (checked by the caller against the
+ * inode's hash), taking w over: the content file gets ino's name. -ESTALE when ino no longer
+ * wants it. */
 int content_install(struct cache *c, uint64_t ino, struct content_writer *w) MUST_CHECK;
 
-/* What a fetch needs to know: the key, hash and size that ino's content should have. -ESTALE: it has no name any more;
- * -EALREADY: the content is here. */
-int content_wanted(struct cache *c, uint64_t ino, struct key *key, uint8_t hash[SHA256_SIZE], uint64_t *size) MUST_CHECK;
+/* What a fetch needs to know: the key, hash and size that ino's content should have. -ESTALE: it
+ * has no name any more; -EALREADY: the content is here. */
+int content_wanted(struct cache *c, uint64_t ino, struct key *key, uint8_t hash[SHA256_SIZE],
+	uint64_t *size) MUST_CHECK;
 
 #endif

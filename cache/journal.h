@@ -1,6 +1,6 @@
 /*
- * The journal: one row per change that an application made here, in order, until it is sealed. Rows say which key
- * changed and when; what it changed to is read from the tree when it is sealed.
+ * The journal: one row per change that an application made here, in order, until it is sealed. Rows
+ * say which key changed and when; what it changed to is read from the tree when it is sealed.
  */
 #ifndef CACHE_JOURNAL_H
 #define CACHE_JOURNAL_H
@@ -12,7 +12,8 @@ enum journal_op {
 	JOURNAL_PUT = 1,    /* made, written, or attributes changed: seal the key's state */
 	JOURNAL_REMOVE = 2, /* name removed */
 	JOURNAL_RENAME = 3, /* hint: the old key; not a directory */
-	JOURNAL_RENAME_DIR = 4, /* hint: the old key; expanded by the sealer over everything below */
+	/* hint: the old key; expanded by the sealer over everything below */
+	JOURNAL_RENAME_DIR = 4,
 };
 
 struct journal_row {
@@ -24,14 +25,16 @@ struct journal_row {
 };
 
 /* Appends inside a write transaction (the tree's own functions do). */
-int journal_append(struct conn *conn, enum journal_op op, struct slice key, struct slice hint, uint64_t time) MUST_CHECK;
+int journal_append(struct conn *conn, enum journal_op op, struct slice key, struct slice hint,
+	uint64_t time) MUST_CHECK;
 
 /* Up to max rows with seq > after, oldest first, into the caller's array; *count tells how many. */
-int journal_read(struct conn *conn, uint64_t after, unsigned max, struct journal_row *rows, unsigned *count) MUST_CHECK;
+int journal_read(struct conn *conn, uint64_t after, unsigned max, struct journal_row *rows,
+	unsigned *count) MUST_CHECK;
 /* Removes rows after they are sealed, in the seal's transaction. */
 int journal_remove(struct conn *conn, uint64_t seq) MUST_CHECK;
-/* True in *ret when a row for key waits, or a RENAME_DIR row above key (as key or hint), or when the file
- * at key is open and holds unsealed writes. */
+/* True in *ret when a row for key waits, or a RENAME_DIR row above key (as key or hint), or when
+ * the file at key is open and holds unsealed writes. */
 int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 
 struct journal_stats {
@@ -47,25 +50,27 @@ void journal_kick(struct cache *c);
 
 /* The state of a key in the tree now, for sealing. */
 struct local_state {
-	enum kind kind;      /* KIND_ABSENT: no such path */
+	enum kind kind; /* KIND_ABSENT: no such path */
 	uint64_t ino;
-	uint64_t size;       /* of a clean file; a dirty one's comes from content_seal */
-	bool dirty;          /* content may differ from hash: content_seal tells */
+	uint64_t size; /* of a clean file; a dirty one's comes from content_seal */
+	bool dirty;    /* content may differ from hash: content_seal tells */
 	bool has_hash;
 	uint8_t hash[SHA256_SIZE];
-	char *target;        /* symlink; heap */
-	uint32_t mode;       /* permission bits only, 07777 */
+	char *target;  /* symlink; heap */
+	uint32_t mode; /* permission bits only, 07777 */
 	uint32_t uid;
 	uint32_t gid;
 	int64_t mtime_ns;
-	struct buf xattrs;   /* encoded as entry.h says */
+	struct buf xattrs; /* encoded as entry.h says */
 };
 int journal_local_state(struct conn *conn, struct slice key, struct local_state *ret) MUST_CHECK;
 void local_state_done(struct local_state *s);
 
-/* Names below the directory at key, depth first, in batches: calls fn for up to limit paths greater than after in
- * the order of the walk (a directory before its content, names in byte order). Used to expand RENAME_DIR. */
+/* Names below the directory at key, depth first, in batches: calls fn for up to limit paths
+ * greater than after in the order of the walk (a directory before its content, names in byte
+ * order). Used to expand RENAME_DIR. */
 typedef int (*journal_walk_fn)(void *ctx, struct slice key);
-int journal_walk(struct conn *conn, struct slice root, struct slice after, unsigned limit, journal_walk_fn fn, void *ctx) MUST_CHECK;
+int journal_walk(struct conn *conn, struct slice root, struct slice after, unsigned limit,
+	journal_walk_fn fn, void *ctx) MUST_CHECK;
 
 #endif

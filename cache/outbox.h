@@ -1,6 +1,6 @@
 /*
- * The outbox: for each region the keys whose newest version it still lacks. A newer version of a key
- * takes over its row, so hot files coalesce.
+ * The outbox: for each region the keys whose newest version it still lacks. A newer version of a
+ * key takes over its row, so hot files coalesce.
  *
  * States of a row, and who moves it on (replicator/deliver.c):
  *
@@ -10,20 +10,22 @@
  *   PARKED    failed for good; an operator sees and replays it
  *
  *   enqueue -> UPLOAD -> ANNOUNCE -> gone                (large)
- *   enqueue -> ANNOUNCE -> OBJECT -> gone                (inline, tombstones, directories, symlinks)
+ *   enqueue -> ANNOUNCE -> OBJECT -> gone                (inline, tombstones, directories,
+ *                                                        symlinks)
  *
  * Order. Every enqueue draws the next number of one sequence. A row keeps the number of its oldest
- * change that is not announced (first) and of its newest (last). Within a directory a peer must never see a
- * later change without the earlier ones, so outbox_announceable leaves out rows of a directory whose
- * last is greater than the first of an UPLOAD or PARKED-before-announced row there.
+ * change that is not announced (first) and of its newest (last). Within a directory a peer must
+ * never see a later change without the earlier ones, so outbox_announceable leaves out rows of a
+ * directory whose last is greater than the first of an UPLOAD or PARKED-before-announced row there.
  */
 #ifndef CACHE_OUTBOX_H
 #define CACHE_OUTBOX_H
 
 #include "cache/cache.h"
 
-/* Content up to this size travels in the segment (a row starts in ANNOUNCE); larger content is an object
- * first (UPLOAD). The default of the replicator's inline_max, and the rule for rows that region_register seeds. */
+/* Content up to this size travels in the segment (a row starts in ANNOUNCE); larger content is
+ * an object first (UPLOAD). The default of the replicator's inline_max, and the rule for rows
+ * that region_register seeds. */
 #define OUTBOX_INLINE_MAX 65536
 
 enum outbox_state { OUTBOX_UPLOAD = 1, OUTBOX_ANNOUNCE = 2, OUTBOX_OBJECT = 3, OUTBOX_PARKED = 4 };
@@ -34,19 +36,23 @@ struct outbox_row {
 	struct key key;
 	struct stamp stamp; /* entry_stamp of the version to deliver */
 	enum outbox_state state;
-	bool fresh;         /* hint: the region is believed to have no object at this key; of a tombstone: nobody else ever wrote the path */
-	bool uploaded;      /* ANNOUNCE: came from UPLOAD, so the object is there in this version */
+	/* hint: the region is believed to have no object at this key; of a tombstone: nobody
+	 * else ever wrote the path */
+	bool fresh;
+	bool uploaded; /* ANNOUNCE: came from UPLOAD, so the object is there in this version */
 	uint64_t first;
 	uint64_t last;
-	uint64_t size;      /* content bytes, for the backlog figure */
+	uint64_t size; /* content bytes, for the backlog figure */
 	uint32_t attempts;
-	int64_t next_at_ms; /* realtime; not before */
+	int64_t next_at_ms;	       /* realtime; not before */
 	char error[OUTBOX_ERROR_SIZE]; /* the last failure's text, "" for none */
-	struct key moved_from; /* of the change; its former name where that was never announced either */
+	/* of the change; its former name where that was never announced either */
+	struct key moved_from;
 };
 
-/* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only: straight to OBJECT (to repair an
- * object without telling anybody). moved_from: empty or the key that this content was renamed from; a hint. */
+/* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only:
+ * straight to OBJECT (to repair an object without telling anybody). moved_from: empty or the key
+ * that this content was renamed from; a hint. */
 struct outbox_change {
 	struct slice key;
 	struct stamp stamp;
@@ -55,37 +61,43 @@ struct outbox_change {
 	bool fresh;
 	bool object_only;
 	struct slice moved_from;
-	bool shared;        /* another server wrote this path too: nothing is believed about the object any longer */
+	/* another server wrote this path too: nothing is believed about the object any longer */
+	bool shared;
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
 int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
 
-/* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first. They are taken directory by
- * directory, the one whose oldest change (by last) waits longest first, so that cuts are mostly closed; cost O(log n) a row, however
- * many are held back. *more: further ones may go. */
+/* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first.
+ * They are taken directory by directory, the one whose oldest change (by last) waits longest
+ * first, so that cuts are mostly closed; cost O(log n) a row, however many are held back. *more:
+ * further ones may go. */
 int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
 	unsigned *count, bool *more) MUST_CHECK;
-/* True in *ret when the first n of rows are a consistent cut: no row of the region that is not among them, in a
- * directory of one of them, has a first smaller than a last among them. */
-int outbox_cut_closed(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n, bool *ret) MUST_CHECK;
+/* True in *ret when the first n of rows are a consistent cut: no row of the region that is not
+ * among them, in a directory of one of them, has a first smaller than a last among them. */
+int outbox_cut_closed(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n,
+	bool *ret) MUST_CHECK;
 
-/* Up to max rows of a region in the given state with next_at_ms <= now_ms, oldest first, starting after order number
- * after_first (for callers that already work on earlier ones). */
+/* Up to max rows of a region in the given state with next_at_ms <= now_ms, oldest first,
+ * starting after order number after_first (for callers that already work on earlier ones). */
 int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int64_t now_ms,
 	uint64_t after_first, unsigned max, struct outbox_row *rows, unsigned *count) MUST_CHECK;
 
-/* Moves on the row if it still has that stamp (else nothing: a newer version took it over). attempts, error and next_at_ms are reset. */
-int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct stamp stamp, enum outbox_state to) MUST_CHECK;
-int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct stamp stamp) MUST_CHECK;
+/* Moves on the row if it still has that stamp (else nothing: a newer version took it over).
+ * attempts, error and next_at_ms are reset. */
+int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
+	enum outbox_state to) MUST_CHECK;
+int outbox_finish(
+	struct conn *conn, unsigned region, struct slice key, struct stamp stamp) MUST_CHECK;
 /* Counts an attempt; to OUTBOX_PARKED when park. */
 int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
 	int64_t next_at_ms, const char *error, bool park) MUST_CHECK;
 /* All rows of a region become due now (it came back). Parked rows too when parked. */
 int outbox_retry_now(struct conn *conn, unsigned region, bool parked) MUST_CHECK;
 
-/* Keys whose objects must be looked at again without a row saying so (touched.c). mark: not before due_ms, and when the path is
- * removed or becomes of another kind; due_ms 0: only then. */
+/* Keys whose objects must be looked at again without a row saying so (touched.c). mark: not
+ * before due_ms, and when the path is removed or becomes of another kind; due_ms 0: only then. */
 int touched_mark(struct conn *conn, struct slice key, int64_t due_ms) MUST_CHECK;
 /* Whether the key is marked; the mark goes, unless it is still to become due. */
 int touched_take(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
@@ -95,11 +107,11 @@ int touched_next(struct conn *conn, int64_t *due_ms) MUST_CHECK;
 int touched_enqueue(struct conn *conn, int64_t now_ms, unsigned limit, unsigned *count) MUST_CHECK;
 
 struct outbox_stats {
-	uint64_t rows;      /* all states */
-	uint64_t bytes;     /* content bytes of rows whose object is still missing */
+	uint64_t rows;	/* all states */
+	uint64_t bytes; /* content bytes of rows whose object is still missing */
 	uint64_t parked;
 	uint64_t unannounced; /* UPLOAD and ANNOUNCE */
-	uint64_t oldest_ms; /* hlc_ms of the oldest row's stamp; 0: empty */
+	uint64_t oldest_ms;   /* hlc_ms of the oldest row's stamp; 0: empty */
 };
 int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret) MUST_CHECK;
 /* A bit for each region (1 << id) where the key (len 0: any key), or anything below it, has rows. */

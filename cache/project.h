@@ -2,8 +2,9 @@
  * Projection: makes the tree show what the entries say, for a record that was merged.
  *
  * The tree is a function of the entries: a path is there exactly when its entry is live or it has a
- * live entry below it (then it is a directory, whatever its own entry says: a file of that name is hidden, not
- * lost, and comes back when nothing is below it any more). It holds whatever order the records came in.
+ * live entry below it (then it is a directory, whatever its own entry says: a file of that name is
+ * hidden, not lost, and comes back when nothing is below it any more). It holds whatever order the
+ * records came in.
  */
 #ifndef CACHE_PROJECT_H
 #define CACHE_PROJECT_H
@@ -12,30 +13,33 @@
 #include "cache/entry.h"
 #include "cache/file.h"
 
-/* Content that came with the record: a writer that is finished (its ino becomes the file's), or NULL: the
- * content stays remote until it is fetched. */
+/* Content that came with the record: a writer that is finished (its ino becomes the file's), or
+ * NULL: the content stays remote until it is fetched. */
 struct incoming {
 	struct content_writer *content; /* used is set when the tree took it over */
 	bool used;
 };
 
-/* Inside a write transaction, after entry_put: e is the merged entry at key; content_changed when
- * its content register changed by this merge, else only attributes or mtime did. Makes missing ancestors,
- * replaces, removes, hides or restores, prunes ancestors that nothing implies any more, and queues the kernel
- * invalidations. keep_ino: the replaced inode is kept for a conflict and returned there (0: there was none). A replaced inode
- * that is open lives on without a name until its last release; if it is written after that, its last release adds a conflict. */
+/* Inside a write transaction, after entry_put: e is the merged entry at key; content_changed
+ * when its content register changed by this merge, else only attributes or mtime did. Makes
+ * missing ancestors, replaces, removes, hides or restores, prunes ancestors that nothing implies
+ * any more, and queues the kernel invalidations. keep_ino: the replaced inode is kept for a
+ * conflict and returned there (0: there was none). A replaced inode that is open lives on
+ * without a name until its last release; if it is written after that, its last release adds a
+ * conflict. */
 int project_entry(struct conn *conn, struct slice key, const struct entry *e, bool content_changed,
 	struct incoming *incoming, uint64_t *keep_ino) MUST_CHECK;
 
-/* After a local tombstone was sealed: removes directories above key that nothing implies any more, and restores a hidden file. */
+/* After a local tombstone was sealed: removes directories above key that nothing implies any
+ * more, and restores a hidden file. */
 int project_ancestors(struct conn *conn, struct slice key) MUST_CHECK;
 
-/* After a local change of a directory's owner was sealed: what is below it only because something further below
- * implies it follows, as it does on the other servers. */
+/* After a local change of a directory's owner was sealed: what is below it only because
+ * something further below implies it follows, as it does on the other servers. */
 int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
 
-/* The inode (without a name now) that holds the content of a hidden or displaced file, for its delivery. -ENOENT: not kept
- * here, or with another content. */
+/* The inode (without a name now) that holds the content of a hidden or displaced file, for its
+ * delivery. -ENOENT: not kept here, or with another content. */
 int project_hidden_ino(struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE],
 	uint64_t *ino) MUST_CHECK;
 

@@ -4,10 +4,11 @@
  *   always      inodes without a name that no conflict keeps: deleted with their content
  *               snapshots: removed; what needed one is read in place or sealed again
  *   unclean     dirty inodes: row brought up to date with the content file, generation raised (a
- * version that was being sealed is not this one), journal row put, so they are sealed again; the
- * hash tells whether anything changed; one without a name is hashed at once
- *               content files that no row owns: removed (a create, removal or
- * download was cut short)
+ *               version that was being sealed is not this one), journal row put, so they are
+ *               sealed again; the hash tells whether anything changed; one without a name is
+ *               hashed at once
+ *               content files that no row owns: removed (a create, removal or download was cut
+ *               short)
  *
  * Each batch is one transaction and each step can be repeated, so a crash in here is as good as one
  * before.

@@ -6,11 +6,13 @@
 
 #define SCHEMA_VERSION 1
 
-extern const char *const schema_tree[];        /* inode, dentry, xattr, journal, meta */
-extern const char *const schema_replication[]; /* region, entry, outbox, cursor, segment_seen, conflict, held */
+/* inode, dentry, xattr, journal, meta */
+extern const char *const schema_tree[];
+/* region, entry, outbox, cursor, segment_seen, conflict, held */
+extern const char *const schema_replication[];
 
-/* Brings the database to SCHEMA_VERSION (user_version), one transaction a step. -EPROTONOSUPPORT with a
- * text for a newer one, -EINVAL for a database of another program (application_id). */
+/* Brings the database to SCHEMA_VERSION (user_version), one transaction a step. -EPROTONOSUPPORT
+ * with a text for a newer one, -EINVAL for a database of another program (application_id). */
 int schema_migrate(sqlite3 *db, struct err *err) MUST_CHECK;
 
 #endif

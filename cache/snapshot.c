@@ -5,8 +5,9 @@
  *   to be inlined; or up to READ_MAX and no writer open: read whole under the record's lock
  *   larger, no writer open  hashed in place; valid when the generation is the same after it
  *   else                    a snapshot: a reflink under the lock, or a copy. Writers go on during
- * the copy and mark the blocks that they change; what was marked is copied again, without the lock
- * for a few passes while it shrinks, then under it, where content and copy are equal
+ *                           the copy and mark the blocks that they change; what was marked is
+ *                           copied again, without the lock for a few passes while it shrinks, then
+ *                           under it, where content and copy are equal
  *
  * A snapshot is written as snapshot/<ino>/new, hashed, and renamed to its hash. An inode keeps at
  * most one: sealing a version drops those of older ones, which nobody will ask for again (an upload

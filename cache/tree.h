@@ -1,9 +1,9 @@
 /*
- * The local tree: inodes, names, attributes. Each change commits on its own, together with its journal
- * row, before it returns; it then survives kill -9 of the daemon.
+ * The local tree: inodes, names, attributes. Each change commits on its own, together with its
+ * journal row, before it returns; it then survives kill -9 of the daemon.
  *
- * Permissions are the kernel's business (default_permissions); these functions check existence and kinds only.
- * `.meridian` in the root is reserved: -EPERM for making it, -ENOENT for looking it up.
+ * Permissions are the kernel's business (default_permissions); these functions check existence and
+ * kinds only. `.meridian` in the root is reserved: -EPERM for making it, -ENOENT for looking it up.
  */
 #ifndef CACHE_TREE_H
 #define CACHE_TREE_H
@@ -28,17 +28,26 @@ int tree_lookup(struct cache *c, uint64_t parent, struct slice name, struct inod
 int tree_getattr(struct cache *c, uint64_t ino, struct inode *ret) MUST_CHECK;
 
 /* Makes a regular file, directory or symlink (type from mode; target for symlinks only, 1 to
- * 4,095 bytes). setgid of the parent is inherited as on Linux. -EEXIST, -ENAMETOOLONG (also when the
- * path would exceed KEY_MAX), -ENOSPC. */
+ * 4,095 bytes). setgid of the parent is inherited as on Linux. -EEXIST, -ENAMETOOLONG (also when
+ * the path would exceed KEY_MAX), -ENOSPC. */
 int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
 	uint32_t gid, const char *target, struct inode *ret) MUST_CHECK;
-/* The same for a regular file, which is opened for writing or reading as file_open would, in one transaction:
- * dirty from the start when writable. */
+/* The same for a regular file, which is opened for writing or reading as file_open would, in one
+ * transaction: dirty from the start when writable. */
 struct file;
 int tree_create_open(struct cache *c, uint64_t parent, struct slice name, uint32_t mode,
-	uint32_t uid, uint32_t gid, bool writable, struct inode *ret, struct file **ret_file) MUST_CHECK;
+	uint32_t uid, uint32_t gid, bool writable, struct inode *ret,
+	struct file **ret_file) MUST_CHECK;
 
-enum { SET_MODE = 1, SET_UID = 2, SET_GID = 4, SET_SIZE = 8, SET_ATIME = 16, SET_MTIME = 32, SET_CTIME = 64 };
+enum {
+	SET_MODE = 1,
+	SET_UID = 2,
+	SET_GID = 4,
+	SET_SIZE = 8,
+	SET_ATIME = 16,
+	SET_MTIME = 32,
+	SET_CTIME = 64
+};
 /* Sets what mask names from v, then returns all. SET_SIZE on a regular file marks it dirty (content
  * that is not here: -EREMOTE unless the new size is 0; call cache_fetch and repeat). Size changes
  * and chown clear suid and sgid as Linux does. atime alone makes no journal row and may be lost. */
@@ -59,8 +68,9 @@ int tree_rmdir(struct cache *c, uint64_t parent, struct slice name) MUST_CHECK;
 int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t new_parent,
 	struct slice new_name, unsigned flags) MUST_CHECK;
 
-/* Calls fn for up to limit names greater than after (byte order; after.len 0: from the first), each with its
- * attributes. Non-zero from fn ends it. fn runs inside a read transaction and must not call the cache. */
+/* Calls fn for up to limit names greater than after (byte order; after.len 0: from the first),
+ * each with its attributes. Non-zero from fn ends it. fn runs inside a read transaction and must
+ * not call the cache. */
 typedef int (*tree_dirent_fn)(void *ctx, struct slice name, const struct inode *inode);
 int tree_readdir(struct cache *c, uint64_t dir, struct slice after, unsigned limit,
 	tree_dirent_fn fn, void *ctx) MUST_CHECK;
@@ -68,10 +78,13 @@ int tree_readdir(struct cache *c, uint64_t dir, struct slice after, unsigned lim
 int tree_parent(struct cache *c, uint64_t dir, uint64_t *ret) MUST_CHECK;
 
 /* Extended attributes, replicated. Names up to 255 bytes, values up to 64 KiB, together at most
- * 128 KiB an inode (-ENOSPC). size 0 asks for the length; -ERANGE when it does not fit; -ENODATA. flags as in setxattr(2). */
-ssize_t tree_getxattr(struct cache *c, uint64_t ino, const char *name, void *value, size_t size) MUST_CHECK;
+ * 128 KiB an inode (-ENOSPC). size 0 asks for the length; -ERANGE when it does not fit; -ENODATA.
+ * flags as in setxattr(2). */
+ssize_t tree_getxattr(
+	struct cache *c, uint64_t ino, const char *name, void *value, size_t size) MUST_CHECK;
 ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size) MUST_CHECK;
-int tree_setxattr(struct cache *c, uint64_t ino, const char *name, const void *value, size_t size, int flags) MUST_CHECK;
+int tree_setxattr(struct cache *c, uint64_t ino, const char *name, const void *value, size_t size,
+	int flags) MUST_CHECK;
 int tree_removexattr(struct cache *c, uint64_t ino, const char *name) MUST_CHECK;
 
 /* Path of an inode. -ENOENT when it has no name any more. */

@@ -6,8 +6,9 @@
  *   waiting    in fs->fetches; not answered
  *   running    taken off the list by its report, counted in fetches_running; being answered
  *   abandoned  taken off the list by an interrupt or the end of the mount, which answer it; the
- * report only frees it It always ends by its report, which may come after the mount is gone: hence
- * the reference on struct fs.
+ *              report only frees it
+ * It always ends by its report, which may come after the mount is gone: hence the reference on
+ * struct fs.
  */
 #include "fs/internal.h"
 

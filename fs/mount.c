@@ -8,7 +8,7 @@
  *
  * Order of the end (fs_run), each step needing the next ones still to work:
  *   1. the notifier: it may be waiting for a directory that a request in flight has locked, so
- * workers still serve
+ *      workers still serve
  *   2. the workers
  *   3. flushes in progress, and answers left by interrupts
  *   4. requests that wait for content: answered with EIO

@@ -28,8 +28,8 @@ int announcer_new(const struct delivery_options *o, struct announcer **ret) MUST
 void announcer_free(struct announcer *a);
 /* One segment, if there is anything to announce and the region may be used. */
 int announcer_step(struct announcer *a, bool *did) MUST_CHECK;
-/* True when the last step left something to be sent at once: its segment was full, or leaves a group
- * open. */
+/* True when the last step left something to be sent at once: its segment was full, or leaves a
+ * group open. */
 bool announcer_behind(const struct announcer *a) MUST_CHECK;
 /* True when rows wait that could go now. Cheap. */
 bool announcer_waiting(struct announcer *a) MUST_CHECK;

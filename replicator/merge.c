@@ -2,11 +2,11 @@
  * The merge of two entries: a join of a semilattice, so that every order, repetition and grouping
  * of the same entries gives the same result.
  *
- *   Each register takes the greater of the two by (stamp, value). Values decide only between equal
- *   stamps, which honest writers never give to different values; a hostile one must not make two
+ * Each register takes the greater of the two by (stamp, value). Values decide only between equal
+ * stamps, which honest writers never give to different values; a hostile one must not make two
  * servers disagree for ever.
  *
- *   The vector belongs to the content register: what the writer of that content had seen. It goes
+ * The vector belongs to the content register: what the writer of that content had seen. It goes
  * with the content that wins; only where both have the same content register it becomes the
  * pointwise maximum. If it grew by what merely arrived later, a winner that merged the loser before
  * it was announced would look as if it had been written over the loser knowingly, and the loser's

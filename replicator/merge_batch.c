@@ -390,8 +390,9 @@ static int enqueue(const struct step *s, bool object_only, bool upload)
 	return outbox_enqueue(s->conn, &change);
 }
 
-/* What we wrote lost to a removal or to another kind, whose object has another key. Ours may have reached a
- * region after the winner's writer had looked there, and then nobody else knows of it. */
+/* What we wrote lost to a removal or to another kind, whose object has another key. Ours may
+ * have reached a region after the winner's writer had looked there, and then nobody else knows
+ * of it. */
 static bool may_leave_object(const struct step *s)
 {
 	return s->outcome.content_changed && entry_live(&s->local) &&

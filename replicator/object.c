@@ -2,13 +2,17 @@
  * The delivery of one key to one store: read what is there, decide per register, write under a
  * condition, and start over when somebody else was faster.
  *
- * Believed absent   PUT If-None-Match: one request. Somebody is there: as below.
- * Otherwise HEAD    absent               PUT If-None-Match, after the key's other form was looked
- * at foreign              kept below .meridian/conflicts/foreign/, then overwritten newer
- * everywhere     done, superseded content newer there, or the same bytes: copied onto itself with
- * the merged metadata ours newer           PUT If-Match with the merged metadata A tombstone
- * removes both forms (`a` and `a/`), each only if what is there is older, after a copy to the
- * trash; of a path of one writer, only the form that is there.
+ * Believed absent: PUT If-None-Match, one request. Somebody is there: as below.
+ * Otherwise HEAD, and then
+ *
+ *   absent            PUT If-None-Match, after the key's other form was looked at
+ *   foreign           kept below .meridian/conflicts/foreign/, then overwritten
+ *   newer everywhere  done, superseded
+ *   content newer there, or the same bytes: copied onto itself with the merged metadata
+ *   ours newer        PUT If-Match with the merged metadata
+ *
+ * A tombstone removes both forms (`a` and `a/`), each only if what is there is older, after a copy
+ * to the trash; of a path of one writer, only the form that is there.
  *
  * The kind of a path shows in its key: `a` and `a/` are two objects. When the form to write is not
  * there, the other form is a leftover of another kind and is removed like by a tombstone.

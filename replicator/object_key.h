@@ -1,6 +1,7 @@
 /*
  * Paths as object keys and back. A key is the path; bytes that are not valid UTF-8, control bytes,
- * and '%' before two hexadecimal digits are written %XX (upper case), and only they. Directories end in '/'.
+ * and '%' before two hexadecimal digits are written %XX (upper case), and only they. Directories
+ * end in '/'.
  */
 #ifndef REPLICATOR_OBJECT_KEY_H
 #define REPLICATOR_OBJECT_KEY_H

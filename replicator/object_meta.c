@@ -2,14 +2,15 @@
  * An entry as object metadata and back.
  *
  *   mode uid gid mtime       as s3fs writes them: decimal, mode with type bits, mtime in seconds
- * with an optional fraction of nine digits; for other tools, of which only mode, uid and gid are
- * read meridian-stamp           content stamp; its presence makes the object Meridian's
+ *                            with an optional fraction of nine digits; for other tools, of which
+ *                            only mode, uid and gid are read
+ *   meridian-stamp           content stamp; its presence makes the object Meridian's
  *   meridian-attr-stamp      meridian-mtime-stamp (only when that register was ever set)
  *   meridian-content-mtime   nanoseconds, decimal; meridian-mtime likewise for the mtime register
  *   meridian-sha256          of the body (files and symlinks)
  *   meridian-vector          base64 of the encoding of base/hlc.h
  *   meridian-xattrs          base64 of the encoding of cache/entry.h, or "omitted" when it did not
- * fit
+ *                            fit
  *
  * Everything read back was written by who knows whom: each value is checked for its whole form, and
  * one that is wrong makes the object foreign, which costs a copy before it is overwritten and

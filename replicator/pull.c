@@ -3,13 +3,15 @@
  * new in order; merge; move watermark and cursor on.
  *
  *   cursor     the newest name seen in a region. A listing starts 30 s before it (slow uploads,
- * clock skew), and at the start and every 5 minutes one hour before it watermark  per region and
- * writer: all its segments up to that number are merged. It decides what is new; the cursor only
- * says from where to list, and never passes a segment that is listed and not merged gap        a
- * segment whose number is not the watermark + 1. Each names its previous one: the chain is followed
- * back to the watermark, and what it names and no region has is reported as lost, never skipped in
- * silence group      segments that continue each other merge in one transaction. A group whose end
- * is not there yet is left alone until it is, or for a minute, or when it gets too large
+ *              clock skew), and at the start and every 5 minutes one hour before it
+ *   watermark  per region and writer: all its segments up to that number are merged. It decides
+ *              what is new; the cursor only says from where to list, and never passes a segment
+ *              that is listed and not merged
+ *   gap        a segment whose number is not the watermark + 1. Each names its previous one: the
+ *              chain is followed back to the watermark, and what it names and no region has is
+ *              reported as lost, never skipped in silence
+ *   group      segments that continue each other merge in one transaction. A group whose end is
+ *              not there yet is left alone until it is, or for a minute, or when it gets too large
  *
  * What comes from a bucket is hostile: names that are no segment names are counted and ignored,
  * bodies are bounded, damaged ones are fetched once more, then recorded for the operator and passed

@@ -2,9 +2,10 @@
  * Whether a region may be talked to: its check, and a circuit breaker.
  *
  *   DOWN     (at first, and after 3 consecutive passing failures) nothing is sent until retry_ms;
- * then one thread makes the check, which is the half-open probe UP       used by everybody REFUSED
- * the check found a bucket that must not be touched; checked again every 30 s, because an operator
- *            may have put it right
+ *            then one thread makes the check, which is the half-open probe
+ *   UP       used by everybody
+ *   REFUSED  the check found a bucket that must not be touched; checked again every 30 s, because
+ *            an operator may have put it right
  *
  * Pauses are exponential from 1 s to 30 s with jitter over the upper half. A check that succeeds
  * does not reset the exponent, only a real request does, so that a region that answers small reads

@@ -22,30 +22,33 @@ struct buf;
 
 struct replicator_region_options {
 	struct store_config store;
-	struct store *opened; /* the simulation's: used instead of opening store.url; owned from then on */
+	/* the simulation's: used instead of opening store.url; owned from then on */
+	struct store *opened;
 };
 
 struct replicator_options {
 	const char *volume; /* name, for messages */
 	unsigned regions;   /* 1 to REGION_MAX */
 	struct replicator_region_options region[REGION_MAX];
-	unsigned home;      /* index: pulled from and read from first */
-	uint64_t inline_max;          /* 0: INLINE_MAX_DEFAULT */
-	int64_t seal_after_ms;        /* 0: 5,000 */
-	int64_t segment_delay_ms;     /* 0: 250; how long changes are gathered */
-	int64_t poll_interval_ms;     /* 0: 1,000 */
-	int64_t max_clock_skew_ms;    /* 0: 300,000 */
-	unsigned object_threads;      /* per region; 0: 16 */
-	bool force_regions;           /* drop the outbox of regions no longer named */
+	unsigned home;		   /* index: pulled from and read from first */
+	uint64_t inline_max;	   /* 0: INLINE_MAX_DEFAULT */
+	int64_t seal_after_ms;	   /* 0: 5,000 */
+	int64_t segment_delay_ms;  /* 0: 250; how long changes are gathered */
+	int64_t poll_interval_ms;  /* 0: 1,000 */
+	int64_t max_clock_skew_ms; /* 0: 300,000 */
+	unsigned object_threads;   /* per region; 0: 16 */
+	bool force_regions;	   /* drop the outbox of regions no longer named */
 };
 
 struct replicator;
 
 /* Opens stores and registers regions; no network. Strings are copied. */
-int replicator_new(struct cache *c, const struct replicator_options *o, struct replicator **ret, struct err *err) MUST_CHECK;
-/* Contacts every region at once for at most timeout_ms: an answer that will not heal (denied, a bucket of another volume, a
- * newer format) is an error whose text names the region, the cause and the next step (-EACCES, -EMEDIUMTYPE,
- * -EPROTONOSUPPORT); regions that do not answer are tried again later. Creates volume.json where it is missing. */
+int replicator_new(struct cache *c, const struct replicator_options *o, struct replicator **ret,
+	struct err *err) MUST_CHECK;
+/* Contacts every region at once for at most timeout_ms: an answer that will not heal (denied, a
+ * bucket of another volume, a newer format) is an error whose text names the region, the cause
+ * and the next step (-EACCES, -EMEDIUMTYPE, -EPROTONOSUPPORT); regions that do not answer are
+ * tried again later. Creates volume.json where it is missing. */
 int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *err) MUST_CHECK;
 /* Starts the threads and sets the cache's fetcher. */
 int replicator_start(struct replicator *r, struct err *err) MUST_CHECK;
@@ -53,28 +56,30 @@ int replicator_start(struct replicator *r, struct err *err) MUST_CHECK;
 void replicator_stop(struct replicator *r);
 void replicator_free(struct replicator *r); /* stops if needed, closes stores; NULL is fine */
 
-/* Steps, for the simulation and for running without threads. *did: something was done. A region that fails is
- * an outcome, not an error: they return -errno for local failures (disk full) only. */
+/* Steps, for the simulation and for running without threads. *did: something was done. A region
+ * that fails is an outcome, not an error: they return -errno for local failures (disk full)
+ * only. */
 int replicator_step_seal(struct replicator *r, bool *did) MUST_CHECK;
 int replicator_step_announce(struct replicator *r, unsigned region, bool *did) MUST_CHECK;
-int replicator_step_objects(struct replicator *r, unsigned region, unsigned max, bool *did) MUST_CHECK;
+int replicator_step_objects(
+	struct replicator *r, unsigned region, unsigned max, bool *did) MUST_CHECK;
 int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
-/* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no region has it now; -EIO no
- * region answers; -ESTALE the inode does not want it any more. */
+/* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no
+ * region has it now; -EIO no region answers; -ESTALE the inode does not want it any more. */
 int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
 
 struct region_status {
 	char name[REGION_NAME_SIZE];
 	char url[256];
 	bool home;
-	bool up;              /* the last contact succeeded, or none was needed yet */
-	bool checked;         /* volume.json was read and fits */
+	bool up;	       /* the last contact succeeded, or none was needed yet */
+	bool checked;	       /* volume.json was read and fits */
 	unsigned capabilities; /* STORE_CAP_*, once checked */
 	int64_t clock_skew_ms;
 	struct outbox_stats outbox;
-	int64_t last_ok_ms;   /* realtime of the last success; 0: never */
-	int64_t retry_at_ms;  /* while down: the next attempt */
-	char error[256];      /* last failure, "" when none since the last success */
+	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
+	int64_t retry_at_ms; /* while down: the next attempt */
+	char error[256];     /* last failure, "" when none since the last success */
 };
 
 struct replicator_status {
@@ -85,8 +90,9 @@ struct replicator_status {
 	uint64_t journal_rows;
 	uint64_t journal_oldest_ms;
 	char pull_region[REGION_NAME_SIZE]; /* pulled from now */
-	int64_t pull_last_ms;               /* realtime of the last complete pull; 0: never */
-	int64_t pull_lag_ms;                /* age of the newest merged segment when merged; -1: none yet */
+	int64_t pull_last_ms;		    /* realtime of the last complete pull; 0: never */
+	/* age of the newest merged segment when merged; -1: none yet */
+	int64_t pull_lag_ms;
 	uint64_t conflicts;
 	uint64_t held;
 	uint64_t bad_segments;
@@ -95,14 +101,17 @@ struct replicator_status {
 };
 int replicator_status(struct replicator *r, struct replicator_status *ret) MUST_CHECK;
 
-/* Seals everything (or what lies at or below key) and, when wait, returns once every region has it: 0, or -ETIMEDOUT after
- * timeout_ms (< 0: no limit) with what is left in err. progress (may be NULL) is called about once a second with the rows left;
- * non-zero from it ends the wait with -ECANCELED. */
+/* Seals everything (or what lies at or below key) and, when wait, returns once every region has
+ * it: 0, or -ETIMEDOUT after timeout_ms (< 0: no limit) with what is left in err. progress (may
+ * be NULL) is called about once a second with the rows left; non-zero from it ends the wait with
+ * -ECANCELED. */
 typedef int (*replicator_progress_fn)(void *ctx, uint64_t rows_left);
 int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t timeout_ms,
 	replicator_progress_fn progress, void *ctx, struct err *err) MUST_CHECK;
 
-/* For `config check`: contacts one region without changing it except for the probe's own objects; text says what was found. */
-int replicator_check_region(const struct store_config *config, int64_t timeout_ms, struct buf *text) MUST_CHECK;
+/* For `config check`: contacts one region without changing it except for the probe's own
+ * objects; text says what was found. */
+int replicator_check_region(
+	const struct store_config *config, int64_t timeout_ms, struct buf *text) MUST_CHECK;
 
 #endif

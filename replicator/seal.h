@@ -1,7 +1,8 @@
 /*
  * Sealing: journal rows become entries and outbox rows. State-based: what is sealed is the key's
- * state now, under the row's stamp; nothing changed since the last seal, no new version. One sealer a cache;
- * its functions are called by the sealer's thread and, for single keys, by the merger (a mutex inside).
+ * state now, under the row's stamp; nothing changed since the last seal, no new version. One sealer
+ * a cache; its functions are called by the sealer's thread and, for single keys, by the merger (a
+ * mutex inside).
  */
 #ifndef REPLICATOR_SEAL_H
 #define REPLICATOR_SEAL_H
@@ -16,11 +17,12 @@ struct sealer_options {
 	int64_t seal_after_ms;
 };
 
-int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache, struct sealer **ret) MUST_CHECK;
+int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
+	struct sealer **ret) MUST_CHECK;
 void sealer_free(struct sealer *s);
-/* Seals up to about 2,000 waiting rows in order, in one or a few transactions; RENAME_DIR rows are expanded in
- * batches that resume after a crash. *did: anything was sealed. Also journals files open for longer than seal_after_ms
- * and quiet directory times. */
+/* Seals up to about 2,000 waiting rows in order, in one or a few transactions; RENAME_DIR rows
+ * are expanded in batches that resume after a crash. *did: anything was sealed. Also journals
+ * files open for longer than seal_after_ms and quiet directory times. */
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
 /* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
 int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;

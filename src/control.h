@@ -3,10 +3,10 @@
  * socket "control" in the state directory, mode 0600; peers are root or the daemon's own user
  * (SO_PEERCRED).
  *
- *   request   one line of at most CONTROL_LINE_MAX bytes: words separated by single spaces, each
- * percent-escaped (text_escape); a client may send several, one after the other reply     lines: "=
- * text" (data), "~ text" (progress), then one of "ok"  or  "error CODE TEXT" (CODE: an errno, TEXT
- * percent-escaped)
+ *   request  one line of at most CONTROL_LINE_MAX bytes: words separated by single spaces, each
+ *            percent-escaped (text_escape); a client may send several, one after the other
+ *   reply    lines: "= text" (data), "~ text" (progress), then one of "ok" or "error CODE TEXT"
+ *            (CODE: an errno, TEXT percent-escaped)
  */
 #ifndef SRC_CONTROL_H
 #define SRC_CONTROL_H

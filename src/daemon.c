@@ -1,9 +1,10 @@
 /*
  * Why this file: the order in which the daemon's parts come up and go down.
  *
- *   up     fork, limits, cache, replicator, preflight, mount, replicator threads, control socket,
- * "ready", serve down   drain, unmount, drain what came meanwhile, control socket, replicator
- * threads, fs, replicator, cache
+ *   up    fork, limits, cache, replicator, preflight, mount, replicator threads, control socket,
+ *         "ready", serve
+ *   down  drain, unmount, drain what came meanwhile, control socket, replicator threads, fs,
+ *         replicator, cache
  *
  * The process forks before any thread or library state exists; the parent only waits for one
  * message on a pipe. Nothing depends on an orderly way down: every acknowledged change is in the

@@ -6,11 +6,13 @@
  * relative to the descriptor of the one before, so that neither ".." nor a planted symlink leads
  * out of the directory.
  *
- *   .meridian-tmp/store     the marker: "meridian-dir 1 <xattr|sidecar> <32 hexadecimal digits>";
- * an unmounted disk lacks it .meridian-tmp/lock/NN   256 files; flock on one excludes changes of
- * the keys that hash to it .meridian-tmp/t-*       bodies on their way; those older than an hour
- * are removed when the store is opened .meridian-meta/xx/H     sidecars, .meridian-overflow/xx/H
- * objects without a place; H = SHA-256 of the key, xx its start
+ *   .meridian-tmp/store      the marker: "meridian-dir 1 <xattr|sidecar> <32 hexadecimal digits>";
+ *                            an unmounted disk lacks it
+ *   .meridian-tmp/lock/NN    256 files; flock on one excludes changes of the keys that hash to it
+ *   .meridian-tmp/t-*        bodies on their way; those older than an hour are removed when the
+ *                            store is opened
+ *   .meridian-meta/xx/H      sidecars
+ *   .meridian-overflow/xx/H  objects without a place; H = SHA-256 of the key, xx its start
  */
 #include "replicator/store/dir.h"
 

@@ -1,13 +1,13 @@
-/* The layers over a backend. Each constructor takes ownership of inner (also on failure, which is only
- * memory: they abort then) and returns a store whose close releases both. */
+/* The layers over a backend. Each constructor takes ownership of inner (also on failure, which
+ * is only memory: they abort then) and returns a store whose close releases both. */
 #ifndef STORE_LAYERS_H
 #define STORE_LAYERS_H
 
 #include "replicator/store/store.h"
 
-/* Repeats passing failures with jittered exponential backoff until attempts or the deadline are used
- * up. A put, copy or remove whose outcome is unknown is verified by HEAD (same size and metadata: it
- * happened; for remove: absent) before it is repeated. */
+/* Repeats passing failures with jittered exponential backoff until attempts or the deadline are
+ * used up. A put, copy or remove whose outcome is unknown is verified by HEAD (same size and
+ * metadata: it happened; for remove: absent) before it is repeated. */
 struct store *store_retry_new(struct store *inner, unsigned attempts, int64_t timeout_ms);
 
 /* At most connections calls at once; others wait in order of arrival, up to their deadline. */
@@ -18,24 +18,26 @@ struct store *store_stats_new(struct store *inner);
 
 struct store_counts {
 	uint64_t results[STORE_RESULT_COUNT]; /* requests by result */
-	uint64_t bytes_sent;                  /* bodies only */
+	uint64_t bytes_sent;		      /* bodies only */
 	uint64_t bytes_received;
 };
 /* The counts of the stats layer at or below s; all zero when there is none. */
 void store_stats_read(struct store *s, struct store_counts *ret);
 
 /* Faults for tests and the simulation. hook is asked before and after each call and may turn it
- * into a failure: before (did_happen = false) a returned code other than STORE_OK replaces the call;
- * after (did_happen = true) it replaces the answer of a call that succeeded. */
-typedef enum store_result (*store_fault_hook)(void *ctx, const char *op, const char *key, bool did_happen);
+ * into a failure: before (did_happen = false) a returned code other than STORE_OK replaces the
+ * call; after (did_happen = true) it replaces the answer of a call that succeeded. */
+typedef enum store_result (*store_fault_hook)(
+	void *ctx, const char *op, const char *key, bool did_happen);
 struct store *store_fault_new(struct store *inner, store_fault_hook hook, void *ctx);
 
-/* For implementers. The gateway passes call, error, condition, etag (put, copy), prefix, and meta (put,
- * copy) as non-NULL pointers to every op, and clears object and meta after a get or head that failed. */
+/* For implementers. The gateway passes call, error, condition, etag (put, copy), prefix, and
+ * meta (put, copy) as non-NULL pointers to every op, and clears object and meta after a get or
+ * head that failed. */
 
 /* Sets error->text and returns r. */
-enum store_result store_error_set(struct store_error *error, enum store_result r, const char *fmt,
-	...) PRINTF(3, 4);
+enum store_result store_error_set(
+	struct store_error *error, enum store_result r, const char *fmt, ...) PRINTF(3, 4);
 /* STORE_LOCAL with local_errno = -code (code is -errno). */
 enum store_result store_error_local(struct store_error *error, int code, const char *what);
 /* STORE_LOCAL (ECANCELED) once the call is cancelled, STORE_TIMEOUT once its deadline has passed,
@@ -43,7 +45,9 @@ enum store_result store_error_local(struct store_error *error, int code, const c
 enum store_result store_call_check(const struct store_call *call, struct store_error *error);
 
 /* Backends. */
-int store_dir_open(const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
-int store_s3_open(const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
+int store_dir_open(
+	const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
+int store_s3_open(
+	const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
 
 #endif

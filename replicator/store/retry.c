@@ -7,12 +7,13 @@
  *
  * A change whose outcome is unknown is looked at by HEAD before it is repeated:
  *   put     the object has this size and metadata: it happened. Without metadata pairs two writers'
- * objects could look alike, so the bodies are compared instead. copy    the target has this
- * metadata and the source's size: it happened. remove  the object is gone: it happened (or somebody
- * else did it, which comes to the same). Otherwise the same request with the same condition goes
- * out again. The first request may still land in between, so when the repeat meets "exists" or
- * "precondition lost", HEAD decides again whether that is our own work. A change is never reported
- * as failed by its condition while it may have happened: the answer is then STORE_UNKNOWN.
+ *           objects could look alike, so the bodies are compared instead.
+ *   copy    the target has this metadata and the source's size: it happened.
+ *   remove  the object is gone: it happened (or somebody else did it, which comes to the same).
+ * Otherwise the same request with the same condition goes out again. The first request may still
+ * land in between, so when the repeat meets "exists" or "precondition lost", HEAD decides again
+ * whether that is our own work. A change is never reported as failed by its condition while it may
+ * have happened: the answer is then STORE_UNKNOWN.
  *
  * Holds no lock; all state is on the caller's stack.
  */

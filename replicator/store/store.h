@@ -1,11 +1,12 @@
 /*
  * Object stores: the interface, its result codes, and the assembly of its layers.
  *
- * A store is one bucket and prefix. Every call blocks, is safe from any number of threads at once, and
- * either succeeds or returns one code of a closed set. Backends classify failures and never sleep
- * or repeat; exactly one layer (retry.c) does. The layers are, from the outside in:
+ * A store is one bucket and prefix. Every call blocks, is safe from any number of threads at once,
+ * and either succeeds or returns one code of a closed set. Backends classify failures and never
+ * sleep or repeat; exactly one layer (retry.c) does. The layers are, from the outside in:
  *
- *     retry( limit( stats( backend ) ) )      backend: dir | s3; fault.c may stand before it in tests
+ *     retry( limit( stats( backend ) ) )      backend: dir | s3; fault.c may stand before it in
+ *                                             tests
  *
  * Keys are UTF-8 byte strings of 1 to 1,024 bytes, relative to the prefix, already escaped
  * (replicator/object_key.h). Listings are in byte order of the keys. ETags are opaque.
@@ -23,24 +24,24 @@
 #include "src/base/err.h"
 
 #define STORE_KEY_MAX 1024
-#define STORE_ETAG_SIZE 136 /* with NUL; a longer ETag is STORE_CORRUPT */
-#define STORE_META_MAX 32   /* pairs */
+#define STORE_ETAG_SIZE 136   /* with NUL; a longer ETag is STORE_CORRUPT */
+#define STORE_META_MAX 32     /* pairs */
 #define STORE_META_BYTES 2048 /* names and values together: Amazon S3's limit */
 
 enum store_result {
 	STORE_OK = 0,
-	STORE_ABSENT,       /* the store answered, authenticated: no such object */
-	STORE_EXISTS,       /* put if_absent: something is there */
+	STORE_ABSENT,	    /* the store answered, authenticated: no such object */
+	STORE_EXISTS,	    /* put if_absent: something is there */
 	STORE_PRECONDITION, /* if_match: it is another version, or gone */
 	STORE_TRANSIENT,    /* 5xx, connection refused or reset before the request was sent whole */
 	STORE_THROTTLED,    /* 503 SlowDown, 429; error->retry_after_ms may be set */
-	STORE_DENIED,       /* 401, 403, bad credentials, clock too far off, no such bucket */
-	STORE_TIMEOUT,      /* nothing was changed, or the call only reads */
-	STORE_CORRUPT,      /* an answer that cannot be: bad XML, short body, checksum mismatch */
+	STORE_DENIED,	    /* 401, 403, bad credentials, clock too far off, no such bucket */
+	STORE_TIMEOUT,	    /* nothing was changed, or the call only reads */
+	STORE_CORRUPT,	    /* an answer that cannot be: bad XML, short body, checksum mismatch */
 	STORE_TOO_LARGE,    /* body or metadata over the store's limit */
 	STORE_UNSUPPORTED,  /* this store does not have the operation or condition */
-	STORE_UNKNOWN,      /* a change was sent and its answer was lost: it may have happened */
-	STORE_LOCAL,        /* source or sink failed, or cancel was set; error->local_errno says */
+	STORE_UNKNOWN,	    /* a change was sent and its answer was lost: it may have happened */
+	STORE_LOCAL,	    /* source or sink failed, or cancel was set; error->local_errno says */
 	STORE_RESULT_COUNT
 };
 
@@ -50,11 +51,11 @@ bool store_result_passing(enum store_result r);
 
 /* Details of a failure, for logs and operators; never secrets. Zero-initialise. */
 struct store_error {
-	int http_status;      /* 0: none */
-	char code[64];        /* the provider's code, e.g. "NoSuchKey" */
+	int http_status; /* 0: none */
+	char code[64];	 /* the provider's code, e.g. "NoSuchKey" */
 	char request_id[64];
 	int64_t retry_after_ms;
-	int local_errno;      /* positive; with STORE_LOCAL */
+	int local_errno; /* positive; with STORE_LOCAL */
 	char text[256];
 };
 
@@ -77,8 +78,8 @@ int store_meta_copy(struct store_meta *to, const struct store_meta *from) MUST_C
 void store_meta_done(struct store_meta *m); /* also the CLEANUP function */
 
 /* A body that can be read again from any offset, so that a request can be repeated. read returns
- * the bytes read (0 < n <= len; offset < size always) or -errno, e.g. -ESTALE when the content is no
- * longer what was promised: the request is then abandoned before the store can accept it. */
+ * the bytes read (0 < n <= len; offset < size always) or -errno, e.g. -ESTALE when the content
+ * is no longer what was promised: the request is then abandoned before the store can accept it. */
 struct store_source {
 	uint64_t size;
 	ssize_t (*read)(void *ctx, uint64_t offset, void *p, size_t len);
@@ -92,7 +93,8 @@ struct store_memory {
 struct store_source store_source_memory(struct store_memory *memory);
 
 /* Receives a body in order, from offset 0 of what was asked. reset is called before a repeated
- * attempt starts over (may be NULL only where the store has no retry layer). Non-zero: -errno, abandons. */
+ * attempt starts over (may be NULL only where the store has no retry layer). Non-zero: -errno,
+ * abandons. */
 struct store_sink {
 	int (*write)(void *ctx, const void *p, size_t len);
 	int (*reset)(void *ctx);
@@ -101,9 +103,13 @@ struct store_sink {
 
 /* Common to all calls; {0} is valid. */
 struct store_call {
-	int64_t deadline_ms;        /* clock_monotonic_ms() at which to give up, repeats included; 0: the store's default */
-	const atomic_bool *cancel;  /* when it becomes true the call ends soon with STORE_LOCAL, ECANCELED */
-	bool *uncertain;            /* NULL or set to true when a change got no answer: it may reach the store later, even if a repeat was answered */
+	/* clock_monotonic_ms() at which to give up, repeats included; 0: the store's default */
+	int64_t deadline_ms;
+	/* when it becomes true the call ends soon with STORE_LOCAL, ECANCELED */
+	const atomic_bool *cancel;
+	/* NULL or set to true when a change got no answer: it may reach the store later, even if
+	 * a repeat was answered */
+	bool *uncertain;
 };
 
 struct store_object {
@@ -128,37 +134,42 @@ enum {
 
 struct store;
 
-/* Called for each listed key in byte order; key is borrowed. Non-zero ends the listing with STORE_OK. */
+/* Called for each listed key in byte order; key is borrowed. Non-zero ends the listing with
+ * STORE_OK. */
 typedef int (*store_list_fn)(void *ctx, const char *key, const struct store_object *object);
 
 /* What a backend or layer implements. The comment on each member is its specification. */
 struct store_ops {
 	const char *name; /* "dir", "s3", "retry" … */
 
-	/* Streams bytes [offset, offset + length) to sink (length 0: to the end) and fills object and
-	 * meta (either may be NULL). STORE_ABSENT when there is none. if_match (may be NULL):
-	 * STORE_PRECONDITION when the object is another version. A body shorter than announced is STORE_TRANSIENT. */
+	/* Streams bytes [offset, offset + length) to sink (length 0: to the end) and fills
+	 * object and meta (either may be NULL). STORE_ABSENT when there is none. if_match (may
+	 * be NULL): STORE_PRECONDITION when the object is another version. A body shorter than
+	 * announced is STORE_TRANSIENT. */
 	enum store_result (*get)(struct store *s, const char *key, uint64_t offset, uint64_t length,
 		const char *if_match, const struct store_sink *sink, struct store_object *object,
 		struct store_meta *meta, const struct store_call *call, struct store_error *error);
 
-	/* Writes the whole object with its metadata atomically: readers see the old one or the new one.
-	 * On STORE_OK the new version's ETag is in etag (may be NULL; empty string when the store does not
-	 * say). A condition that the store cannot check is STORE_UNSUPPORTED, nothing written. */
-	enum store_result (*put)(struct store *s, const char *key, const struct store_source *source,
-		const struct store_meta *meta, const struct store_condition *condition, char *etag,
-		const struct store_call *call, struct store_error *error);
+	/* Writes the whole object with its metadata atomically: readers see the old one or the
+	 * new one. On STORE_OK the new version's ETag is in etag (may be NULL; empty string when
+	 * the store does not say). A condition that the store cannot check is STORE_UNSUPPORTED,
+	 * nothing written. */
+	enum store_result (*put)(struct store *s, const char *key,
+		const struct store_source *source, const struct store_meta *meta,
+		const struct store_condition *condition, char *etag, const struct store_call *call,
+		struct store_error *error);
 
 	enum store_result (*head)(struct store *s, const char *key, struct store_object *object,
 		struct store_meta *meta, const struct store_call *call, struct store_error *error);
 
-	/* Keys that start with prefix and are greater than start_after (NULL: from the first), at most limit
-	 * (0: all). Pages internally, holds one page at a time. */
+	/* Keys that start with prefix and are greater than start_after (NULL: from the first),
+	 * at most limit (0: all). Pages internally, holds one page at a time. */
 	enum store_result (*list)(struct store *s, const char *prefix, const char *start_after,
 		uint64_t limit, store_list_fn fn, void *ctx, const struct store_call *call,
 		struct store_error *error);
 
-	/* Removes; removing what is not there is STORE_OK (STORE_PRECONDITION or STORE_OK with if_match). */
+	/* Removes; removing what is not there is STORE_OK (STORE_PRECONDITION or STORE_OK with
+	 * if_match). */
 	enum store_result (*remove)(struct store *s, const char *key, const char *if_match,
 		const struct store_call *call, struct store_error *error);
 
@@ -175,7 +186,7 @@ struct store_ops {
 /* Embedded first in every backend and layer. */
 struct store {
 	const struct store_ops *ops;
-	struct store *inner;   /* layers: the next one in; backends: NULL */
+	struct store *inner; /* layers: the next one in; backends: NULL */
 	/* Of the outermost store after store_probe; the default is "everything the ops have". */
 	_Atomic unsigned capabilities;
 	/* Store's clock less this machine's, from the last answer's Date; 0 until known. Layers
@@ -186,12 +197,14 @@ struct store {
 /* The one gateway: these check arguments (key length, condition) and call the ops. */
 enum store_result store_get(struct store *s, const char *key, uint64_t offset, uint64_t length,
 	const char *if_match, const struct store_sink *sink, struct store_object *object,
-	struct store_meta *meta, const struct store_call *call, struct store_error *error) MUST_CHECK;
+	struct store_meta *meta, const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
 enum store_result store_put(struct store *s, const char *key, const struct store_source *source,
 	const struct store_meta *meta, const struct store_condition *condition, char *etag,
 	const struct store_call *call, struct store_error *error) MUST_CHECK;
 enum store_result store_head(struct store *s, const char *key, struct store_object *object,
-	struct store_meta *meta, const struct store_call *call, struct store_error *error) MUST_CHECK;
+	struct store_meta *meta, const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
 enum store_result store_list(struct store *s, const char *prefix, const char *start_after,
 	uint64_t limit, store_list_fn fn, void *ctx, const struct store_call *call,
 	struct store_error *error) MUST_CHECK;
@@ -213,19 +226,21 @@ enum store_result store_put_buf(struct store *s, const char *key, const void *p,
 	const struct store_meta *meta, const struct store_condition *condition, char *etag,
 	const struct store_call *call, struct store_error *error) MUST_CHECK;
 
-/* Finds the capabilities out by behaviour with a few objects below .meridian/probe/ (removed again) and
- * sets s->capabilities. Costs about ten requests. */
-enum store_result store_probe(struct store *s, const struct store_call *call, struct store_error *error) MUST_CHECK;
+/* Finds the capabilities out by behaviour with a few objects below .meridian/probe/ (removed
+ * again) and sets s->capabilities. Costs about ten requests. */
+enum store_result store_probe(
+	struct store *s, const struct store_call *call, struct store_error *error) MUST_CHECK;
 
 /* Everything that a region's section of the configuration may say about its store. Strings are
  * borrowed during store_open; NULL: default. */
 struct store_config {
-	const char *name;      /* the region's name; also the default signing region */
-	const char *url;       /* file:///dir | s3://bucket[/prefix] */
-	const char *endpoint;  /* http(s)://host[:port] */
+	const char *name;     /* the region's name; also the default signing region */
+	const char *url;      /* file:///dir | s3://bucket[/prefix] */
+	const char *endpoint; /* http(s)://host[:port] */
 	const char *signing_region;
-	const char *profile;   /* section of the credentials file */
-	const char *credentials_file; /* default: $AWS_SHARED_CREDENTIALS_FILE, else ~/.aws/credentials */
+	const char *profile; /* section of the credentials file */
+	/* default: $AWS_SHARED_CREDENTIALS_FILE, else ~/.aws/credentials */
+	const char *credentials_file;
 	const char *ca_bundle; /* PEM file; default: $AWS_CA_BUNDLE, else the system's */
 	bool path_style;       /* bucket in the path, not in the host name */
 	unsigned connections;  /* requests under way at once; default 16 */

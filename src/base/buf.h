@@ -23,7 +23,7 @@ struct buf {
 	bool failed;
 };
 
-void buf_done(struct buf *b); /* frees; b becomes {0}; also the CLEANUP function */
+void buf_done(struct buf *b);  /* frees; b becomes {0}; also the CLEANUP function */
 void buf_clear(struct buf *b); /* len = 0, failed = false, memory kept */
 void buf_put(struct buf *b, const void *p, size_t n);
 void buf_put_str(struct buf *b, const char *s);

@@ -22,7 +22,8 @@ void sha256_final(struct sha256 *h, uint8_t out[SHA256_SIZE]); /* also releases 
 void sha256_done(struct sha256 *h); /* releases without a result; safe after final */
 
 void sha256(const void *p, size_t n, uint8_t out[SHA256_SIZE]);
-void hmac_sha256(const void *key, size_t key_len, const void *p, size_t n, uint8_t out[SHA256_SIZE]);
+void hmac_sha256(
+	const void *key, size_t key_len, const void *p, size_t n, uint8_t out[SHA256_SIZE]);
 void md5(const void *p, size_t n, uint8_t out[16]);
 
 /* out needs 2 * n + 1 bytes; lower case. */

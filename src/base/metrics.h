@@ -12,14 +12,17 @@
 	X(RECORDS_SEALED, "records_sealed_total", "Changes turned into replicated records")        \
 	X(SEGMENTS_SENT, "segments_sent_total", "Segments accepted by a region")                   \
 	X(SEGMENTS_MERGED, "segments_merged_total", "Segments of other servers merged")            \
-	X(SEGMENTS_CORRUPT, "segments_corrupt_total", "Segments refused: truncated, altered or absurd") \
+	X(SEGMENTS_CORRUPT, "segments_corrupt_total",                                              \
+		"Segments refused: truncated, altered or absurd")                                  \
 	X(SEGMENTS_GAP, "segments_gap_total", "Segments that a chain names but no region has")     \
 	X(RECORDS_MERGED, "records_merged_total", "Records of other servers merged")               \
-	X(RECORDS_HOSTILE, "records_hostile_total", "Records refused: not a possible path or value") \
+	X(RECORDS_HOSTILE, "records_hostile_total",                                                \
+		"Records refused: not a possible path or value")                                   \
 	X(RECORDS_HELD, "records_held_total", "Records held: stamped too far in the future")       \
 	X(OBJECTS_PUT, "objects_put_total", "Objects written to a region")                         \
 	X(OBJECTS_DELETED, "objects_deleted_total", "Objects removed from a region")               \
-	X(OBJECTS_SUPERSEDED, "objects_superseded_total", "Writes skipped because the region has newer") \
+	X(OBJECTS_SUPERSEDED, "objects_superseded_total",                                          \
+		"Writes skipped because the region has newer")                                     \
 	X(OBJECTS_CORRUPT, "objects_corrupt_total", "Bodies that did not match their checksum")    \
 	X(CONTENT_FETCHED, "content_fetched_total", "Files fetched from a region on first use")    \
 	X(CONFLICTS, "conflicts_total", "Concurrent changes settled, the loser kept")              \
@@ -33,7 +36,7 @@ enum metric {
 #define METRIC_ENUM(id, name, help) METRIC_##id,
 	METRICS(METRIC_ENUM)
 #undef METRIC_ENUM
-	METRIC_COUNT
+		METRIC_COUNT
 };
 
 void metric_add(enum metric m, uint64_t n);

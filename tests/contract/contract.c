@@ -5,9 +5,10 @@
  *   CONTRACT_URL           mem: | mem+layers: | file:///dir | s3://bucket/prefix
  *   CONTRACT_ENDPOINT, CONTRACT_CA, CONTRACT_CREDENTIALS, CONTRACT_PATH_STYLE=1
  *   CONTRACT_EXPECT        the capabilities that the probe must find, no more and no fewer, as
- *                          letters: a put if absent, m put if match, d delete if match, c copy, s
- * copy if match CONTRACT_AUTH=1        the server checks signatures, so that wrong keys must be
- * denied CONTRACT_DIR=1         the store is a directory: keys that no mount could have are refused
+ *                          letters: a put if absent, m put if match, d delete if match, c copy,
+ *                          s copy if match
+ *   CONTRACT_AUTH=1        the server checks signatures, so that wrong keys must be denied
+ *   CONTRACT_DIR=1         the store is a directory: keys that no mount could have are refused
  */
 #include "tests/contract/contract.h"
 

@@ -9,8 +9,9 @@
  *   FAULT_MODE=kill      the process ends before that call, as by kill -9
  *   FAULT_MODE=powercut  the same, and every write since the file's last fsync is undone
  *
- * Power cuts: bytes and sizes of regular files are lost unless flushed; names (create, rename, unlink) are kept in order,
- * as a journalling file system in ordered mode does. Memory-mapped files are not looked at: SQLite rebuilds its -shm.
+ * Power cuts: bytes and sizes of regular files are lost unless flushed; names (create, rename,
+ * unlink) are kept in order, as a journalling file system in ordered mode does. Memory-mapped files
+ * are not looked at: SQLite rebuilds its -shm.
  */
 /* The library defines both spellings itself. */
 #undef _FILE_OFFSET_BITS
@@ -249,7 +250,8 @@ ssize_t write(int fd, const void *p, size_t n)
 {
 	if (!fd_watched(fd))
 		return real_write(fd, p, n);
-	off_t offset = fcntl(fd, F_GETFL) & O_APPEND ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
+	off_t offset =
+		fcntl(fd, F_GETFL) & O_APPEND ? lseek(fd, 0, SEEK_END) : lseek(fd, 0, SEEK_CUR);
 	ssize_t r = pwrite64(fd, p, n, offset);
 	if (r > 0)
 		lseek(fd, offset + r, SEEK_SET);
@@ -286,7 +288,8 @@ int ftruncate64(int fd, off_t size)
 		return real_ftruncate(fd, size);
 	pthread_mutex_lock(&lock);
 	if (!disturb()) {
-		size_t lost = fstat(fd, &st) == 0 && st.st_size > size ? (size_t)(st.st_size - size) : 0;
+		size_t lost =
+			fstat(fd, &st) == 0 && st.st_size > size ? (size_t)(st.st_size - size) : 0;
 		remember(fd, size, lost);
 		r = real_ftruncate(fd, size);
 	}

@@ -1,7 +1,8 @@
 /*
- * subject run STATE: a fixed sequence of file-system operations, sealing and delivery to a directory; each
- * operation is logged to standard output after it returned ("try" before, "ok" or "failed ERRNO" after).
- * subject list STATE: opens the state and prints every path with size and SHA-256.
+ * subject run STATE: a fixed sequence of file-system operations, sealing and delivery to a
+ * directory; each operation is logged to standard output after it returned ("try" before, "ok" or
+ * "failed ERRNO" after). subject list STATE: opens the state and prints every path with size and
+ * SHA-256.
  *
  * Single-threaded, so that the number of a system call means the same in every run.
  */
@@ -51,7 +52,9 @@ static void make_dir(const char *path)
 
 	say("try mkdir %s\n", path);
 	int r = parent_of(path, &parent);
-	result(r ? r : tree_create(cache, parent.ino, key_name(slice_of(path)), S_IFDIR | 0755, 0, 0, NULL, &made));
+	result(r ? r
+		 : tree_create(cache, parent.ino, key_name(slice_of(path)), S_IFDIR | 0755, 0, 0,
+			   NULL, &made));
 }
 
 /* Writes size bytes of fill; sync: fsync before the close. */
@@ -66,7 +69,8 @@ static void put(const char *path, char fill, size_t size, bool sync)
 	say("try put %s %c %zu %d\n", path, fill, size, sync);
 	r = parent_of(path, &parent);
 	if (r == 0) {
-		r = tree_create_open(cache, parent.ino, key_name(slice_of(path)), S_IFREG | 0644, 0, 0, true, &inode, &file);
+		r = tree_create_open(cache, parent.ino, key_name(slice_of(path)), S_IFREG | 0644, 0,
+			0, true, &inode, &file);
 		if (r == -EEXIST && (r = tree_resolve(cache, slice_of(path), &inode)) == 0)
 			r = file_open(cache, inode.ino, true, true, &file);
 	}
@@ -88,7 +92,9 @@ static void move(const char *from, const char *to)
 	int r = parent_of(from, &a);
 	if (r == 0)
 		r = parent_of(to, &b);
-	result(r ? r : tree_rename(cache, a.ino, key_name(slice_of(from)), b.ino, key_name(slice_of(to)), 0));
+	result(r ? r
+		 : tree_rename(cache, a.ino, key_name(slice_of(from)), b.ino,
+			   key_name(slice_of(to)), 0));
 }
 
 static void drop(const char *path)
@@ -110,7 +116,8 @@ static int run(void)
 	unsigned id;
 	bool did;
 
-	if (region_register(cache, region, 1, false, &id, &err) < 0 || sealer_new(cache, &o, inline_cache, &sealer) < 0) {
+	if (region_register(cache, region, 1, false, &id, &err) < 0 ||
+		sealer_new(cache, &o, inline_cache, &sealer) < 0) {
 		say("no region\n");
 		inline_cache_free(inline_cache);
 		return 3;

@@ -86,8 +86,10 @@ static void node_open(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
 	struct cache_options co = {.state_dir = node->dir, .sync_off = true, .no_lock = true};
-	struct replicator_options ro = {
-		.volume = "sim", .regions = s->regions, .home = node->home, .inline_max = INLINE_MAX};
+	struct replicator_options ro = {.volume = "sim",
+		.regions = s->regions,
+		.home = node->home,
+		.inline_max = INLINE_MAX};
 	struct err err = {0};
 	static const char *const names[] = {"r0", "r1", "r2"};
 
@@ -179,7 +181,8 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 	if (t->exists)
 		r = file_open(node->cache, t->inode.ino, true, truncate, &file);
 	else
-		r = tree_create_open(node->cache, t->parent, t->name, S_IFREG | 0644, 0, 0, true, &t->inode, &file);
+		r = tree_create_open(node->cache, t->parent, t->name, S_IFREG | 0644, 0, 0, true,
+			&t->inode, &file);
 	if (r == -EREMOTE || r == -ESTALE)
 		return;
 	if (r < 0)
@@ -187,8 +190,8 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 	ssize_t w = file_write(file, content, len, 0, !truncate);
 	if (w != (ssize_t)len)
 		sim_fail(s, "n%u: write %s: %zd", n, t->path, w);
-	sim_trace(s, "n%u app write %s ino %" PRIu64 " \"%.24s\" %zu%s", n, t->path, t->inode.ino, content, len,
-		truncate ? "" : " append");
+	sim_trace(s, "n%u app write %s ino %" PRIu64 " \"%.24s\" %zu%s", n, t->path, t->inode.ino,
+		content, len, truncate ? "" : " append");
 	if (chance(15) && (r = file_fsync(file, true)) < 0)
 		sim_fail(s, "n%u: fsync %s: %d", n, t->path, r);
 	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
@@ -201,7 +204,8 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 static void change_attributes(struct sim *s, unsigned n, struct target *t)
 {
 	struct sim_node *node = &s->node[n];
-	struct inode v = {.mode = (uint32_t)random_below(01000), .uid = (uint32_t)random_below(5),
+	struct inode v = {.mode = (uint32_t)random_below(01000),
+		.uid = (uint32_t)random_below(5),
 		.mtime_ns = (s->now_ms - (int64_t)random_below(100000)) * 1000000};
 	unsigned mask = chance(50) ? SET_MODE : chance(50) ? SET_UID : SET_MTIME;
 	int r;
@@ -226,7 +230,8 @@ static void rename_something(struct sim *s, unsigned n, struct target *t)
 		return;
 	int r = tree_rename(node->cache, t->parent, t->name, to.parent, to.name, 0);
 	sim_trace(s, "n%u app rename %s %s: %d", n, t->path, to.path, r);
-	if (r < 0 && r != -ENOTEMPTY && r != -EISDIR && r != -ENOTDIR && r != -EINVAL && r != -EEXIST)
+	if (r < 0 && r != -ENOTEMPTY && r != -EISDIR && r != -ENOTDIR && r != -EINVAL &&
+		r != -EEXIST)
 		sim_fail(s, "n%u: rename %s %s: %d", n, t->path, to.path, r);
 }
 
@@ -237,7 +242,8 @@ static void remove_something(struct sim *s, unsigned n, struct target *t)
 	if (!t->exists)
 		return;
 	bool dir = S_ISDIR(t->inode.mode);
-	int r = dir ? tree_rmdir(node->cache, t->parent, t->name) : tree_unlink(node->cache, t->parent, t->name);
+	int r = dir ? tree_rmdir(node->cache, t->parent, t->name)
+		    : tree_unlink(node->cache, t->parent, t->name);
 	sim_trace(s, "n%u app remove %s: %d", n, t->path, r);
 	if (r < 0 && !(dir && r == -ENOTEMPTY))
 		sim_fail(s, "n%u: remove %s: %d", n, t->path, r);
@@ -262,7 +268,8 @@ static void app_op(struct sim *s, unsigned n)
 		break;
 	case 3:
 		if (!t.exists) {
-			r = tree_create(node->cache, t.parent, t.name, S_IFDIR | 0755, 0, 0, NULL, &made);
+			r = tree_create(
+				node->cache, t.parent, t.name, S_IFDIR | 0755, 0, 0, NULL, &made);
 			sim_trace(s, "n%u app mkdir %s: %d", n, t.path, r);
 		}
 		break;
@@ -271,7 +278,8 @@ static void app_op(struct sim *s, unsigned n)
 			char target[64];
 			new_content(s, n, target, 40);
 			target[39] = '\0';
-			r = tree_create(node->cache, t.parent, t.name, S_IFLNK | 0777, 0, 0, target, &made);
+			r = tree_create(
+				node->cache, t.parent, t.name, S_IFLNK | 0777, 0, 0, target, &made);
 			sim_trace(s, "n%u app symlink %s: %d", n, t.path, r);
 		}
 		break;
@@ -298,7 +306,8 @@ static void app_op(struct sim *s, unsigned n)
 		char content[512];
 		if (file) {
 			size_t len = new_content(s, n, content, sizeof content);
-			sim_trace(s, "n%u app write open ino %" PRIu64 " \"%.24s\"", n, file_ino(file), content);
+			sim_trace(s, "n%u app write open ino %" PRIu64 " \"%.24s\"", n,
+				file_ino(file), content);
 			if (file_write(file, content, len, 0, false) != (ssize_t)len)
 				sim_fail(s, "n%u: write to an open file", n);
 		}
@@ -329,7 +338,8 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 		r = replicator_step_announce(node->replicator, region, &did);
 		break;
 	case 2:
-		r = replicator_step_objects(node->replicator, region, 1 + (unsigned)random_below(8), &did);
+		r = replicator_step_objects(
+			node->replicator, region, 1 + (unsigned)random_below(8), &did);
 		break;
 	default:
 		r = replicator_step_pull(node->replicator, &did);
@@ -408,7 +418,8 @@ static void heal(struct sim *s)
 		bool did = false;
 		if (round == 600)
 			sim_fail(s, "does not come to rest");
-		s->now_ms += round < 40 ? 5000 : 20000; /* beyond every backoff and clock skew in the end */
+		/* beyond every backoff and clock skew in the end */
+		s->now_ms += round < 40 ? 5000 : 20000;
 		for (unsigned n = 0; n < s->nodes; n++) {
 			struct sim_node *node = &s->node[n];
 			s->current = n;
@@ -444,7 +455,9 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	clock_set_source(&source);
 	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
 	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
-	s->capabilities = chance(30) ? STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH | STORE_CAP_COPY : STORE_MEM_ALL;
+	s->capabilities =
+		chance(30) ? STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH | STORE_CAP_COPY
+			   : STORE_MEM_ALL;
 	s->large = chance(30);
 	s->rename_dirs = chance(60);
 	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
@@ -494,12 +507,14 @@ int main(int argc, char **argv)
 		} else if (strcmp(argv[i], "--verbose") == 0) {
 			verbose = true;
 		} else {
-			fprintf(stderr, "usage: sim [--seeds N] [--first S] [--seed S] [--verbose]\n");
+			fprintf(stderr,
+				"usage: sim [--seeds N] [--first S] [--seed S] [--verbose]\n");
 			return 2;
 		}
 	}
 	log_set_level(verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
-	snprintf(work_dir, sizeof work_dir, "%s/meridian-sim.XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	snprintf(work_dir, sizeof work_dir, "%s/meridian-sim.XXXXXX",
+		access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	if (!mkdtemp(work_dir)) {
 		perror("sim: mkdtemp");
 		return 1;
@@ -511,6 +526,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
-	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests: all converge\n", seeds, first, requests);
+	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests: all converge\n", seeds,
+		first, requests);
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * A seeded cluster in one process: nodes with the real cache and replicator, regions in memory, a virtual clock. Everything
- * that happens follows from the seed.
+ * A seeded cluster in one process: nodes with the real cache and replicator, regions in memory, a
+ * virtual clock. Everything that happens follows from the seed.
  */
 #ifndef SIM_SIM_H
 #define SIM_SIM_H
@@ -25,7 +25,8 @@ struct sim_node {
 	unsigned home;
 	int64_t skew_ms;
 	struct file *open[SIM_OPEN_MAX]; /* files that the application keeps open for writing */
-	bool running; /* a step of this node is on the stack: interleaving must not enter it again */
+	/* a step of this node is on the stack: interleaving must not enter it again */
+	bool running;
 	bool cut[SIM_REGIONS_MAX];
 };
 
@@ -39,9 +40,9 @@ struct sim {
 	int64_t now_ms;
 	unsigned current; /* node whose clock is read */
 	unsigned capabilities;
-	bool large;       /* most files are over inline_max */
+	bool large; /* most files are over inline_max */
 	bool rename_dirs;
-	unsigned fault_percent;      /* of requests, while not healed */
+	unsigned fault_percent;	     /* of requests, while not healed */
 	unsigned interleave_percent; /* of requests during which another node takes a step */
 	bool healed;
 	uint64_t writes; /* makes each content unique */

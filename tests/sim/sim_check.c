@@ -2,11 +2,14 @@
  * What must hold after healing:
  *
  *   1. every node has the same entries: for each path the same three registers;
- *   2. they are the greatest of all registers in all records that were ever published, by a maximum that is computed here from the
- *      segments in the buckets, without the code under test's merge;
+ *   2. they are the greatest of all registers in all records that were ever published, by a
+ *      maximum that is computed here from the segments in the buckets, without the code under
+ *      test's merge;
  *   3. every node's tree is what the entries say, content included;
- *   4. every file content that was published and lost against one whose writer had not seen it is listed as a conflict by some node;
- *   5. every bucket holds for each live path its object with that content and those stamps, and no other.
+ *   4. every file content that was published and lost against one whose writer had not seen it is
+ *      listed as a conflict by some node;
+ *   5. every bucket holds for each live path its object with that content and those stamps,
+ *      and no other.
  */
 #include "tests/sim/sim.h"
 
@@ -94,7 +97,8 @@ static void add_content(struct oracle *o, const struct winner *w, const struct e
 	if (o->contents == CONTENTS_MAX)
 		sim_fail(o->s, "more than %d contents", CONTENTS_MAX);
 	struct content *c = &o->c[o->contents++];
-	*c = (struct content){.path = path, .kind = e->kind, .stamp = e->content_stamp, .vector = e->vector};
+	*c = (struct content){
+		.path = path, .kind = e->kind, .stamp = e->content_stamp, .vector = e->vector};
 	memcpy(c->hash, e->hash, sizeof c->hash);
 }
 
@@ -144,7 +148,8 @@ static void build_oracle(struct oracle *o)
 	for (unsigned r = 0; r < o->s->regions; r++) {
 		struct listing l = {o, o->s->region[r].mem};
 		struct store_error error = {0};
-		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) == STORE_OK);
+		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) ==
+			STORE_OK);
 	}
 }
 
@@ -156,15 +161,20 @@ static void describe(const struct entry *e, char *p, size_t n)
 	stamp_format(e->attr_stamp, a);
 	stamp_format(e->mtime_stamp, m);
 	hex_encode(e->hash, 4, h);
-	snprintf(p, n, "kind %d size %" PRIu64 " hash %.8s target %.12s content %s attr %s mode %o uid %u mtime %s", e->kind,
-		e->size, h, e->target ? e->target : "-", c, a, e->mode, e->uid, m);
+	snprintf(p, n,
+		"kind %d size %" PRIu64
+		" hash %.8s target %.12s content %s attr %s mode %o uid %u mtime %s",
+		e->kind, e->size, h, e->target ? e->target : "-", c, a, e->mode, e->uid, m);
 }
 
 static void check_register(struct sim *s, unsigned n, const struct winner *w, const struct entry *e)
 {
-	bool same = stamp_cmp(e->content_stamp, w->content.content_stamp) == 0 && entry_content_equal(e, &w->content) &&
-		stamp_cmp(e->attr_stamp, w->attr.attr_stamp) == 0 && entry_attr_equal(e, &w->attr) &&
-		stamp_cmp(e->mtime_stamp, w->mtime.mtime_stamp) == 0 && e->mtime_ns == w->mtime.mtime_ns;
+	bool same = stamp_cmp(e->content_stamp, w->content.content_stamp) == 0 &&
+		    entry_content_equal(e, &w->content) &&
+		    stamp_cmp(e->attr_stamp, w->attr.attr_stamp) == 0 &&
+		    entry_attr_equal(e, &w->attr) &&
+		    stamp_cmp(e->mtime_stamp, w->mtime.mtime_stamp) == 0 &&
+		    e->mtime_ns == w->mtime.mtime_ns;
 	char have[400], want[400];
 
 	if (same)
@@ -198,11 +208,13 @@ static void check_entries(struct sim *s, unsigned n, struct oracle *o)
 	for (unsigned i = 0; i < o->count; i++) {
 		struct entry e = {0};
 		if (entry_get(conn, key_slice(&o->w[i].key), &e) < 0)
-			sim_fail(s, "n%u: no entry for \"%s\", which was published", n, o->w[i].key.p);
+			sim_fail(s, "n%u: no entry for \"%s\", which was published", n,
+				o->w[i].key.p);
 		check_register(s, n, &o->w[i], &e);
 		entry_done(&e);
 	}
-	CHECK(entry_scan(conn, slice_of(""), slice_of(""), false, 100000, count_key, &counter) == 0);
+	CHECK(entry_scan(conn, slice_of(""), slice_of(""), false, 100000, count_key, &counter) ==
+		0);
 	struct entry root = {0};
 	bool has_root = entry_get(conn, slice_of(""), &root) == 0;
 	entry_done(&root);
@@ -217,15 +229,18 @@ static void check_entries(struct sim *s, unsigned n, struct oracle *o)
 		struct outbox_stats out;
 		CHECK(outbox_stats(conn, r, &out) == 0);
 		if (out.rows)
-			sim_fail(s, "n%u: %" PRIu64 " outbox rows are left for r%u (%" PRIu64 " parked)", n, out.rows, r, out.parked);
+			sim_fail(s,
+				"n%u: %" PRIu64 " outbox rows are left for r%u (%" PRIu64
+				" parked)",
+				n, out.rows, r, out.parked);
 	}
 	cache_read_end(conn);
 }
 
 /* ---- conflicts ---- */
 
-static int list_conflict(void *ctx, uint64_t id, struct slice key, const struct entry *loser, uint64_t ino, int64_t at_ms,
-	const char *reason)
+static int list_conflict(void *ctx, uint64_t id, struct slice key, const struct entry *loser,
+	uint64_t ino, int64_t at_ms, const char *reason)
 {
 	struct oracle *o = ctx;
 
@@ -246,7 +261,8 @@ static bool followed(const struct oracle *o, const struct content *c)
 		const struct content *by = &o->c[i];
 		if (by->path != c->path || by == c || !newer(by->stamp, c->stamp))
 			continue;
-		if (by->stamp.node == c->stamp.node || vector_get(&by->vector, c->stamp.node) >= c->stamp.time)
+		if (by->stamp.node == c->stamp.node ||
+			vector_get(&by->vector, c->stamp.node) >= c->stamp.time)
 			return true;
 		if (by->kind == KIND_FILE && memcmp(by->hash, c->hash, sizeof c->hash) == 0)
 			return true;
@@ -266,11 +282,13 @@ static void check_conflicts(struct sim *s, struct oracle *o)
 	for (unsigned i = 0; i < o->contents; i++) {
 		struct content *c = &o->c[i];
 		char text[STAMP_TEXT_SIZE];
-		if (c->kind != KIND_FILE || c->listed || stamp_cmp(c->stamp, o->w[c->path].content.content_stamp) == 0 ||
+		if (c->kind != KIND_FILE || c->listed ||
+			stamp_cmp(c->stamp, o->w[c->path].content.content_stamp) == 0 ||
 			followed(o, c))
 			continue;
 		stamp_format(c->stamp, text);
-		sim_fail(s, "content %s of \"%s\" was lost, and nobody lists it", text, o->w[c->path].key.p);
+		sim_fail(s, "content %s of \"%s\" was lost, and nobody lists it", text,
+			o->w[c->path].key.p);
 	}
 }
 
@@ -278,7 +296,8 @@ static bool live_below(const struct oracle *o, struct slice key)
 {
 	for (unsigned i = 0; i < o->count; i++) {
 		struct slice k = key_slice(&o->w[i].key);
-		if (o->w[i].content.kind != KIND_ABSENT && k.len > key.len && k.p[key.len] == '/' && memcmp(k.p, key.p, key.len) == 0)
+		if (o->w[i].content.kind != KIND_ABSENT && k.len > key.len && k.p[key.len] == '/' &&
+			memcmp(k.p, key.p, key.len) == 0)
 			return true;
 	}
 	return false;
@@ -306,13 +325,16 @@ static void check_path(struct sim *s, unsigned n, const struct oracle *o, const 
 		sim_fail(s, "n%u: \"%s\" is not there (%d)", n, w->key.p, r);
 	mode_t type = kind == KIND_FILE ? S_IFREG : kind == KIND_DIR ? S_IFDIR : S_IFLNK;
 	if ((inode.mode & S_IFMT) != type)
-		sim_fail(s, "n%u: \"%s\" is of mode %o, wanted kind %d", n, w->key.p, inode.mode, kind);
+		sim_fail(s, "n%u: \"%s\" is of mode %o, wanted kind %d", n, w->key.p, inode.mode,
+			kind);
 	if (kind == w->content.kind && kind != KIND_SYMLINK && w->attr.attr_stamp.time &&
 		((inode.mode & 07777) != w->attr.mode || inode.uid != w->attr.uid))
-		sim_fail(s, "n%u: \"%s\" has mode %o uid %u, wanted %o %u", n, w->key.p, inode.mode, inode.uid, w->attr.mode, w->attr.uid);
+		sim_fail(s, "n%u: \"%s\" has mode %o uid %u, wanted %o %u", n, w->key.p, inode.mode,
+			inode.uid, w->attr.mode, w->attr.uid);
 	if (kind == KIND_SYMLINK) {
 		char *target = NULL;
-		if (tree_readlink(c, inode.ino, &target) < 0 || strcmp(target, w->content.target) != 0)
+		if (tree_readlink(c, inode.ino, &target) < 0 ||
+			strcmp(target, w->content.target) != 0)
 			sim_fail(s, "n%u: \"%s\" points elsewhere", n, w->key.p);
 		free(target);
 	}
@@ -322,8 +344,11 @@ static void check_path(struct sim *s, unsigned n, const struct oracle *o, const 
 	both.mtime_ns = w->mtime.mtime_ns;
 	both.mtime_stamp = w->mtime.mtime_stamp;
 	if (inode.size != w->content.size || inode.mtime_ns != entry_mtime(&both))
-		sim_fail(s, "n%u: \"%s\" has size %" PRIu64 " mtime %" PRId64 ", wanted %" PRIu64 " %" PRId64, n, w->key.p, inode.size,
-			inode.mtime_ns, w->content.size, entry_mtime(&both));
+		sim_fail(s,
+			"n%u: \"%s\" has size %" PRIu64 " mtime %" PRId64 ", wanted %" PRIu64
+			" %" PRId64,
+			n, w->key.p, inode.size, inode.mtime_ns, w->content.size,
+			entry_mtime(&both));
 	struct file *file;
 	r = file_open(c, inode.ino, false, false, &file);
 	if (r == -EREMOTE)
@@ -351,12 +376,14 @@ static int check_known(void *ctx, struct slice key)
 {
 	struct walk *w = ctx;
 	for (unsigned i = 0; i < w->o->count; i++) {
-		if (slice_equal(key_slice(&w->o->w[i].key), key) && shown(w->o, &w->o->w[i]) != KIND_ABSENT)
+		if (slice_equal(key_slice(&w->o->w[i].key), key) &&
+			shown(w->o, &w->o->w[i]) != KIND_ABSENT)
 			return 0;
 	}
 	if (live_below(w->o, key))
 		return 0; /* implied by what lies below it */
-	sim_fail(w->s, "n%u: \"%.*s\" is in the tree and nothing says so", w->n, (int)key.len, key.p);
+	sim_fail(w->s, "n%u: \"%.*s\" is in the tree and nothing says so", w->n, (int)key.len,
+		key.p);
 }
 
 static void check_tree(struct sim *s, unsigned n, struct oracle *o)
@@ -400,22 +427,26 @@ static int check_object(void *ctx, const char *key, const struct store_object *o
 	if (!w || w->content.kind == KIND_ABSENT || (w->content.kind == KIND_DIR) != directory)
 		sim_fail(c->s, "r%u: object %s should not be there", c->region, key);
 	c->found++;
-	CHECK(store_get_buf(c->s->region[c->region].mem, key, 1 << 20, &body, NULL, &meta, NULL, &error) == STORE_OK);
+	CHECK(store_get_buf(c->s->region[c->region].mem, key, 1 << 20, &body, NULL, &meta, NULL,
+		      &error) == STORE_OK);
 	char want[STAMP_TEXT_SIZE];
 	stamp_format(w->content.content_stamp, want);
 	const char *have = store_meta_get(&meta, "meridian-stamp");
 	if (!have || strcmp(have, want) != 0)
-		sim_fail(c->s, "r%u: object %s has stamp %s, wanted %s", c->region, key, have ? have : "none", want);
+		sim_fail(c->s, "r%u: object %s has stamp %s, wanted %s", c->region, key,
+			have ? have : "none", want);
 	stamp_format(w->attr.attr_stamp, want);
 	have = store_meta_get(&meta, "meridian-attr-stamp");
 	if (!have || strcmp(have, want) != 0)
-		sim_fail(c->s, "r%u: object %s has attribute stamp %s, wanted %s", c->region, key, have ? have : "none", want);
+		sim_fail(c->s, "r%u: object %s has attribute stamp %s, wanted %s", c->region, key,
+			have ? have : "none", want);
 	if (w->content.kind == KIND_FILE) {
 		uint8_t hash[SHA256_SIZE];
 		sha256(body.data, body.len, hash);
 		if (memcmp(hash, w->content.hash, sizeof hash) != 0)
 			sim_fail(c->s, "r%u: object %s has another body", c->region, key);
-	} else if (w->content.kind == KIND_SYMLINK && strcmp(buf_str(&body), w->content.target) != 0) {
+	} else if (w->content.kind == KIND_SYMLINK &&
+		   strcmp(buf_str(&body), w->content.target) != 0) {
 		sim_fail(c->s, "r%u: object %s has another target", c->region, key);
 	}
 	return 0;
@@ -427,7 +458,8 @@ static void check_bucket(struct sim *s, unsigned r, struct oracle *o)
 	struct store_error error = {0};
 	unsigned live = 0;
 
-	CHECK(store_list(s->region[r].mem, "", NULL, 0, check_object, &c, NULL, &error) == STORE_OK);
+	CHECK(store_list(s->region[r].mem, "", NULL, 0, check_object, &c, NULL, &error) ==
+		STORE_OK);
 	for (unsigned i = 0; i < o->count; i++)
 		live += o->w[i].key.len && o->w[i].content.kind != KIND_ABSENT;
 	if (c.found != live)

@@ -1,8 +1,8 @@
 /*
  * The network of the simulation. A link is a store of one node onto the bucket of one region. It
- * refuses while the region is down or the node cut off; loses requests and answers; lets conditional
- * puts whose answer was lost arrive late; and now and then runs a step of another node in the
- * middle of a request, so that the requests of several nodes interleave.
+ * refuses while the region is down or the node cut off; loses requests and answers; lets
+ * conditional puts whose answer was lost arrive late; and now and then runs a step of another node
+ * in the middle of a request, so that the requests of several nodes interleave.
  */
 #include "tests/sim/sim.h"
 
@@ -57,13 +57,15 @@ void sim_net_deliver_late(struct sim *s, bool all)
 			continue;
 		}
 		*p = l->next;
-		struct store_condition condition = {.if_absent = l->if_absent, .if_match = l->if_match};
+		struct store_condition condition = {
+			.if_absent = l->if_absent, .if_match = l->if_match};
 		struct store_error error = {0};
-		enum store_result r = store_put_buf(s->region[l->region].mem, l->key, l->body.data, l->body.len, &l->meta,
-			&condition, NULL, NULL, &error);
+		enum store_result r = store_put_buf(s->region[l->region].mem, l->key, l->body.data,
+			l->body.len, &l->meta, &condition, NULL, NULL, &error);
 		sim_trace(s, "late put r%u %s: %s", l->region, l->key, store_result_name(r));
 		late_free(l);
-		p = &late_list; /* the list may have changed only by us, but start over to be plain */
+		/* the list may have changed only by us, but start over to be plain */
+		p = &late_list;
 	}
 }
 
@@ -77,7 +79,8 @@ void sim_net_done(struct sim *s)
 }
 
 /* Asked before each request. STORE_OK: let it through. */
-static enum store_result before(struct link *l, const char *op, const char *key, struct store_error *error)
+static enum store_result before(
+	struct link *l, const char *op, const char *key, struct store_error *error)
 {
 	struct sim *s = l->sim;
 
@@ -117,21 +120,24 @@ static struct store *bucket(struct link *l)
 	return l->sim->region[l->region].mem;
 }
 
-static enum store_result link_get(struct store *st, const char *key, uint64_t offset, uint64_t length,
-	const char *if_match, const struct store_sink *sink, struct store_object *object,
-	struct store_meta *meta, const struct store_call *call, struct store_error *error)
+static enum store_result link_get(struct store *st, const char *key, uint64_t offset,
+	uint64_t length, const char *if_match, const struct store_sink *sink,
+	struct store_object *object, struct store_meta *meta, const struct store_call *call,
+	struct store_error *error)
 {
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, "get", key, error);
 	if (r == STORE_OK)
-		r = store_get(bucket(l), key, offset, length, if_match, sink, object, meta, call, error);
+		r = store_get(
+			bucket(l), key, offset, length, if_match, sink, object, meta, call, error);
 	outcome(l, "get", key, r);
 	return r;
 }
 
 /* Keeps a conditional put for later; its sender is told that the outcome is unknown. */
-static enum store_result keep_late(struct link *l, const char *key, const struct store_source *source,
-	const struct store_meta *meta, const struct store_condition *condition)
+static enum store_result keep_late(struct link *l, const char *key,
+	const struct store_source *source, const struct store_meta *meta,
+	const struct store_condition *condition)
 {
 	struct late *late = calloc(1, sizeof *late);
 	CHECK(late);
@@ -157,9 +163,10 @@ static enum store_result keep_late(struct link *l, const char *key, const struct
 	return STORE_UNKNOWN;
 }
 
-static enum store_result link_put(struct store *st, const char *key, const struct store_source *source,
-	const struct store_meta *meta, const struct store_condition *condition, char *etag,
-	const struct store_call *call, struct store_error *error)
+static enum store_result link_put(struct store *st, const char *key,
+	const struct store_source *source, const struct store_meta *meta,
+	const struct store_condition *condition, char *etag, const struct store_call *call,
+	struct store_error *error)
 {
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, "put", key, error);
@@ -189,11 +196,14 @@ static enum store_result link_head(struct store *st, const char *key, struct sto
 }
 
 static enum store_result link_list(struct store *st, const char *prefix, const char *start_after,
-	uint64_t limit, store_list_fn fn, void *ctx, const struct store_call *call, struct store_error *error)
+	uint64_t limit, store_list_fn fn, void *ctx, const struct store_call *call,
+	struct store_error *error)
 {
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, "list", prefix, error);
-	return r == STORE_OK ? store_list(bucket(l), prefix, start_after, limit, fn, ctx, call, error) : r;
+	return r == STORE_OK
+		       ? store_list(bucket(l), prefix, start_after, limit, fn, ctx, call, error)
+		       : r;
 }
 
 static enum store_result link_remove(struct store *st, const char *key, const char *if_match,
@@ -211,8 +221,8 @@ static enum store_result link_remove(struct store *st, const char *key, const ch
 }
 
 static enum store_result link_copy(struct store *st, const char *from, const char *to,
-	const struct store_meta *meta, const char *if_match, char *etag, const struct store_call *call,
-	struct store_error *error)
+	const struct store_meta *meta, const char *if_match, char *etag,
+	const struct store_call *call, struct store_error *error)
 {
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, "copy", to, error);

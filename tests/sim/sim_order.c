@@ -1,9 +1,10 @@
 /*
  * The order within a directory: what announces never precedes what it announces.
  *
- * Every node has a pair of files in one directory of its own: it writes data, closes it, writes mark, closes it, both with
- * the same number, again and again. Whoever sees mark N must see data of at least N. The number of a content is known by its hash, so
- * that a file which is known by its record only counts as seen, too.
+ * Every node has a pair of files in one directory of its own: it writes data, closes it, writes
+ * mark, closes it, both with the same number, again and again. Whoever sees mark N must see data of
+ * at least N. The number of a content is known by its hash, so that a file which is known by its
+ * record only counts as seen, too.
  */
 #include "tests/sim/sim.h"
 
@@ -46,17 +47,20 @@ static void put(struct sim *s, unsigned n, const char *name, uint64_t number, bo
 	struct inode dir, inode;
 	struct file *file;
 	char content[400];
-	size_t len = (size_t)snprintf(content, sizeof content, "%s of n%u number %" PRIu64 " ", name, n, number);
+	size_t len = (size_t)snprintf(
+		content, sizeof content, "%s of n%u number %" PRIu64 " ", name, n, number);
 
 	while (large && len < 300)
 		content[len++] = '.';
 	if (tree_resolve(c, slice_of(DIR_KEY), &dir) == -ENOENT &&
 		tree_create(c, ROOT_INO, slice_of(DIR_KEY), S_IFDIR | 0755, 0, 0, NULL, &dir) < 0)
 		sim_fail(s, "n%u: mkdir " DIR_KEY, n);
-	int r = tree_create_open(c, dir.ino, slice_of(name), S_IFREG | 0644, 0, 0, true, &inode, &file);
+	int r = tree_create_open(
+		c, dir.ino, slice_of(name), S_IFREG | 0644, 0, 0, true, &inode, &file);
 	if (r == -EEXIST && tree_lookup(c, dir.ino, slice_of(name), &inode) == 0)
 		r = file_open(c, inode.ino, true, true, &file);
-	if (r < 0 || file_write(file, content, len, 0, false) != (ssize_t)len || file_flush(file) < 0)
+	if (r < 0 || file_write(file, content, len, 0, false) != (ssize_t)len ||
+		file_flush(file) < 0)
 		sim_fail(s, "n%u: write " DIR_KEY "/%s: %d", n, name, r);
 	file_release(file);
 	struct order_content *o = calloc(1, sizeof *o);
@@ -111,7 +115,8 @@ void sim_order_check(struct sim *s, unsigned n)
 		snprintf(mark, sizeof mark, "mark%u", writer);
 		uint64_t d = seen(s, conn, data), m = seen(s, conn, mark);
 		if (m > d)
-			sim_fail(s, "n%u sees mark %" PRIu64 " of n%u, but data %" PRIu64, n, m, writer, d);
+			sim_fail(s, "n%u sees mark %" PRIu64 " of n%u, but data %" PRIu64, n, m,
+				writer, d);
 		order.checks += m > 0;
 	}
 	cache_read_end(conn);

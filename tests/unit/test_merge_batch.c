@@ -367,8 +367,9 @@ static void implied_directory_follows_owner(void **state)
 	assert_int_equal(sealer_seal_all(s[1].sealer), 0);
 	carry(&s[1], &s[0], "d");
 	carry(&s[1], &s[0], "d/e/f");
-	assert_int_equal(tree_setattr(
-		s[0].cache, ino_of(&s[0], slice_of("d")), SET_UID | SET_GID, &v, &i), 0);
+	assert_int_equal(
+		tree_setattr(s[0].cache, ino_of(&s[0], slice_of("d")), SET_UID | SET_GID, &v, &i),
+		0);
 	seal(&s[0]);
 	assert_int_equal(tree_getattr(s[0].cache, ino_of(&s[0], slice_of("d/e")), &i), 0);
 	assert_int_equal(i.uid, 7);

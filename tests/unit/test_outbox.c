@@ -231,7 +231,8 @@ static void model_enqueue(struct model *m, unsigned k, const struct outbox_chang
 			.since_ms = hlc_ms(c->stamp.time)};
 		if (!old.there)
 			continue;
-		row->fresh = old.fresh && !c->fresh && waiting && !old.uploaded && old.attempts == 0;
+		row->fresh =
+			old.fresh && !c->fresh && waiting && !old.uploaded && old.attempts == 0;
 		if (waiting || c->object_only) {
 			row->first = old.first;
 			row->since_ms = old.since_ms;

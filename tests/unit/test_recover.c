@@ -76,8 +76,8 @@ static void orphans_and_strays_go(void **state)
 	assert_int_equal(content_begin(f->cache, &w), 0);
 	assert_int_equal(content_append(&w, "half", 4), 0);
 	content_finish(&w);
-	snprintf(
-		foreign, sizeof(foreign), "%s/content/%02x/README", f->dir, (unsigned)(kept >> 8 & 255));
+	snprintf(foreign, sizeof(foreign), "%s/content/%02x/README", f->dir,
+		(unsigned)(kept >> 8 & 255));
 	fd = open(foreign, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	assert_true(fd >= 0);
 	close(fd);
