@@ -27,6 +27,7 @@
 #define RESERVE_STEP (INT64_C(8) << 20)
 #define RESERVE_MS 100
 #define COPY_BYTES ((size_t)256 << 10)
+#define BEGIN_BYTES ((uint64_t)64 << 10) /* most content that comes from elsewhere is inlined */
 
 /* ---- files ---- */
 
@@ -228,8 +229,11 @@ void content_close(struct content_reader *r)
 int content_begin(struct cache *c, struct content_writer *ret)
 {
 	struct content_writer w = {.fd = -1};
-	int r = cache_new_ino(c, &w.ino);
+	/* What comes from elsewhere leaves room to remove files here, and to seal. */
+	int r = content_check_reserve(c, BEGIN_BYTES);
 
+	if (!r)
+		r = cache_new_ino(c, &w.ino);
 	if (r)
 		return r;
 	w.fd = content_file(c, w.ino, O_RDWR | O_CREAT | O_EXCL);
