@@ -245,11 +245,10 @@ static int list_conflict(void *ctx, uint64_t id, struct slice key, const struct 
 	struct oracle *o = ctx;
 
 	for (unsigned i = 0; i < o->count; i++) {
-		struct content *c = NULL;
-		if (slice_equal(key_slice(&o->w[i].key), key))
-			c = find_content(o, i, loser->content_stamp);
-		if (c)
-			c->listed = true;
+		if (!slice_equal(key_slice(&o->w[i].key), key))
+			continue;
+		add_content(o, &o->w[i], loser); /* perhaps it was never published, and its writer had seen others */
+		find_content(o, i, loser->content_stamp)->listed = true;
 	}
 	return 0;
 }
