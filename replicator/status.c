@@ -11,6 +11,7 @@
 #include "cache/journal.h"
 #include "src/base/buf.h"
 #include "src/base/clock.h"
+#include "src/base/json.h"
 
 static void region_state(struct region *r, struct region_status *ret)
 {
@@ -109,6 +110,23 @@ static void describe(struct store *s, struct buf *text)
 		buf_printf(text, "  clock: %+" PRId64 " ms against this machine\n", skew);
 }
 
+static int describe_volume(const struct buf *file, struct buf *text)
+{
+	struct json_object *o = NULL;
+	const char *id = NULL, *name = NULL;
+
+	if (json_parse((const char *)file->data, file->len, &o) == 0) {
+		id = json_get_str(o, "volume_id");
+		name = json_get_str(o, "name");
+	}
+	if (id)
+		buf_printf(text, "  volume: %.64s, id %.64s\n", name ? name : "without a name", id);
+	else
+		buf_put_str(text, "  volume: " VOLUME_KEY " is not a Meridian volume file\n");
+	json_object_free(o);
+	return id ? 0 : -EMEDIUMTYPE;
+}
+
 static int check_open(struct store *s, const char *name, int64_t timeout_ms, struct buf *text)
 {
 	struct store_call call = {.deadline_ms = clock_monotonic_ms() + timeout_ms};
@@ -119,7 +137,9 @@ static int check_open(struct store *s, const char *name, int64_t timeout_ms, str
 	enum store_result result =
 		store_get_buf(s, VOLUME_KEY, 65536, &volume, NULL, NULL, &call, &error);
 	if (result == STORE_OK) {
-		buf_printf(text, "  volume: there (%zu bytes)\n", volume.len);
+		int code = describe_volume(&volume, text);
+		if (code < 0)
+			return code;
 	} else if (result == STORE_ABSENT) {
 		buf_put_str(text, "  volume: none yet, made at the first mount\n");
 	} else {
@@ -147,7 +167,7 @@ int replicator_check_region(const struct store_config *config, int64_t timeout_m
 		buf_printf(text, "%s\n", err.text);
 		return code;
 	}
-	buf_printf(text, "region \"%s\" %s\n", config->name, config->url);
+	buf_printf(text, "%s\n", config->url);
 	code = check_open(s, config->name, timeout_ms, text);
 	store_close(s);
 	return code;
