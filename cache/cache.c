@@ -388,11 +388,6 @@ struct hlc *cache_clock(struct cache *c)
 	return &c->clock;
 }
 
-const char *cache_state_dir(const struct cache *c)
-{
-	return c->state_dir;
-}
-
 struct stamp cache_stamp(struct cache *c)
 {
 	struct stamp s = {.node = c->node};

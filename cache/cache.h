@@ -106,7 +106,6 @@ uint64_t cache_node(const struct cache *c);
 struct hlc *cache_clock(struct cache *c);
 /* A new stamp of this node. */
 struct stamp cache_stamp(struct cache *c);
-const char *cache_state_dir(const struct cache *c);
 
 /* Makes everything that committed before this call survive power loss. Concurrent calls share one
  * flush. Returns after fdatasync of the write-ahead log. */
