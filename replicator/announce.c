@@ -35,7 +35,6 @@
 #include "replicator/body.h"
 #include "replicator/segment.h"
 #include "src/base/clock.h"
-#include "src/base/log.h"
 #include "src/base/metrics.h"
 
 enum { RENAME_AFTER_MS = 10000, GROUP_MAX = 256 };

@@ -16,7 +16,6 @@
 #include "cache/journal.h"
 #include "cache/progress.h"
 #include "cache/project.h"
-#include "src/base/clock.h"
 #include "src/base/log.h"
 
 /* The content that key has, or that lost last there. -ENOENT. */

@@ -20,7 +20,6 @@
 
 #include "src/base/buf.h"
 #include "src/base/clock.h"
-#include "src/base/log.h"
 #include "src/base/thread.h"
 #include "src/text.h"
 

@@ -21,7 +21,6 @@
 #include <strings.h>
 
 #include "src/base/clock.h"
-#include "src/base/log.h"
 #include "src/base/thread.h"
 
 #define CAPTURE_DEFAULT 65536

@@ -16,7 +16,6 @@
 #include <string.h>
 
 #include "src/base/clock.h"
-#include "src/base/hash.h"
 
 #define HLC_MS_MAX ((INT64_C(1) << 48) - 1)
 
