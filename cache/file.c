@@ -1,8 +1,8 @@
 /*
- * Open files: the table of records, reading and writing, and what the last release does.
+ * Open files: opening, reading and writing, and what the last release does.
  *
- * The table's lock is a leaf: a transaction may look a record up. A record's own lock is taken
- * before a transaction, never inside one. record.h tells the rules of generations and of marking.
+ * A record's own lock is taken before a transaction, never inside one. record.h tells the rules of
+ * generations and of marking; record.c has the table of records.
  *
  * Life of a record: made by the first reference, freed by the last. The last release of a writer
  * settles the row: its size, mtime and generation are brought up to date, with a journal row when
@@ -22,287 +22,13 @@
 #include "cache/record.h"
 #include "src/base/clock.h"
 
-#define BUCKETS 4096
 #define DUE_BATCH 256
-
-struct file_table {
-	struct mutex lock;
-	_Atomic unsigned count; /* written under lock; 0 saves a lookup the lock */
-	struct record *buckets[BUCKETS];
-};
 
 struct file {
 	struct cache *cache;
 	struct record *rec;
 	bool writable;
 };
-
-/* ---- table ---- */
-
-struct file_table *file_table_new(void)
-{
-	struct file_table *t = calloc(1, sizeof(*t));
-
-	if (t)
-		mutex_init(&t->lock, LOCK_RANK_LEAF);
-	return t;
-}
-
-static void record_free(struct record *rec)
-{
-	int fd = atomic_load(&rec->fd);
-
-	if (fd >= 0)
-		close(fd);
-	mutex_done(&rec->lock);
-	free(rec->displaced);
-	free(rec->copying);
-	free(rec);
-}
-
-void file_table_free(struct file_table *t)
-{
-	if (!t)
-		return;
-	for (unsigned i = 0; i < BUCKETS; i++) {
-		for (struct record *rec = t->buckets[i]; rec;) {
-			struct record *next = rec->next;
-
-			record_free(rec);
-			rec = next;
-		}
-	}
-	mutex_done(&t->lock);
-	free(t);
-}
-
-static struct record **find(struct file_table *t, uint64_t ino)
-{
-	struct record **at = &t->buckets[ino % BUCKETS];
-
-	while (*at && (*at)->ino != ino)
-		at = &(*at)->next;
-	return at;
-}
-
-static struct record *record_new(uint64_t ino)
-{
-	struct record *rec = calloc(1, sizeof(*rec));
-
-	if (!rec)
-		return NULL;
-	rec->ino = ino;
-	atomic_init(&rec->fd, -1);
-	mutex_init(&rec->lock, LOCK_RANK_FILE);
-	return rec;
-}
-
-struct record *record_get(struct cache *c, uint64_t ino, bool is_open)
-{
-	struct file_table *t = c->files;
-	struct record *fresh = record_new(ino), *rec, **at;
-
-	if (!fresh)
-		return NULL;
-	mutex_lock(&t->lock);
-	at = find(t, ino);
-	if (!*at) {
-		*at = fresh;
-		fresh = NULL;
-		atomic_fetch_add(&t->count, 1);
-	}
-	rec = *at;
-	rec->refs++;
-	rec->opens += is_open;
-	mutex_unlock(&t->lock);
-	if (fresh)
-		record_free(fresh);
-	return rec;
-}
-
-/* With the table's lock; returns what is to be freed after it. */
-static struct record *unref(struct file_table *t, struct record *rec)
-{
-	struct record **at;
-
-	if (--rec->refs > 0)
-		return NULL;
-	at = find(t, rec->ino);
-	CHECK(*at == rec && rec->opens == 0);
-	*at = rec->next;
-	atomic_fetch_sub(&t->count, 1);
-	return rec;
-}
-
-void record_put(struct cache *c, struct record *rec)
-{
-	struct record *gone;
-
-	mutex_lock(&c->files->lock);
-	gone = unref(c->files, rec);
-	mutex_unlock(&c->files->lock);
-	if (gone)
-		record_free(gone);
-}
-
-bool file_is_open(struct cache *c, uint64_t ino)
-{
-	struct record *rec;
-	bool open;
-
-	mutex_lock(&c->files->lock);
-	rec = *find(c->files, ino);
-	open = rec && rec->opens > 0;
-	mutex_unlock(&c->files->lock);
-	return open;
-}
-
-bool file_has_unsealed(struct cache *c, const struct inode_row *row)
-{
-	struct record *rec;
-	bool unsealed;
-
-	mutex_lock(&c->files->lock);
-	rec = *find(c->files, row->ino);
-	/* 0: nobody has read the row yet, so nobody has written either. */
-	unsealed = rec && atomic_load(&rec->generation) != 0 &&
-		   atomic_load(&rec->generation) != row->sealed;
-	mutex_unlock(&c->files->lock);
-	return unsealed;
-}
-
-bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced)
-{
-	struct key *copy = NULL;
-	struct record *rec;
-	bool open;
-
-	if (atomic_load(&c->files->count) == 0)
-		return false;
-	if (displaced) {
-		copy = malloc(sizeof(*copy));
-		CHECK(copy && key_set(copy, *displaced));
-	}
-	mutex_lock(&c->files->lock);
-	rec = *find(c->files, ino);
-	open = rec && rec->opens > 0;
-	if (open) {
-		rec->detached = true;
-		/* Not loaded: an open is under way, and finds out by itself (mark_dirty). */
-		if (copy && atomic_load(&rec->generation) != 0) {
-			struct key *old = rec->displaced;
-
-			rec->displaced = copy;
-			rec->displaced_generation = atomic_load(&rec->generation);
-			copy = old;
-		}
-	}
-	mutex_unlock(&c->files->lock);
-	free(copy);
-	return open;
-}
-
-void file_note_attached(struct cache *c, uint64_t ino)
-{
-	struct key *displaced = NULL;
-	struct record *rec;
-
-	if (atomic_load(&c->files->count) == 0)
-		return;
-	mutex_lock(&c->files->lock);
-	rec = *find(c->files, ino);
-	if (rec) {
-		rec->detached = false;
-		displaced = rec->displaced;
-		rec->displaced = NULL;
-	}
-	mutex_unlock(&c->files->lock);
-	free(displaced);
-}
-
-bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret)
-{
-	struct record *rec;
-	bool found = false;
-	int fd;
-
-	if (atomic_load(&c->files->count) == 0)
-		return false;
-	/* The system call under the lock keeps the descriptor open; it takes less than a
-	 * microsecond. */
-	mutex_lock(&c->files->lock);
-	rec = *find(c->files, ino);
-	if (rec && rec->opens > 0) {
-		fd = atomic_load(&rec->fd);
-		found = fd >= 0 && fstat(fd, ret) == 0;
-	}
-	mutex_unlock(&c->files->lock);
-	return found;
-}
-
-/* ---- generations ---- */
-
-void record_load(struct record *rec, const struct inode_row *row)
-{
-	if (rec->loaded)
-		return;
-	rec->loaded = true;
-	rec->journalled = row->generation;
-	atomic_store(&rec->generation, row->generation);
-	if (row->dirty)
-		atomic_store(&rec->marked, true);
-}
-
-static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)
-{
-	uint64_t first = offset >> BLOCK_BITS, last = (offset + length - 1) >> BLOCK_BITS;
-
-	if (last / 8 >= rec->copying_bytes) {
-		size_t bytes = (size_t)(last / 8 + 1) * 2;
-		uint8_t *grown = realloc(rec->copying, bytes);
-
-		if (!grown) {
-			rec->copying_failed = true;
-			return;
-		}
-		memset(grown + rec->copying_bytes, 0, bytes - rec->copying_bytes);
-		rec->copying = grown;
-		rec->copying_bytes = bytes;
-	}
-	for (uint64_t b = first; b <= last; b++)
-		rec->copying[b / 8] |= (uint8_t)(1U << (b % 8));
-}
-
-void record_changing(struct record *rec, uint64_t offset, uint64_t length)
-{
-	if (rec->changed_ms == 0)
-		rec->changed_ms = clock_monotonic_ms() + 1;
-	atomic_fetch_add(&rec->generation, 1);
-	if (rec->copying && length)
-		mark_blocks(rec, offset, length);
-}
-
-bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool row_matches)
-{
-	struct record *rec;
-	bool clean = row_matches;
-
-	mutex_lock(&c->files->lock);
-	rec = *find(c->files, ino);
-	if (rec && atomic_load(&rec->generation) != 0) {
-		atomic_store(&rec->sealed_open, true);
-		atomic_store(&rec->marked, false);
-		clean = atomic_load(&rec->writers) == 0 &&
-			atomic_load(&rec->generation) == generation;
-		if (clean)
-			atomic_store(&rec->sealed_open, false);
-		else
-			atomic_store(&rec->marked, true);
-	}
-	mutex_unlock(&c->files->lock);
-	return clean;
-}
-
 /* ---- opening ---- */
 
 /* The inode's content is wanted empty, so nothing need be fetched. With rec->lock. */
@@ -552,14 +278,11 @@ int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file
 
 void file_forget(struct file *f)
 {
-	struct record *gone;
+	struct key *displaced = NULL;
 
-	mutex_lock(&f->cache->files->lock);
-	f->rec->opens--;
-	gone = unref(f->cache->files, f->rec);
-	mutex_unlock(&f->cache->files->lock);
-	if (gone)
-		record_free(gone);
+	(void)record_end_open(f->cache, f->rec, &displaced);
+	free(displaced);
+	record_put(f->cache, f->rec);
 	free(f);
 }
 
@@ -650,9 +373,7 @@ static void settle_or_keep(struct cache *c, struct record *rec)
 		note_journalled(rec, generation);
 	} else if (!rec->retry) {
 		rec->retry = true;
-		mutex_lock(&c->files->lock);
-		rec->refs++;
-		mutex_unlock(&c->files->lock);
+		record_ref(c, rec);
 	}
 	mutex_unlock(&rec->lock);
 }
@@ -745,26 +466,13 @@ static int finish_detached(struct cache *c, struct record *rec, const struct key
 static void close_record(struct cache *c, struct record *rec)
 {
 	struct key *displaced = NULL;
-	struct record *gone;
-	bool detached;
+	bool detached = record_end_open(c, rec, &displaced);
 
-	mutex_lock(&c->files->lock);
-	detached = --rec->opens == 0 && rec->detached;
-	if (detached && rec->displaced &&
-		rec->displaced_generation != atomic_load(&rec->generation)) {
-		displaced = rec->displaced;
-		rec->displaced = NULL;
-	}
-	mutex_unlock(&c->files->lock);
 	/* On failure the row stays with nlink 0; the next cache_open removes it. */
 	if (detached && finish_detached(c, rec, displaced))
 		(void)0;
 	free(displaced);
-	mutex_lock(&c->files->lock);
-	gone = unref(c->files, rec);
-	mutex_unlock(&c->files->lock);
-	if (gone)
-		record_free(gone);
+	record_put(c, rec);
 }
 
 int file_flush(struct file *f)
@@ -951,35 +659,6 @@ int file_fsync(struct file *f, bool data_only)
 
 /* ---- journal rows for files that stay open ---- */
 
-/* References to up to DUE_BATCH records from bucket *at on; moves *at behind them. */
-static unsigned collect(struct file_table *t, unsigned *at, struct record **found)
-{
-	unsigned n = 0;
-
-	mutex_lock(&t->lock);
-	while (*at < BUCKETS) {
-		unsigned before = n;
-		struct record *rec = t->buckets[*at];
-
-		for (; rec && n < DUE_BATCH; rec = rec->next) {
-			found[n++] = rec;
-			rec->refs++;
-		}
-		/* A bucket that does not fit any more is left for the next call, if this one got
-		 * anywhere. */
-		if (rec && before > 0) {
-			while (n > before)
-				found[--n]->refs--;
-			break;
-		}
-		(*at)++;
-		if (n == DUE_BATCH)
-			break;
-	}
-	mutex_unlock(&t->lock);
-	return n;
-}
-
 static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 {
 	uint64_t generation = 0;
@@ -1009,14 +688,10 @@ static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 int file_journal_due(struct cache *c, int64_t age_ms)
 {
 	struct record *found[DUE_BATCH];
-	unsigned at = 0;
+	unsigned at = 0, n;
 	int r = 0;
 
-	if (atomic_load(&c->files->count) == 0)
-		return 0;
-	while (at < BUCKETS) {
-		unsigned n = collect(c->files, &at, found);
-
+	while ((n = record_collect(c, &at, found, DUE_BATCH)) > 0) {
 		for (unsigned i = 0; i < n; i++) {
 			if (!r)
 				r = journal_if_due(c, found[i], age_ms);

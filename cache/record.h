@@ -1,5 +1,5 @@
 /*
- * Private to file.c, content.c and snapshot.c: the in-memory record of an inode whose content is in
+ * Private to record.c, file.c, content.c and snapshot.c: the in-memory record of an inode whose content is in
  * use.
  *
  * Generation. Every change of content raises it, under the record's lock and before the bytes are
@@ -51,6 +51,14 @@ struct record {
 
 /* A reference (made when there is none); is_open counts it as an open, too. NULL: memory is out. */
 struct record *record_get(struct cache *c, uint64_t ino, bool is_open);
+/* One more reference to a record that is held. */
+void record_ref(struct cache *c, struct record *rec);
+/* Ends one open and keeps its reference. True: it was the last one of a detached inode, whose row
+ * has to be looked at; *displaced is then the key (heap, the caller's) for which a conflict has to
+ * be recorded, and untouched when there is none. */
+bool record_end_open(struct cache *c, struct record *rec, struct key **displaced);
+/* References to up to max records from bucket *at on; moves *at behind them. 0: no more. */
+unsigned record_collect(struct cache *c, unsigned *at, struct record **found, unsigned max);
 /* Drops a reference that is not an open. */
 void record_put(struct cache *c, struct record *rec);
 /* With rec->lock: takes the generation from row unless it is known. */

@@ -1,0 +1,325 @@
+/*
+ * The table of records: one for each inode whose content is in use.
+ *
+ * Its lock is a leaf: a transaction may look a record up. A record is in the table as long as it
+ * has references. record.h tells the rules of generations and of marking.
+ */
+#include "cache/record.h"
+
+#include "cache/file.h"
+#include "src/base/clock.h"
+
+#define BUCKETS 4096
+
+struct file_table {
+	struct mutex lock;
+	_Atomic unsigned count; /* written under lock; 0 saves a lookup the lock */
+	struct record *buckets[BUCKETS];
+};
+
+/* ---- table ---- */
+
+struct file_table *file_table_new(void)
+{
+	struct file_table *t = calloc(1, sizeof(*t));
+
+	if (t)
+		mutex_init(&t->lock, LOCK_RANK_LEAF);
+	return t;
+}
+
+static void record_free(struct record *rec)
+{
+	int fd = atomic_load(&rec->fd);
+
+	if (fd >= 0)
+		close(fd);
+	mutex_done(&rec->lock);
+	free(rec->displaced);
+	free(rec->copying);
+	free(rec);
+}
+
+void file_table_free(struct file_table *t)
+{
+	if (!t)
+		return;
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		for (struct record *rec = t->buckets[i]; rec;) {
+			struct record *next = rec->next;
+
+			record_free(rec);
+			rec = next;
+		}
+	}
+	mutex_done(&t->lock);
+	free(t);
+}
+
+static struct record **find(struct file_table *t, uint64_t ino)
+{
+	struct record **at = &t->buckets[ino % BUCKETS];
+
+	while (*at && (*at)->ino != ino)
+		at = &(*at)->next;
+	return at;
+}
+
+static struct record *record_new(uint64_t ino)
+{
+	struct record *rec = calloc(1, sizeof(*rec));
+
+	if (!rec)
+		return NULL;
+	rec->ino = ino;
+	atomic_init(&rec->fd, -1);
+	mutex_init(&rec->lock, LOCK_RANK_FILE);
+	return rec;
+}
+
+struct record *record_get(struct cache *c, uint64_t ino, bool is_open)
+{
+	struct file_table *t = c->files;
+	struct record *fresh = record_new(ino), *rec, **at;
+
+	if (!fresh)
+		return NULL;
+	mutex_lock(&t->lock);
+	at = find(t, ino);
+	if (!*at) {
+		*at = fresh;
+		fresh = NULL;
+		atomic_fetch_add(&t->count, 1);
+	}
+	rec = *at;
+	rec->refs++;
+	rec->opens += is_open;
+	mutex_unlock(&t->lock);
+	if (fresh)
+		record_free(fresh);
+	return rec;
+}
+
+/* With the table's lock; returns what is to be freed after it. */
+static struct record *unref(struct file_table *t, struct record *rec)
+{
+	struct record **at;
+
+	if (--rec->refs > 0)
+		return NULL;
+	at = find(t, rec->ino);
+	CHECK(*at == rec && rec->opens == 0);
+	*at = rec->next;
+	atomic_fetch_sub(&t->count, 1);
+	return rec;
+}
+
+void record_ref(struct cache *c, struct record *rec)
+{
+	mutex_lock(&c->files->lock);
+	rec->refs++;
+	mutex_unlock(&c->files->lock);
+}
+
+void record_put(struct cache *c, struct record *rec)
+{
+	struct record *gone;
+
+	mutex_lock(&c->files->lock);
+	gone = unref(c->files, rec);
+	mutex_unlock(&c->files->lock);
+	if (gone)
+		record_free(gone);
+}
+
+bool record_end_open(struct cache *c, struct record *rec, struct key **displaced)
+{
+	bool detached;
+
+	mutex_lock(&c->files->lock);
+	detached = --rec->opens == 0 && rec->detached;
+	if (detached && rec->displaced &&
+		rec->displaced_generation != atomic_load(&rec->generation)) {
+		*displaced = rec->displaced;
+		rec->displaced = NULL;
+	}
+	mutex_unlock(&c->files->lock);
+	return detached;
+}
+
+unsigned record_collect(struct cache *c, unsigned *at, struct record **found, unsigned max)
+{
+	struct file_table *t = c->files;
+	unsigned n = 0;
+
+	if (atomic_load(&t->count) == 0)
+		return 0;
+	mutex_lock(&t->lock);
+	while (*at < BUCKETS) {
+		unsigned before = n;
+		struct record *rec = t->buckets[*at];
+
+		for (; rec && n < max; rec = rec->next) {
+			found[n++] = rec;
+			rec->refs++;
+		}
+		/* A bucket that does not fit any more is left for the next call, if this one got
+		 * anywhere. */
+		if (rec && before > 0) {
+			while (n > before)
+				found[--n]->refs--;
+			break;
+		}
+		(*at)++;
+		if (n == max)
+			break;
+	}
+	mutex_unlock(&t->lock);
+	return n;
+}
+
+bool file_has_unsealed(struct cache *c, const struct inode_row *row)
+{
+	struct record *rec;
+	bool unsealed;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, row->ino);
+	/* 0: nobody has read the row yet, so nobody has written either. */
+	unsealed = rec && atomic_load(&rec->generation) != 0 &&
+		   atomic_load(&rec->generation) != row->sealed;
+	mutex_unlock(&c->files->lock);
+	return unsealed;
+}
+
+bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced)
+{
+	struct key *copy = NULL;
+	struct record *rec;
+	bool open;
+
+	if (atomic_load(&c->files->count) == 0)
+		return false;
+	if (displaced) {
+		copy = malloc(sizeof(*copy));
+		CHECK(copy && key_set(copy, *displaced));
+	}
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	open = rec && rec->opens > 0;
+	if (open) {
+		rec->detached = true;
+		/* Not loaded: an open is under way, and finds out by itself (mark_dirty). */
+		if (copy && atomic_load(&rec->generation) != 0) {
+			struct key *old = rec->displaced;
+
+			rec->displaced = copy;
+			rec->displaced_generation = atomic_load(&rec->generation);
+			copy = old;
+		}
+	}
+	mutex_unlock(&c->files->lock);
+	free(copy);
+	return open;
+}
+
+void file_note_attached(struct cache *c, uint64_t ino)
+{
+	struct key *displaced = NULL;
+	struct record *rec;
+
+	if (atomic_load(&c->files->count) == 0)
+		return;
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	if (rec) {
+		rec->detached = false;
+		displaced = rec->displaced;
+		rec->displaced = NULL;
+	}
+	mutex_unlock(&c->files->lock);
+	free(displaced);
+}
+
+bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret)
+{
+	struct record *rec;
+	bool found = false;
+	int fd;
+
+	if (atomic_load(&c->files->count) == 0)
+		return false;
+	/* The system call under the lock keeps the descriptor open; it takes less than a
+	 * microsecond. */
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	if (rec && rec->opens > 0) {
+		fd = atomic_load(&rec->fd);
+		found = fd >= 0 && fstat(fd, ret) == 0;
+	}
+	mutex_unlock(&c->files->lock);
+	return found;
+}
+
+/* ---- generations ---- */
+
+void record_load(struct record *rec, const struct inode_row *row)
+{
+	if (rec->loaded)
+		return;
+	rec->loaded = true;
+	rec->journalled = row->generation;
+	atomic_store(&rec->generation, row->generation);
+	if (row->dirty)
+		atomic_store(&rec->marked, true);
+}
+
+static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)
+{
+	uint64_t first = offset >> BLOCK_BITS, last = (offset + length - 1) >> BLOCK_BITS;
+
+	if (last / 8 >= rec->copying_bytes) {
+		size_t bytes = (size_t)(last / 8 + 1) * 2;
+		uint8_t *grown = realloc(rec->copying, bytes);
+
+		if (!grown) {
+			rec->copying_failed = true;
+			return;
+		}
+		memset(grown + rec->copying_bytes, 0, bytes - rec->copying_bytes);
+		rec->copying = grown;
+		rec->copying_bytes = bytes;
+	}
+	for (uint64_t b = first; b <= last; b++)
+		rec->copying[b / 8] |= (uint8_t)(1U << (b % 8));
+}
+
+void record_changing(struct record *rec, uint64_t offset, uint64_t length)
+{
+	if (rec->changed_ms == 0)
+		rec->changed_ms = clock_monotonic_ms() + 1;
+	atomic_fetch_add(&rec->generation, 1);
+	if (rec->copying && length)
+		mark_blocks(rec, offset, length);
+}
+
+bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool row_matches)
+{
+	struct record *rec;
+	bool clean = row_matches;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	if (rec && atomic_load(&rec->generation) != 0) {
+		atomic_store(&rec->sealed_open, true);
+		atomic_store(&rec->marked, false);
+		clean = atomic_load(&rec->writers) == 0 &&
+			atomic_load(&rec->generation) == generation;
+		if (clean)
+			atomic_store(&rec->sealed_open, false);
+		else
+			atomic_store(&rec->marked, true);
+	}
+	mutex_unlock(&c->files->lock);
+	return clean;
+}
