@@ -1,9 +1,9 @@
 /*
  * Content files: where they lie, how new ones arrive, and reading sealed versions.
  *
- *   content/<xx>/<ino>          the content of inode ino, 16 hexadecimal digits; xx: the two before
- * the last two snapshot/<ino>/<sha256>     a sealed version that the content file may have left
- * behind
+ *   content/<xx>/<ino>       the content of inode ino, 16 hexadecimal digits; xx: the two before
+ *                            the last two
+ *   snapshot/<ino>/<sha256>  a sealed version that the content file may have left behind
  *
  * So 256 files made in a row share a directory: with a directory each, ext4 spreads them over as
  * many block groups, and a create took 320 instead of 45 us.

@@ -31,7 +31,7 @@
 /* How many levels a path can have: one byte a name and one a slash. */
 #define DEPTH_MAX (KEY_MAX / 2 + 1)
 
-struct file_table; /* file.c */
+struct file_table; /* record.c */
 struct times;	   /* tree.c: directory times kept in memory */
 
 struct note; /* db.c: queued invalidations and removals */
@@ -51,9 +51,9 @@ struct conn {
 	struct note *notes;
 	struct note **notes_end;
 	bool journalled;
-	uint64_t ceiling;  /* new hlc_ceiling, 0: unchanged */
+	uint64_t ceiling;     /* new hlc_ceiling, 0: unchanged */
 	uint64_t longest_key; /* likewise */
-	uint64_t ino_next; /* numbers of a block that this transaction reserves, 0: none */
+	uint64_t ino_next;    /* numbers of a block that this transaction reserves, 0: none */
 	uint64_t ino_limit;
 };
 
@@ -261,7 +261,6 @@ void file_forget(struct file *f);
 
 struct file_table *file_table_new(void);
 void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */
-bool file_is_open(struct cache *c, uint64_t ino);
 /* Content is in use here and differs from the sealed generation of row. */
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
 /* From inode_detach: remembers that the last release must look at the row. True when it is open. */

@@ -1,6 +1,6 @@
 /*
- * Private to record.c, file.c, content.c and snapshot.c: the in-memory record of an inode whose content is in
- * use.
+ * Private to record.c, file.c, content.c and snapshot.c: the in-memory record of an inode whose
+ * content is in use.
  *
  * Generation. Every change of content raises it, under the record's lock and before the bytes are
  * written, so a reader that finds it unraised after reading has read none of the new bytes. It

@@ -13,15 +13,14 @@
 #include "src/base/attribute.h"
 
 enum lock_rank {
-	LOCK_RANK_CONTROL = 10,   /* src: control socket */
-	LOCK_RANK_FS = 20,        /* fs: handle tables */
+	LOCK_RANK_CONTROL = 10,	   /* src: control socket */
+	LOCK_RANK_FS = 20,	   /* fs: handle tables */
 	LOCK_RANK_REPLICATOR = 30, /* replicator: region state, queues */
-	LOCK_RANK_FILE = 40,      /* cache: one open file's content */
-	LOCK_RANK_FILE_TABLE = 45, /* cache: the table of open files */
-	LOCK_RANK_DB_WRITER = 50, /* cache: the writer connection */
+	LOCK_RANK_FILE = 40,	   /* cache: one open file's content */
+	LOCK_RANK_DB_WRITER = 50,  /* cache: the writer connection */
 	LOCK_RANK_DB_READERS = 55, /* cache: the pool of read connections */
-	LOCK_RANK_STORE = 60,     /* stores: connection pools, in-memory stores, limits */
-	LOCK_RANK_LEAF = 90,      /* held for a few instructions, takes nothing inside */
+	LOCK_RANK_STORE = 60,	   /* stores: connection pools, in-memory stores, limits */
+	LOCK_RANK_LEAF = 90,	   /* held for a few instructions, takes nothing inside */
 };
 
 struct mutex {

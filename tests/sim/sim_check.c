@@ -247,7 +247,8 @@ static int list_conflict(void *ctx, uint64_t id, struct slice key, const struct 
 	for (unsigned i = 0; i < o->count; i++) {
 		if (!slice_equal(key_slice(&o->w[i].key), key))
 			continue;
-		add_content(o, &o->w[i], loser); /* perhaps it was never published, and its writer had seen others */
+		/* perhaps it was never published, and its writer had seen others */
+		add_content(o, &o->w[i], loser);
 		find_content(o, i, loser->content_stamp)->listed = true;
 	}
 	return 0;
