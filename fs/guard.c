@@ -9,9 +9,9 @@
  *
  * The guard holds nothing but the reading end of a pipe. A byte means that the unmount was in
  * order; the end of the file, that the daemon is gone. It then aborts through fusectl (opened
- * beforehand: the file is dead once that connection is) or, where that is not mounted, by a forced
- * unmount, if the mount there still is ours. After fork it only makes system calls, since the
- * daemon has threads.
+ * beforehand: the file is dead once that connection is) or, where that is not mounted, by the first
+ * half of a forced unmount, if the mount there still is ours. After fork it only makes system calls,
+ * since the daemon has threads.
  */
 #include "fs/internal.h"
 
@@ -60,7 +60,10 @@ _Noreturn static void watch(const char *mountpoint, unsigned device, int pipe_fd
 	if (n == 0) {
 		bool aborted = abort_fd >= 0 && write(abort_fd, "1", 1) == 1;
 
-		if (!aborted && mount_device(mountpoint, &now) && now == device)
+		/* The descriptor keeps the mount busy: the forced unmount ends the connection and
+		 * then fails. Programs shall get ENOTCONN, not write into the directory below. */
+		if (!aborted && open(mountpoint, O_PATH | O_CLOEXEC) >= 0 &&
+			mount_device(mountpoint, &now) && now == device)
 			umount2(mountpoint, MNT_FORCE);
 	}
 	_exit(0);
