@@ -175,8 +175,9 @@ static void check_failed_with(struct region *r, int code, const struct err *err)
 	}
 	mutex_unlock(&r->lock);
 	if (log)
-		log_warn("region is not used error=\"%.*s\"", (int)strcspn(err->text, "\n"),
-			err->text);
+		log_warn("%s region=%s error=\"%.*s\"",
+			code == -EHOSTDOWN ? "region does not answer yet" : "region is not used",
+			r->name, (int)strcspn(err->text, "\n"), err->text);
 }
 
 int region_check(struct region *r, int64_t deadline_ms, struct err *err)

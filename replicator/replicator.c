@@ -260,10 +260,6 @@ int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *e
 			       all[i].code == -EPROTONOSUPPORT;
 		if (lasting && code == 0)
 			code = err_set(err, all[i].code, "%s", all[i].err.text);
-		else if (all[i].code < 0 && !lasting)
-			log_warn("region does not answer yet region=%s error=\"%.*s\"",
-				all[i].region->name, (int)strcspn(all[i].err.text, "\n"),
-				all[i].err.text);
 	}
 	free(all);
 	return code;
