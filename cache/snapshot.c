@@ -410,12 +410,15 @@ static int seal_small(struct record *rec, int fd, uint64_t inline_max, struct bu
 	return r;
 }
 
-static int seal_large(struct cache *c, struct record *rec, int fd, struct content_version *v)
+/* A file that is sealed for the second time changes, and is likely to change while it is uploaded: only
+ * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none. */
+static int seal_large(
+	struct cache *c, struct record *rec, int fd, bool rewritten, struct content_version *v)
 {
 	bool whole = false;
 	int r;
 
-	if (atomic_load(&rec->writers) == 0) {
+	if (atomic_load(&rec->writers) == 0 && !rewritten) {
 		r = hash_file(fd, v->size, rec, v->generation, v->hash, &whole);
 		if (r)
 			return r;
@@ -450,7 +453,7 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 	if (fd < 0)
 		return fd;
 	r = seal_small(rec, fd, inline_max, bytes, &row, v, &large);
-	return r || !large ? r : seal_large(c, rec, fd, v);
+	return r || !large ? r : seal_large(c, rec, fd, row.has_hash, v);
 }
 
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,

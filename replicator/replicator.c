@@ -103,10 +103,23 @@ static int open_regions(struct replicator *r, const struct replicator_options *o
 	return 0;
 }
 
+static bool takes_uploads(void *ctx, unsigned id)
+{
+	struct regions *all = ctx;
+
+	for (unsigned i = 0; i < all->count; i++) {
+		if (all->region[i].id == id)
+			return region_up(&all->region[i], REGION_WRITE);
+	}
+	return false;
+}
+
 static int make_parts(struct replicator *r)
 {
-	struct sealer_options so = {
-		.inline_max = r->o.inline_max, .seal_after_ms = r->o.seal_after_ms};
+	struct sealer_options so = {.inline_max = r->o.inline_max,
+		.seal_after_ms = r->o.seal_after_ms,
+		.region_up = takes_uploads,
+		.region_ctx = &r->regions};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
 
 	int code = regions_init(&r->regions);

@@ -261,12 +261,14 @@ int sealer_step(struct sealer *s, bool *did)
 
 	*did = false;
 	mutex_lock(&s->lock);
+	s->patient = true;
 	r = tree_flush_times(s->cache, false);
 	if (!r)
 		r = file_journal_due(s->cache, s->options.seal_after_ms);
 	/* On past rows that have to wait; what was sealed is handed to the announcers first. */
 	while (!r && !round.end && !round.did)
 		r = round_step(s, &round);
+	s->patient = false;
 	mutex_unlock(&s->lock);
 	*did = round.did;
 	return r ? r : round.failure;

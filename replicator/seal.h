@@ -7,6 +7,8 @@
 #ifndef REPLICATOR_SEAL_H
 #define REPLICATOR_SEAL_H
 
+#include <stdbool.h>
+
 #include "cache/journal.h"
 #include "replicator/inline_cache.h"
 
@@ -15,7 +17,16 @@ struct sealer;
 struct sealer_options {
 	uint64_t inline_max;
 	int64_t seal_after_ms;
+	/* Whether a region takes uploads now (leaf locks only); NULL: none is waited for. A large file that
+	 * changes faster than it uploads is not sealed again while an up region still is owed the version before,
+	 * for at most SEAL_PATIENCE_MS and the time for its size at SEAL_PATIENCE_BYTES a millisecond: each version
+	 * that is sealed then gets there, and the file's directory with it. */
+	bool (*region_up)(void *ctx, unsigned region);
+	void *region_ctx;
 };
+
+#define SEAL_PATIENCE_MS 30000u
+#define SEAL_PATIENCE_BYTES 4000u
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
 	struct sealer **ret) MUST_CHECK;

@@ -71,6 +71,7 @@ struct sealer {
 	struct journal_row *rows;
 	struct seal_set set;
 	struct buf bytes; /* of the file being sealed */
+	bool patient;	  /* large files wait for the upload of the version before */
 };
 
 int seal_set_init(struct seal_set *set, unsigned max) MUST_CHECK;

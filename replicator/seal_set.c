@@ -19,6 +19,7 @@
 #include <errno.h>
 
 #include "cache/outbox.h"
+#include "cache/progress.h"
 #include "cache/project.h"
 
 /* ---- the set ---- */
@@ -140,6 +141,31 @@ static int take_version(struct sealer *s, struct seal_target *t)
 	return 0;
 }
 
+/* Whether the version before is still on its way to a region that takes it. */
+static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
+{
+	struct conn *conn;
+	uint64_t regions = 0, since_ms = 0, age_ms;
+	int r;
+
+	*ret = false;
+	if (!s->patient || !s->options.region_up || t->local.size <= s->options.inline_max)
+		return 0;
+	r = cache_read_begin(s->cache, &conn);
+	if (r)
+		return r;
+	r = outbox_uploading(conn, t->key, &regions, &since_ms);
+	cache_read_end(conn);
+	if (r || !regions)
+		return r;
+	age_ms = hlc_ms(hlc_now(cache_clock(s->cache))) - since_ms;
+	if (age_ms > SEAL_PATIENCE_MS + t->local.size / SEAL_PATIENCE_BYTES)
+		return 0;
+	for (unsigned i = 0; i < REGION_MAX && !*ret; i++)
+		*ret = (regions >> i & 1) && s->options.region_up(s->options.region_ctx, i);
+	return 0;
+}
+
 int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 {
 	int r = look_all(s, set);
@@ -150,6 +176,11 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 		struct seal_target *t = &set->targets[i];
 
 		if (!needs_version(&t->local))
+			continue;
+		r = is_owed(s, t, &t->blocked);
+		if (r)
+			return r;
+		if (t->blocked)
 			continue;
 		r = take_version(s, t);
 		/* Gone, or not here: verify decides by the state that it finds. */
