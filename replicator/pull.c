@@ -8,8 +8,9 @@
  *              what is new; the cursor only says from where to list, and never passes a segment
  *              that is listed and not merged
  *   gap        a segment whose number is not the watermark + 1. Each names its previous one: the
- *              chain is followed back to the watermark, and what it names and no region has is
- *              reported as lost, never skipped in silence
+ *              chain is followed back to the watermark. One that does not lead there, or is too
+ *              long, has the log listed again from the watermark's time on; what is still missing
+ *              then is reported as lost, never skipped in silence
  *   group      segments that continue each other merge in one transaction. A group whose end is
  *              not there yet is left alone until it is, or for a minute, or when it gets too large
  *
@@ -40,7 +41,7 @@ enum {
 	WIDE_WINDOW_MS = 3600000,
 	WIDE_EVERY_MS = 300000,
 	SKEW_EVERY_MS = 30000,
-	CHAIN_MAX = 10000,
+	CHAIN_MAX = 1000, /* longer: a listing is cheaper */
 	BATCH_SEGMENTS = 32,
 	BATCH_BYTES = 8 << 20,
 	BATCH_MS = 250, /* a slow store's segments do not wait for each other */
@@ -75,6 +76,8 @@ struct puller {
 		int64_t wide_ms;    /* when the last wide listing was */
 		int64_t skew_ms;    /* likewise, of one that covers the clocks' skew */
 		uint64_t window_ms; /* grows with what was found late */
+		bool relist;	    /* a gap: the next listing starts at relist_ms */
+		uint64_t relist_ms;
 	} region[REGION_MAX];
 	struct name *page; /* PAGE_NAMES */
 	struct wait wait[WAITS_MAX];
@@ -93,10 +96,12 @@ struct pull {
 	char last[SEGMENT_KEY_SIZE]; /* last key listed */
 	unsigned listed;
 	uint64_t cursor_ms;   /* when the step began */
+	uint64_t from_ms;     /* what is older was not listed */
 	uint64_t newest_ms;   /* of what others wrote and was listed */
 	uint64_t unmerged_ms; /* least of what was listed and not merged; UINT64_MAX: none */
 	bool failed;
-	bool newer; /* the writer at hand stands at a segment of a newer format */
+	bool newer;  /* the writer at hand stands at a segment of a newer format */
+	bool relist; /* or at a gap, and the next step lists from further back */
 	bool did;
 	int local; /* -errno that ends the step */
 };
@@ -382,11 +387,6 @@ static enum fetched take(struct run *run, const struct name *n, struct segment *
 
 /* ---- gaps ---- */
 
-struct chain {
-	struct name *names; /* newest first */
-	unsigned count;
-};
-
 /* The number at which this run's next segment is expected; 0: any will do. */
 static uint64_t expected(const struct run *run)
 {
@@ -398,12 +398,79 @@ static uint64_t expected(const struct run *run)
 	return seq + 1;
 }
 
-static void lost(struct run *run, const struct name *n, const char *named_by)
+/* Numbers from want up to the one before name's are missing. FETCHED: they are reported, and passed
+ * over. */
+static enum fetched lost(struct run *run, uint64_t want, const char *name, const char *reason)
 {
+	struct pull *l = run->l;
+	unsigned index = (unsigned)(l->region - l->p->o.regions->region);
+	struct segment_id merged = {0};
+
+	/* A writer's names never go back in time, so this listing would have shown them all. */
+	if (!segment_name_parse(run->to_seq ? run->to_name : run->name, &merged))
+		merged.ms = 0;
+	if (l->from_ms > merged.ms) {
+		uint64_t *from = &l->p->region[index].relist_ms;
+
+		if (!l->p->region[index].relist || merged.ms < *from)
+			*from = merged.ms;
+		l->p->region[index].relist = l->relist = l->did = true;
+		return FETCH_STOP;
+	}
 	metric_add(METRIC_SEGMENTS_GAP, 1);
-	log_error("segments are lost: %s names %s, which is not in region %s", named_by, n->text,
-		run->l->region->name);
-	run->l->local = add_bad(run->l, n->text, "named by a later segment, but not there");
+	log_error("segments are lost region=%s first=%" PRIu64 " before=%s reason=\"%s\"",
+		l->region->name, want, name, reason);
+	l->local = add_bad(l, name, reason);
+	return l->local < 0 ? FETCH_LOCAL : FETCHED;
+}
+
+/* Where the way back from a segment ended. */
+struct chain {
+	struct name *names; /* newest first; CHAIN_MAX */
+	unsigned count;
+	uint64_t below;		     /* the oldest number that is there, as far as known */
+	char end[SEGMENT_NAME_SIZE]; /* what to report if that is not the one wanted */
+	const char *reason;
+};
+
+/* Follows the names from a segment that is there (its number in c->below, its name in c->end) and
+ * its previous one, back to number want. FETCHED: as far as that goes. */
+static enum fetched follow(struct run *run, struct chain *c, const char *first, uint64_t want)
+{
+	CLEANUP(segment_done) struct segment at = {0};
+	char previous[SEGMENT_NAME_SIZE];
+
+	snprintf(previous, sizeof(previous), "%s", first);
+	c->reason = "the chain of segments before it is too long";
+	while (c->below > want && c->count < CHAIN_MAX) {
+		struct name *next = &c->names[c->count];
+		struct err err = {0};
+
+		snprintf(next->text, sizeof(next->text), "%s", previous);
+		/* Names lead strictly down within one writer, so that a forged chain ends. */
+		if (!segment_name_parse(previous, &next->id) || next->id.node != run->node ||
+			next->id.seq >= c->below || next->id.seq < want) {
+			c->reason = "it does not name the segment before it";
+			return FETCHED;
+		}
+		segment_done(&at);
+		enum fetched f = fetch(run->l, next, &at, &err);
+		if (f == FETCH_STOP || f == FETCH_LOCAL)
+			return f;
+		memcpy(c->end, next->text, sizeof(c->end));
+		if (f == FETCH_ABSENT) {
+			c->reason = "named by a later segment, but not there";
+			return FETCHED;
+		}
+		c->count++;
+		c->below = next->id.seq;
+		if (f == FETCH_BAD) {
+			c->reason = "damaged, and so the way to those before it";
+			return FETCHED;
+		}
+		memcpy(previous, at.previous, sizeof(previous));
+	}
+	return FETCHED;
 }
 
 /* From segment n backwards to the one that follows the watermark, then all of them in order. s is
@@ -411,49 +478,20 @@ static void lost(struct run *run, const struct name *n, const char *named_by)
 static enum fetched close_gap(struct run *run, const struct name *n, struct segment *s)
 {
 	AUTO_FREE struct name *names = calloc(CHAIN_MAX, sizeof(*names));
-	CLEANUP(segment_done) struct segment at = {0};
-	char previous[SEGMENT_NAME_SIZE], by[SEGMENT_NAME_SIZE];
-	uint64_t want = expected(run), below = n->id.seq;
-	unsigned count = 0;
+	struct chain c = {.names = names, .below = n->id.seq};
+	uint64_t want = expected(run);
 
 	if (!names) {
 		run->l->local = -ENOMEM;
 		return FETCH_LOCAL;
 	}
-	memcpy(previous, s->previous, sizeof(previous));
-	memcpy(by, n->text, sizeof(by));
-	while (below > want && previous[0] && count < CHAIN_MAX) {
-		struct name *next = &names[count];
-		struct err err = {0};
-
-		snprintf(next->text, sizeof(next->text), "%s", previous);
-		/* Names lead strictly down within one writer, so that a forged chain ends. */
-		if (!segment_name_parse(previous, &next->id) || next->id.node != run->node ||
-			next->id.seq >= below || next->id.seq < want)
-			break;
-		segment_done(&at);
-		enum fetched f = fetch(run->l, next, &at, &err);
-		if (f == FETCH_STOP || f == FETCH_LOCAL)
-			return f;
-		if (f == FETCH_ABSENT) {
-			lost(run, next, by);
-			if (run->l->local < 0)
-				return FETCH_LOCAL;
-			break;
-		}
-		count++;
-		if (f == FETCH_BAD)
-			break;
-		below = next->id.seq;
-		memcpy(by, next->text, sizeof(by));
-		memcpy(previous, at.previous, sizeof(previous));
-	}
-	while (count) {
-		enum fetched f = take(run, &names[--count], NULL);
-		if (f != FETCHED)
-			return f;
-	}
-	return take(run, n, s);
+	memcpy(c.end, n->text, sizeof(c.end));
+	enum fetched f = follow(run, &c, s->previous, want);
+	if (f == FETCHED && c.below > want)
+		f = lost(run, want, c.end, c.reason);
+	while (f == FETCHED && c.count)
+		f = take(run, &c.names[--c.count], NULL);
+	return f == FETCHED ? take(run, n, s) : f;
 }
 
 static enum fetched take_listed(struct run *run, const struct name *n)
@@ -467,9 +505,9 @@ static enum fetched take_listed(struct run *run, const struct name *n)
 	enum fetched f = fetch(run->l, n, &s, &err);
 	if (f == FETCHED)
 		return close_gap(run, n, &s);
-	if (f == FETCH_STOP || f == FETCH_LOCAL)
-		return f;
-	return take(run, n, NULL);
+	if (f != FETCH_STOP && f != FETCH_LOCAL)
+		f = lost(run, want, n->text, "damaged or gone, and so the way to those before it");
+	return f == FETCHED ? take(run, n, NULL) : f;
 }
 
 /* ---- groups ---- */
@@ -558,7 +596,7 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 	enum fetched f = FETCHED;
 	bool stopped = false;
 
-	l->newer = false;
+	l->newer = l->relist = false;
 	l->local = get_watermark(&run);
 	if (l->local < 0)
 		return;
@@ -591,7 +629,7 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 	if (!stopped)
 		end_wait(p, run.node);
 	/* Other writers are on the pages to come. */
-	if ((f == FETCH_STOP && !l->newer) || r < 0)
+	if ((f == FETCH_STOP && !l->newer && !l->relist) || r < 0)
 		l->failed = true;
 	if (stopped || l->local < 0)
 		not_merged(l, names, count, run.seq);
@@ -705,8 +743,12 @@ static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 		p->region[index].baseline = ms > 0;
 		behind = WIDE_WINDOW_MS;
 	}
-	if (ms > behind)
-		snprintf(l->last, sizeof(l->last), "%s%012" PRIx64, SEGMENT_PREFIX, ms - behind);
+	l->from_ms = ms > behind ? ms - behind : 0;
+	if (p->region[index].relist && p->region[index].relist_ms < l->from_ms)
+		l->from_ms = p->region[index].relist_ms;
+	p->region[index].relist = false;
+	if (l->from_ms)
+		snprintf(l->last, sizeof(l->last), "%s%012" PRIx64, SEGMENT_PREFIX, l->from_ms);
 	return 0;
 }
 
@@ -786,7 +828,8 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	/* After a failed listing the cursor may move over what was listed before: all later names
 	 * are greater. */
 	r = move_cursor(&l, cursor);
-	if (complete && !l.failed && l.local == 0) {
+	bool relist = p->region[region - p->o.regions->region].relist;
+	if (complete && !l.failed && !relist && l.local == 0) {
 		mutex_lock(&p->status_lock);
 		p->status.last_ms = clock_realtime_ms();
 		mutex_unlock(&p->status_lock);

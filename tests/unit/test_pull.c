@@ -201,6 +201,92 @@ static void test_newer_format(void **state)
 	assert_true(S_ISLNK(i.mode));
 }
 
+static void put_one(struct store *s, const struct segment_id *id, const char *previous)
+{
+	CLEANUP(buf_done) struct buf out = {0};
+	struct stamp stamp = {.time = id->ms << 16 | (id->seq & 0xffff), .node = id->node};
+	struct record record = {.entry = {.kind = KIND_SYMLINK,
+					.target = (char *)"x",
+					.mode = 0777,
+					.content_stamp = stamp,
+					.attr_stamp = stamp}};
+	char key[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE] = SEGMENT_PREFIX, name[16];
+	struct store_error error = {0};
+	struct segment_writer w = {0};
+
+	snprintf(name, sizeof(name), "l%u", (unsigned)id->seq);
+	assert_true(key_set(&record.key, slice_of(name)));
+	segment_add(&w, &record);
+	assert_int_equal(segment_finish(&w, id, previous, false, &out), 0);
+	segment_writer_done(&w);
+	segment_name(id, key + strlen(SEGMENT_PREFIX));
+	assert_int_equal(
+		store_put_buf(s, key, out.data, out.len, NULL, NULL, NULL, NULL, &error), STORE_OK);
+}
+
+enum { LONG_CHAIN = 1100 };
+
+/* Writer 9's segments, all but the newest too old for any listing from the cursor. */
+static void long_chain(struct store *s, const struct names *n UNUSED)
+{
+	char previous[SEGMENT_NAME_SIZE] = "";
+
+	for (unsigned i = 1; i <= LONG_CHAIN; i++) {
+		struct segment_id id = {.node = 9, .seq = i, .ms = (uint64_t)cluster_now_ms};
+
+		if (i < LONG_CHAIN)
+			id.ms -= 7200000;
+		put_one(s, &id, previous);
+		segment_name(&id, previous);
+	}
+}
+
+/* More than the chain is followed for: nothing is passed over. */
+static void test_long_chain(void **state)
+{
+	struct cluster *c = *state;
+	uint64_t gaps = metric_get(METRIC_SEGMENTS_GAP);
+
+	three_segments(c);
+	cluster_settle(c);
+	each_region(c, long_chain);
+	cluster_settle(c);
+	for (unsigned i = 1; i <= LONG_CHAIN; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "l%u", i);
+		assert_true(S_ISLNK(cluster_resolve(c, 1, name).mode));
+	}
+	assert_int_equal(bad_segments(c, 1), 0);
+	assert_int_equal(metric_get(METRIC_SEGMENTS_GAP), gaps);
+}
+
+/* Writer 9's third segment says that it is the first one. */
+static void broken_chain(struct store *s, const struct names *n UNUSED)
+{
+	for (uint64_t seq = 1; seq <= 5; seq += 2)
+		put_one(s,
+			&(struct segment_id){.node = 9, .seq = seq, .ms = (uint64_t)cluster_now_ms},
+			"");
+}
+
+/* Numbers to which no name leads are reported, each gap once, and what is there is merged. */
+static void test_broken_chain(void **state)
+{
+	struct cluster *c = *state;
+	uint64_t gaps = metric_get(METRIC_SEGMENTS_GAP);
+
+	cluster_stop_node(c, 0, true);
+	each_region(c, broken_chain);
+	for (int i = 0; i < 5; i++)
+		cluster_pull(c, 1);
+	assert_true(S_ISLNK(cluster_resolve(c, 1, "l1").mode));
+	assert_true(S_ISLNK(cluster_resolve(c, 1, "l3").mode));
+	assert_true(S_ISLNK(cluster_resolve(c, 1, "l5").mode));
+	assert_int_equal(bad_segments(c, 1), 2);
+	assert_int_equal(metric_get(METRIC_SEGMENTS_GAP), gaps + 2);
+}
+
 /* A server that comes late gets all, in the order of each writer. */
 static void test_late_server(void **state)
 {
@@ -240,6 +326,8 @@ int main(void)
 		CLUSTER_TEST(test_lost_segment),
 		CLUSTER_TEST(test_junk),
 		CLUSTER_TEST(test_newer_format),
+		CLUSTER_TEST(test_long_chain),
+		CLUSTER_TEST(test_broken_chain),
 		CLUSTER_TEST(test_late_server),
 		CLUSTER_TEST(test_idle_costs_one_request),
 	};
