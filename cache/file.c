@@ -378,8 +378,20 @@ static void settle_or_keep(struct cache *c, struct record *rec)
 	mutex_unlock(&rec->lock);
 }
 
+/* A detached inode is done with the key that inode_detach left in its row. */
+static int clear_displaced(struct conn *conn, uint64_t ino)
+{
+	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET name = x'' WHERE ino = ?1"
+					       " AND nlink = 0 AND name <> x''");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	return conn_run(conn, s);
+}
+
 /* What a writer wrote after a remote change had taken the name is a version that lost. */
-static int add_conflict(struct conn *conn, const struct inode_row *row, const struct key *key,
+int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
 	const struct content_version *v)
 {
 	struct entry winner CLEANUP(entry_done) = {0};
@@ -387,7 +399,7 @@ static int add_conflict(struct conn *conn, const struct inode_row *row, const st
 	struct stamp stamp = {.node = conn->cache->node};
 	int r;
 
-	r = entry_get(conn, key_slice(key), &winner);
+	r = entry_get(conn, key, &winner);
 	if (r && r != -ENOENT)
 		return r;
 	r = conn_stamp_time(conn, &stamp.time);
@@ -405,8 +417,9 @@ static int add_conflict(struct conn *conn, const struct inode_row *row, const st
 	if (r)
 		return r;
 	vector_raise(&loser.vector, stamp);
-	return conflict_add(conn, key_slice(key), &loser, &winner, row->ino,
+	r = conflict_add(conn, key, &loser, &winner, row->ino,
 		"written after a remote change had replaced the file");
+	return r ? r : clear_displaced(conn, row->ino);
 }
 
 static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
@@ -449,11 +462,11 @@ static int finish_detached(struct cache *c, struct record *rec, const struct key
 		return r == -ENOENT ? 0 : r;
 	r = has_conflict(conn, rec->ino, &kept);
 	if (!r && displaced) {
-		r = add_conflict(conn, &row, displaced, &v);
+		r = file_add_conflict(conn, &row, key_slice(displaced), &v);
 		if (!r)
 			r = content_sealed(conn, &v);
-	} else if (!r && !kept) {
-		r = inode_delete(conn, rec->ino);
+	} else if (!r) {
+		r = kept ? clear_displaced(conn, rec->ino) : inode_delete(conn, rec->ino);
 	}
 	if (r)
 		return r;
@@ -468,7 +481,8 @@ static void close_record(struct cache *c, struct record *rec)
 	struct key *displaced = NULL;
 	bool detached = record_end_open(c, rec, &displaced);
 
-	/* On failure the row stays with nlink 0; the next cache_open removes it. */
+	/* On failure the row stays with nlink 0 and the displaced key; the next cache_open does the
+	 * same with it. */
 	if (detached && finish_detached(c, rec, displaced))
 		(void)0;
 	free(displaced);

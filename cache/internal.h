@@ -217,7 +217,7 @@ int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct ino
 /* Removes the name. The inode is deleted at commit with its content, unless it is open (then at its
  * last release) or keep (then somebody else's conflict row refers to it, and nobody deletes it).
  * displaced: the key, when a remote change takes the name: an open writer that writes on gets a
- * conflict row at its last release; NULL: a local removal. */
+ * conflict row at its last release, or at the next cache_open; NULL: a local removal. */
 int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
 	const struct slice *displaced) MUST_CHECK;
 /* Moves the name; the target name must be free. */
@@ -265,6 +265,10 @@ void file_table_free(struct file_table *t); /* abandon: closes descriptors that 
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
 /* From inode_detach: remembers that the last release must look at the row. True when it is open. */
 bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced);
+/* Records the content that v describes as one that lost key to a remote change and was written
+ * after that; the conflict keeps the detached inode. */
+int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
+	const struct content_version *v) MUST_CHECK;
 /* It has a name again: what is written to it counts as any other write. */
 void file_note_attached(struct cache *c, uint64_t ino);
 /* The open content's stat; false when ino is not open here. */

@@ -1,7 +1,9 @@
 /*
  * What a stop leaves to be put right at the next open, before anybody else has the cache.
  *
- *   always      inodes without a name that no conflict keeps: deleted with their content
+ *   always      inodes whose name a remote change took while they were open, and that were written
+ *               after that: a conflict each, which keeps the content
+ *               inodes without a name that no conflict keeps: deleted with their content
  *               snapshots: removed; what needed one is read in place or sealed again
  *   unclean     dirty inodes: row brought up to date with the content file, generation raised (a
  *               version that was being sealed is not this one), journal row put, so they are
@@ -89,22 +91,25 @@ static int hash_content(int fd, uint8_t hash[SHA256_SIZE])
 	return n < 0 ? -errno : 0;
 }
 
-/* Kept by a conflict, or hidden: it has no name, so no sealing will ever tell what it holds. */
-static int recover_kept(struct conn *conn, uint64_t ino, int fd)
+static int record_hash(struct conn *conn, uint64_t ino, const uint8_t hash[SHA256_SIZE])
 {
-	uint8_t hash[SHA256_SIZE];
-	sqlite3_stmt *s;
-	int r = hash_content(fd, hash);
+	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = generation,"
+					       " dirty = 0 WHERE ino = ?1");
 
-	if (r)
-		return r;
-	s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = generation, dirty = 0"
-				 " WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)ino);
 	sqlite3_bind_blob(s, 2, hash, SHA256_SIZE, SQLITE_STATIC);
 	return conn_run(conn, s);
+}
+
+/* Kept by a conflict, or hidden: it has no name, so no sealing will ever tell what it holds. */
+static int recover_kept(struct conn *conn, uint64_t ino, int fd)
+{
+	uint8_t hash[SHA256_SIZE];
+	int r = hash_content(fd, hash);
+
+	return r ? r : record_hash(conn, ino, hash);
 }
 
 static int recover_dirty_inode(struct conn *conn, uint64_t ino)
@@ -154,6 +159,87 @@ static int recover_dirty(struct cache *c)
 			after, &b);
 		for (unsigned i = 0; !r && i < b.count; i++) {
 			r = recover_dirty_inode(conn, b.ino[i]);
+			after = b.ino[i];
+		}
+		if (r)
+			return r;
+		r = cache_commit(conn);
+		conn = NULL;
+	} while (!r && b.count == BATCH);
+	return r;
+}
+
+/* ---- displaced files ---- */
+
+/* Its last release did not come, or could not be recorded. */
+static int displaced_key(struct conn *conn, uint64_t ino, struct key *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	r = key_set(ret, column_slice(s, 0)) ? 0 : -EIO;
+	sqlite3_reset(s);
+	return r;
+}
+
+/* Unwritten since its last seal it is left to recover_detached, as an empty one that never had a
+ * seal is. */
+static int recover_displaced_inode(struct conn *conn, uint64_t ino)
+{
+	struct content_version v = {.ino = ino};
+	struct inode_row row;
+	struct stat st;
+	struct key key;
+	int fd AUTO_CLOSE = -1;
+	int r = inode_get(conn, ino, &row);
+
+	if (!r)
+		r = displaced_key(conn, ino, &key);
+	if (r)
+		return r;
+	fd = content_file(conn->cache, ino, O_RDONLY);
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	r = hash_content(fd, v.hash);
+	if (r)
+		return r;
+	if (row.has_hash ? memcmp(row.hash, v.hash, SHA256_SIZE) == 0 : st.st_size == 0)
+		return 0;
+	v.size = (uint64_t)st.st_size;
+	v.mtime_ns = stat_mtime_ns(&st);
+	r = refresh_row(conn, ino, &st);
+	if (!r)
+		r = record_hash(conn, ino, v.hash);
+	return r ? r : file_add_conflict(conn, &row, key_slice(&key), &v);
+}
+
+static int recover_displaced(struct cache *c)
+{
+	struct batch b;
+	uint64_t after = 0;
+	int r = 0;
+
+	do {
+		struct conn *conn AUTO_ROLLBACK = NULL;
+
+		r = cache_begin(c, &conn);
+		if (r)
+			return r;
+		r = read_batch(conn,
+			conn_statement(conn, "SELECT ino FROM inode WHERE nlink = 0 AND dirty = 1"
+					     " AND name <> x'' AND ino > ?1"
+					     " ORDER BY ino LIMIT ?2"),
+			after, &b);
+		for (unsigned i = 0; !r && i < b.count; i++) {
+			r = recover_displaced_inode(conn, b.ino[i]);
 			after = b.ino[i];
 		}
 		if (r)
@@ -312,7 +398,9 @@ int recover_run(struct cache *c, struct err *err)
 	int r;
 
 	recover_snapshots(c);
-	r = recover_detached(c);
+	r = recover_displaced(c);
+	if (!r)
+		r = recover_detached(c);
 	if (!r && !c->was_clean)
 		r = recover_dirty(c);
 	if (!r && !c->was_clean)

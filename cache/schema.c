@@ -20,7 +20,8 @@ const char *const schema_tree[] = {
 	"CREATE TABLE inode("
 	" ino INTEGER PRIMARY KEY,"
 	" parent INTEGER NOT NULL," /* 0: no name */
-	" name BLOB NOT NULL,"
+	" name BLOB NOT NULL,"	    /* of a detached inode: the key that a remote change took, if it
+					was open; x'': none */
 	" mode INTEGER NOT NULL,"
 	" uid INTEGER NOT NULL,"
 	" gid INTEGER NOT NULL,"

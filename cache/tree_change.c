@@ -3,8 +3,9 @@
  * while the writer's lock is held, so the journal's order and its stamps agree.
  *
  * Invariants inside the database: a dentry (parent, name, ino) exists exactly when inode ino has
- * that parent and name; nlink is 0 exactly when an inode has neither and is not the root. There are
- * no hard links.
+ * that parent and name; nlink is 0 exactly when an inode has none and is not the root. Then parent
+ * is 0, and name is the whole key for recover.c where a remote change took it from an open file.
+ * There are no hard links.
  *
  * A content file is made before the transaction that names it and removed after the one that
  * deletes it, so a crash leaves at worst a stray file.
@@ -188,12 +189,13 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 	open = file_note_detached(conn->cache, ino, displaced);
 	if (!open && !keep)
 		return delete_named(conn, ino);
-	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = x'', nlink = 0, ctime_ns = ?2"
+	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"
 				 " WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)ino);
 	sqlite3_bind_int64(s, 2, clock_realtime_ns());
+	bind_slice(s, 3, open && displaced ? *displaced : slice_of(""));
 	return conn_run(conn, s);
 }
 

@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "cache/progress.h"
+
 static inline void fixture_reopen(struct fixture *f)
 {
 	cache_close(f->cache);
@@ -161,6 +163,27 @@ static inline int lookup_error(struct fixture *f, uint64_t parent, const char *n
 	struct inode inode;
 
 	return tree_lookup(f->cache, parent, slice_of(name), &inode);
+}
+
+/* As a remote change does. */
+static inline void displace(struct fixture *f, const char *name, uint64_t ino)
+{
+	struct conn *conn = fixture_begin(f);
+	struct slice key = slice_of(name);
+
+	assert_int_equal(inode_detach(conn, ROOT_INO, key, ino, false, &key), 0);
+	fixture_commit(conn);
+}
+
+static inline uint64_t conflicts(struct fixture *f)
+{
+	struct conn *conn = NULL;
+	uint64_t n = 0;
+
+	assert_int_equal(cache_read_begin(f->cache, &conn), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	cache_read_end(conn);
+	return n;
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)

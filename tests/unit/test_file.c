@@ -1,7 +1,6 @@
 /* Open files: marking, releases, writers against seals, unlinked and displaced files. */
 #include "tests/unit/cache_fixture.h"
 
-#include "cache/progress.h"
 #include "src/base/thread.h"
 
 static void a_created_file_is_journalled_by_its_release(void **state)
@@ -128,27 +127,6 @@ static void an_unlinked_open_file_lives_until_its_release(void **state)
 	assert_int_equal(file_open(f->cache, ino, true, false, &writer), -ESTALE);
 }
 
-/* As a remote change does. */
-static void displace(struct fixture *f, const char *name, uint64_t ino)
-{
-	struct conn *conn = fixture_begin(f);
-	struct slice key = slice_of(name);
-
-	assert_int_equal(inode_detach(conn, ROOT_INO, key, ino, false, &key), 0);
-	fixture_commit(conn);
-}
-
-static uint64_t conflicts(struct fixture *f)
-{
-	struct conn *conn = NULL;
-	uint64_t n = 0;
-
-	assert_int_equal(cache_read_begin(f->cache, &conn), 0);
-	assert_int_equal(conflict_count(conn, &n), 0);
-	cache_read_end(conn);
-	return n;
-}
-
 static void writing_a_displaced_file_is_a_conflict(void **state)
 {
 	struct fixture *f = *state;
@@ -170,6 +148,45 @@ static void writing_a_displaced_file_is_a_conflict(void **state)
 	fixture_crash(f); /* it is kept for the conflict */
 	assert_true(has_row(f, loud));
 	assert_content(f, loud, "DAta");
+}
+
+/* As a full disk fails the transaction of the last release. */
+static void refuse_conflicts(struct fixture *f)
+{
+	struct conn *conn = fixture_begin(f);
+
+	assert_int_equal(sqlite3_exec(conn->db,
+				 "CREATE TEMP TRIGGER refuse BEFORE INSERT ON conflict"
+				 " BEGIN SELECT RAISE(ABORT, 'no space'); END",
+				 NULL, NULL, NULL),
+		SQLITE_OK);
+	fixture_commit(conn);
+}
+
+static void a_conflict_that_could_not_be_recorded_is_at_the_next_open(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t quiet = make_file(f, ROOT_INO, "quiet", "data");
+	uint64_t loud = make_file(f, ROOT_INO, "loud", "data");
+	struct file *a, *b;
+
+	seal_now(f, quiet);
+	seal_now(f, loud);
+	assert_int_equal(file_open(f->cache, quiet, true, false, &a), 0);
+	assert_int_equal(file_open(f->cache, loud, true, false, &b), 0);
+	displace(f, "quiet", quiet);
+	displace(f, "loud", loud);
+	assert_int_equal(file_write(b, "DA", 2, 0, false), 2);
+	refuse_conflicts(f);
+	file_release(a);
+	file_release(b);
+	assert_int_equal(conflicts(f), 0);
+	fixture_reopen(f);
+	assert_int_equal(conflicts(f), 1);
+	assert_false(has_row(f, quiet));
+	assert_content(f, loud, "DAta");
+	fixture_reopen(f);
+	assert_int_equal(conflicts(f), 1);
 }
 
 static void a_rolled_back_removal_changes_nothing(void **state)
@@ -400,6 +417,7 @@ int main(void)
 		TEST(fsync_and_age_put_rows_for_open_files),
 		TEST(an_unlinked_open_file_lives_until_its_release),
 		TEST(writing_a_displaced_file_is_a_conflict),
+		TEST(a_conflict_that_could_not_be_recorded_is_at_the_next_open),
 		TEST(a_rolled_back_removal_changes_nothing),
 		TEST(an_mtime_that_was_set_survives_the_release),
 		TEST(a_seal_never_takes_the_mark_from_a_writer),

@@ -1,6 +1,8 @@
 /* What a killed process leaves, and what the next open makes of it. */
 #include "tests/unit/cache_fixture.h"
 
+#include "cache/replication.h"
+
 static void an_open_writer_is_journalled_again(void **state)
 {
 	struct fixture *f = *state;
@@ -94,6 +96,114 @@ static void orphans_and_strays_go(void **state)
 	assert_int_equal(access(foreign, F_OK), 0); /* not a name of ours */
 }
 
+static void assert_conflict_at(struct fixture *f, uint64_t ino, const char *key)
+{
+	struct conn *conn = fixture_begin(f);
+	sqlite3_stmt *s = conn_statement(conn, "SELECT key, loser FROM conflict WHERE ino = ?1"
+					       " AND reason LIKE 'written after%'");
+	struct entry loser = {0};
+
+	assert_non_null(s);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	assert_int_equal(conn_row(conn, s), 1);
+	assert_true(slice_equal(column_slice(s, 0), slice_of(key)));
+	assert_int_equal(entry_decode(column_slice(s, 1), &loser), 0);
+	sqlite3_reset(s);
+	cache_rollback(conn);
+	assert_int_equal(loser.kind, KIND_FILE);
+	assert_int_equal(loser.size, row_of(f, ino).size);
+	assert_memory_equal(loser.hash, row_of(f, ino).hash, SHA256_SIZE);
+	entry_done(&loser);
+}
+
+/* What was acknowledged after a remote change had taken the name is kept. */
+static void what_was_written_to_a_displaced_file_is_a_conflict(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t quiet = make_file(f, ROOT_INO, "quiet", "data");
+	uint64_t loud = make_file(f, ROOT_INO, "loud", "data");
+	uint64_t unlinked = make_file(f, ROOT_INO, "unlinked", "data");
+	struct file *files[4];
+	uint64_t empty;
+
+	seal_now(f, quiet);
+	seal_now(f, loud);
+	seal_now(f, unlinked);
+	assert_int_equal(file_open(f->cache, quiet, true, false, &files[0]), 0);
+	assert_int_equal(file_open(f->cache, loud, true, false, &files[1]), 0);
+	assert_int_equal(file_open(f->cache, unlinked, true, false, &files[2]), 0);
+	files[3] = make_open(f, ROOT_INO, "empty");
+	empty = file_ino(files[3]);
+	displace(f, "quiet", quiet);
+	displace(f, "loud", loud);
+	displace(f, "empty", empty);
+	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("unlinked")), 0);
+	assert_true(make_file(f, ROOT_INO, "loud", "winner") != loud);
+	assert_int_equal(file_write(files[1], "DA", 2, 0, false), 2);
+	assert_int_equal(file_write(files[2], "DA", 2, 0, false), 2);
+	fixture_crash(f);
+	for (unsigned i = 0; i < 4; i++)
+		free(files[i]);
+	assert_int_equal(conflicts(f), 1);
+	assert_content(f, loud, "DAta");
+	assert_false(row_of(f, loud).dirty);
+	assert_conflict_at(f, loud, "loud");
+	assert_content(f, lookup(f, ROOT_INO, "loud"), "winner");
+	assert_false(has_row(f, quiet) || has_content(f, quiet));
+	assert_false(has_row(f, unlinked) || has_content(f, unlinked));
+	assert_false(has_row(f, empty) || has_content(f, empty));
+	fixture_crash(f);
+	assert_int_equal(conflicts(f), 1);
+	assert_content(f, loud, "DAta");
+}
+
+/* Its row tells of the content that was hidden, and goes when another content replaces that. */
+static void what_was_written_to_a_hidden_file_is_a_conflict(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "data");
+	struct slice key = slice_of("f");
+	struct entry hidden = {.kind = KIND_FILE};
+	struct conn *conn;
+	struct file *file;
+
+	seal_now(f, ino);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	conn = fixture_begin(f);
+	assert_int_equal(inode_detach(conn, ROOT_INO, key, ino, true, &key), 0);
+	assert_int_equal(conflict_add(conn, key, &hidden, &hidden, ino, CONFLICT_HIDDEN), 0);
+	fixture_commit(conn);
+	assert_int_equal(file_write(file, "DA", 2, 0, false), 2);
+	fixture_crash(f);
+	free(file);
+	assert_int_equal(conflicts(f), 1);
+	assert_conflict_at(f, ino, "f");
+	assert_content(f, ino, "DAta");
+}
+
+/* It is an ordinary file again: written to, it is sealed. */
+static void a_displaced_file_that_came_back_is_no_conflict(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "data");
+	struct conn *conn;
+	struct file *file;
+
+	seal_now(f, ino);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	displace(f, "f", ino);
+	conn = fixture_begin(f);
+	assert_int_equal(inode_attach(conn, ino, ROOT_INO, slice_of("g")), 0);
+	fixture_commit(conn);
+	assert_int_equal(file_write(file, "DA", 2, 0, false), 2);
+	journal_clear(f);
+	fixture_crash(f);
+	free(file);
+	assert_int_equal(conflicts(f), 0);
+	assert_string_equal(journal_text(f), "put g;");
+	assert_content(f, lookup(f, ROOT_INO, "g"), "DAta");
+}
+
 static void snapshots_go_and_their_version_is_sealed_again(void **state)
 {
 	struct fixture *f = *state;
@@ -171,6 +281,9 @@ int main(void)
 		TEST(an_unchanged_writer_makes_the_same_hash),
 		TEST(a_created_file_is_there_with_what_was_written),
 		TEST(orphans_and_strays_go),
+		TEST(what_was_written_to_a_displaced_file_is_a_conflict),
+		TEST(what_was_written_to_a_hidden_file_is_a_conflict),
+		TEST(a_displaced_file_that_came_back_is_no_conflict),
 		TEST(snapshots_go_and_their_version_is_sealed_again),
 		TEST(a_clean_stop_adds_nothing),
 		TEST(every_acknowledged_change_survives),
