@@ -2,10 +2,11 @@
  * Content on first use.
  *
  * A job is one inode with everybody who waits for it; it is in the list from the first request
- * until its waiters are told. Workers take jobs that nobody works on. An object may not be there
- * yet, or hold another version (its record arrives before its object, or after it), so "not there"
- * is tried again with growing pauses for 30 s; each time it is asked again what the inode wants,
- * which may have changed.
+ * until its waiters are told. Workers take jobs that nobody works on and that are due. An object may
+ * not be there yet, or hold another version (its record arrives before its object, or after it), so
+ * "not there" is tried again with growing pauses for 30 s; each time it is asked again what the
+ * inode wants, which may have changed. A job that pauses is nobody's, so that it keeps no worker
+ * from the others.
  *
  * Waiters are called without any lock.
  *
@@ -32,6 +33,9 @@ struct waiter {
 struct job {
 	uint64_t ino;
 	bool running;
+	int64_t due_ms; /* monotonic, as all times here */
+	int64_t give_up_ms;
+	int64_t pause_ms;
 	struct waiter *waiters;
 	struct job *next;
 };
@@ -97,48 +101,56 @@ int fetch_once(struct regions *regions, uint64_t ino)
 	return 0;
 }
 
-/* False when stopping. */
-static bool pause_for(struct fetcher *f, int64_t ms)
+/* Under the lock. The first job that is due; else NULL, and how long until one is (INT64_MAX: there
+ * is none). */
+static struct job *next_job(struct fetcher *f, int64_t *wait_ms)
 {
-	int64_t until = clock_monotonic_ms() + ms;
+	int64_t now = clock_monotonic_ms();
+
+	*wait_ms = INT64_MAX;
+	for (struct job *j = f->first; j; j = j->next) {
+		if (j->running)
+			continue;
+		if (j->due_ms <= now)
+			return j;
+		if (j->due_ms - now < *wait_ms)
+			*wait_ms = j->due_ms - now;
+	}
+	return NULL;
+}
+
+/* Waits for a job and marks it as running; NULL when stopping. */
+static struct job *take_job(struct fetcher *f)
+{
+	struct job *j = NULL;
+	int64_t wait_ms;
 
 	mutex_lock(&f->lock);
-	while (!f->stopping) {
-		int64_t left = until - clock_monotonic_ms();
-		if (left <= 0)
-			break;
-		cond_wait_ms(&f->work, &f->lock, left);
+	while (!f->stopping && !(j = next_job(f, &wait_ms))) {
+		if (wait_ms == INT64_MAX)
+			cond_wait(&f->work, &f->lock);
+		else
+			cond_wait_ms(&f->work, &f->lock, wait_ms);
 	}
-	bool go_on = !f->stopping;
+	if (j)
+		j->running = true;
 	mutex_unlock(&f->lock);
-	return go_on;
-}
-
-/* "Not there" is worth waiting for; that no region answers is not known to pass, so it costs two
- * attempts only. */
-static int fetch(struct fetcher *f, uint64_t ino)
-{
-	int64_t give_up = clock_monotonic_ms() + GIVE_UP_MS, pause = PAUSE_FIRST_MS;
-
-	for (;;) {
-		int r = fetch_once(f->regions, ino);
-		if (r != -EAGAIN && r != -EIO)
-			return r == -ECANCELED ? -EIO : r;
-		if (clock_monotonic_ms() + pause >= give_up || !pause_for(f, pause))
-			return -EIO;
-		if (pause < PAUSE_MAX_MS)
-			pause *= 2;
-	}
-}
-
-/* Under the lock. */
-static struct job *next_job(struct fetcher *f)
-{
-	struct job *j = f->first;
-
-	while (j && j->running)
-		j = j->next;
 	return j;
+}
+
+/* Under the lock. Whether the job is to be tried again after this result, and then when. */
+static bool try_again(struct job *j, int result)
+{
+	int64_t now = clock_monotonic_ms();
+
+	if (result != -EAGAIN && result != -EIO)
+		return false;
+	if (now + j->pause_ms >= j->give_up_ms)
+		return false;
+	j->due_ms = now + j->pause_ms;
+	if (j->pause_ms < PAUSE_MAX_MS)
+		j->pause_ms *= 2;
+	return true;
 }
 
 /* Under the lock: takes j out of the list. */
@@ -169,28 +181,29 @@ static void tell(struct job *j, int result)
 static void *work(void *arg)
 {
 	struct fetcher *f = arg;
+	struct job *j;
 
-	for (;;) {
-		struct job *j;
+	while ((j = take_job(f)) != NULL) {
+		int r = fetch_once(f->regions, j->ino);
 
 		mutex_lock(&f->lock);
-		while (!f->stopping && !next_job(f))
-			cond_wait(&f->work, &f->lock);
-		j = f->stopping ? NULL : next_job(f);
-		if (j)
-			j->running = true;
+		bool again = !f->stopping && try_again(j, r);
+		j->running = false;
+		if (again)
+			cond_broadcast(&f->work);
+		else
+			unlink_job(f, j);
 		mutex_unlock(&f->lock);
-		if (!j)
-			return NULL;
-		int r = fetch(f, j->ino);
+		if (again)
+			continue;
+		if (r == -EAGAIN || r == -ECANCELED)
+			r = -EIO;
 		if (r < 0 && r != -ESTALE)
 			log_warn("content cannot be fetched inode=%llu error=%d",
 				(unsigned long long)j->ino, r);
-		mutex_lock(&f->lock);
-		unlink_job(f, j);
-		mutex_unlock(&f->lock);
 		tell(j, r);
 	}
+	return NULL;
 }
 
 int fetcher_start(struct fetcher *f, unsigned threads)
@@ -247,6 +260,9 @@ void fetcher_fetch(void *ctx, uint64_t ino, cache_fetch_done done, void *arg)
 		j = calloc(1, sizeof(*j));
 		CHECK(j);
 		j->ino = ino;
+		j->due_ms = clock_monotonic_ms();
+		j->give_up_ms = j->due_ms + GIVE_UP_MS;
+		j->pause_ms = PAUSE_FIRST_MS;
 		*f->last = j;
 		f->last = &j->next;
 		cond_broadcast(&f->work);

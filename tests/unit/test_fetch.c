@@ -17,17 +17,20 @@ static struct inode announce_big(struct cluster *c)
 	return cluster_resolve(c, 1, "big");
 }
 
-static void overwrite(struct cluster *c, unsigned region, const char *text)
+static void overwrite_bytes(struct cluster *c, unsigned region, const char *p, size_t n)
 {
 	struct store_config config = {.name = "x", .url = c->url[region]};
 	struct store_error error = {0};
 	struct store *s;
 
 	assert_int_equal(store_open(&config, &s, NULL), 0);
-	assert_int_equal(
-		store_put_buf(s, "big", text, strlen(text), NULL, NULL, NULL, NULL, &error),
-		STORE_OK);
+	assert_int_equal(store_put_buf(s, "big", p, n, NULL, NULL, NULL, NULL, &error), STORE_OK);
 	store_close(s);
+}
+
+static void overwrite(struct cluster *c, unsigned region, const char *text)
+{
+	overwrite_bytes(c, region, text, strlen(text));
 }
 
 /* The home region holds something else; the other one has it. */
@@ -97,6 +100,71 @@ static void test_waiters(void **state)
 	assert_int_equal(atomic_load(&w.failed), 1);
 }
 
+/* More files than threads whose objects are not there do not keep others from being read. */
+static void test_absent_keep_nobody(void **state)
+{
+	enum { ABSENT = 12 };
+	struct cluster *c = *state;
+	struct waiters absent = {0}, here = {0};
+	uint64_t ino[ABSENT];
+
+	for (int i = 0; i < ABSENT; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "gone%d", i);
+		big[0] = (char)i;
+		cluster_write(c, 0, name, big, sizeof(big));
+	}
+	struct inode inode = announce_big(c);
+	for (int i = 0; i < ABSENT; i++) {
+		char path[160];
+
+		snprintf(path, sizeof(path), "gone%d", i);
+		ino[i] = cluster_resolve(c, 1, path).ino;
+		for (unsigned r = 0; r < CLUSTER_REGIONS; r++) {
+			snprintf(path, sizeof(path), "%s/gone%d", c->url[r] + strlen("file://"), i);
+			assert_int_equal(remove(path), 0);
+		}
+	}
+	clock_set_source(NULL);
+	assert_int_equal(replicator_start(c->node[1].replicator, NULL), 0);
+	for (int i = 0; i < ABSENT; i++)
+		cache_fetch(c->node[1].cache, ino[i], told, &absent);
+	clock_sleep_ms(500);
+	cache_fetch(c->node[1].cache, inode.ino, told, &here);
+	for (int i = 0; !atomic_load(&here.told); i++) {
+		assert_true(i < 500);
+		clock_sleep_ms(20);
+	}
+	assert_int_equal(atomic_load(&here.failed), 0);
+	assert_int_equal(atomic_load(&absent.told), 0);
+	replicator_stop(c->node[1].replicator);
+	assert_int_equal(atomic_load(&absent.failed), ABSENT);
+}
+
+/* An object that comes a little later ends the wait. */
+static void test_object_comes_late(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+	struct waiters w = {0};
+
+	overwrite(c, 0, "not yet");
+	overwrite(c, 1, "not yet");
+	clock_set_source(NULL);
+	assert_int_equal(replicator_start(c->node[1].replicator, NULL), 0);
+	cache_fetch(c->node[1].cache, inode.ino, told, &w);
+	clock_sleep_ms(300);
+	assert_int_equal(atomic_load(&w.told), 0);
+	overwrite_bytes(c, 1, big, sizeof(big));
+	for (int i = 0; !atomic_load(&w.told); i++) {
+		assert_true(i < 500);
+		clock_sleep_ms(20);
+	}
+	assert_int_equal(atomic_load(&w.failed), 0);
+	replicator_stop(c->node[1].replicator);
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -105,6 +173,8 @@ int main(void)
 		CLUSTER_TEST(test_other_region_serves),
 		CLUSTER_TEST(test_no_region_answers),
 		CLUSTER_TEST(test_waiters),
+		CLUSTER_TEST(test_absent_keep_nobody),
+		CLUSTER_TEST(test_object_comes_late),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
