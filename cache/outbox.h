@@ -10,6 +10,7 @@
  *   PARKED    failed for good; an operator sees and replays it
  *
  *   enqueue -> UPLOAD -> ANNOUNCE -> gone                (large)
+ *   enqueue -> UPLOAD -> ANNOUNCE -> OBJECT -> PARKED    (large, and no store takes it)
  *   enqueue -> ANNOUNCE -> OBJECT -> gone                (inline, tombstones, directories,
  *                                                        symlinks)
  *
@@ -79,6 +80,10 @@ int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct
 int outbox_cut_closed(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n,
 	bool *ret) MUST_CHECK;
 
+/* The key's row in that region. -ENOENT: it has none. */
+int outbox_get(
+	struct conn *conn, unsigned region, struct slice key, struct outbox_row *ret) MUST_CHECK;
+
 /* Up to max rows of a region in the given state with next_at_ms <= now_ms, oldest first,
  * starting after order number after_first (for callers that already work on earlier ones). */
 int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int64_t now_ms,
@@ -88,6 +93,10 @@ int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int6
  * attempts, error and next_at_ms are reset. */
 int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
 	enum outbox_state to) MUST_CHECK;
+/* From UPLOAD to ANNOUNCE although its object can never be there, so that one impossible object does
+ * not hold its directory for ever; after its announcement it is an OBJECT row, parked in its turn. */
+int outbox_announce_unsent(
+	struct conn *conn, unsigned region, struct slice key, struct stamp stamp) MUST_CHECK;
 int outbox_finish(
 	struct conn *conn, unsigned region, struct slice key, struct stamp stamp) MUST_CHECK;
 /* Counts an attempt; to OUTBOX_PARKED when park. */

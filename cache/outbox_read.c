@@ -1,6 +1,6 @@
 /*
- * The outbox, reading side: what may go into the next segment, whether a cut is closed, what is
- * due. The order that makes this cheap is explained, and kept, in outbox.c.
+ * The outbox, reading side: what may go into the next segment, whether a cut is closed, one row,
+ * what is due. The order that makes this cheap is explained, and kept, in outbox.c.
  */
 #include "cache/outbox_row.h"
 
@@ -205,6 +205,26 @@ int outbox_cut_closed(
 	}
 	if (!r)
 		*ret = closed;
+	return r;
+}
+
+/* ---- one row ---- */
+
+int outbox_get(struct conn *conn, unsigned region, struct slice key, struct outbox_row *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox"
+					       " WHERE region = ?1 AND key = ?2");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, region);
+	bind_slice(s, 2, key);
+	r = conn_row(conn, s);
+	if (r != 1)
+		return r < 0 ? r : -ENOENT;
+	r = outbox_row_export(s, ret);
+	sqlite3_reset(s);
 	return r;
 }
 

@@ -17,6 +17,7 @@
 #include <errno.h>
 
 #include "cache/file.h"
+#include "cache/outbox.h"
 #include "replicator/body.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -75,6 +76,48 @@ void fetcher_free(struct fetcher *f)
 	free(f);
 }
 
+/* The name that the content has in the regions as long as they have not heard of the rename; len 0:
+ * none is known. */
+static int former_name(struct regions *regions, struct slice key, struct key *ret)
+{
+	AUTO_FREE struct outbox_row *row = malloc(sizeof(*row));
+	struct conn *conn;
+
+	ret->len = 0;
+	if (!row)
+		return -ENOMEM;
+	int r = cache_read_begin(regions->cache, &conn);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; r == 0 && !ret->len && i < regions->count; i++) {
+		r = outbox_get(conn, regions->region[i].id, key, row);
+		if (r == 0)
+			*ret = row->moved_from;
+		else if (r == -ENOENT)
+			r = 0;
+	}
+	cache_read_end(conn);
+	return r;
+}
+
+/* The file was renamed here, and its object was not yet. */
+static int fetch_moved(struct body *body, struct regions *regions, struct slice key,
+	const uint8_t hash[SHA256_SIZE], uint64_t size)
+{
+	AUTO_FREE struct key *from = malloc(sizeof(*from));
+	struct entry wanted = {.kind = KIND_FILE, .size = size};
+
+	if (!from)
+		return -ENOMEM;
+	int r = former_name(regions, key, from);
+	if (r < 0)
+		return r;
+	if (!from->len)
+		return -EAGAIN;
+	memcpy(wanted.hash, hash, SHA256_SIZE);
+	return body_fetch_moved(body, regions, key_slice(from), &wanted);
+}
+
 int fetch_once(struct regions *regions, uint64_t ino)
 {
 	CLEANUP(body_done) struct body body = {0};
@@ -87,6 +130,8 @@ int fetch_once(struct regions *regions, uint64_t ino)
 	int r = content_wanted(regions->cache, ino, key, hash, &size);
 	if (r == 0)
 		r = body_fetch(&body, regions, NULL, key_slice(key), hash, size);
+	if (r == -EAGAIN)
+		r = fetch_moved(&body, regions, key_slice(key), hash, size);
 	free(key);
 	if (r == -EALREADY)
 		return 0;

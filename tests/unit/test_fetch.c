@@ -64,6 +64,45 @@ static void test_no_region_answers(void **state)
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EIO);
 }
 
+static void seal(struct cluster *c, unsigned n)
+{
+	bool did = true;
+
+	while (did)
+		assert_int_equal(replicator_step_seal(c->node[n].replicator, &did), 0);
+}
+
+/* Renamed here, even twice, or with its directory, before it was ever read: no region has heard of
+ * it, and it can be read at once. */
+static void test_renamed_before_fetched(void **state)
+{
+	struct cluster *c = *state;
+	size_t len;
+	char *got;
+
+	cluster_mkdir(c, 0, "d");
+	big[0] = 'd';
+	cluster_write(c, 0, "d/f", big, sizeof(big));
+	announce_big(c);
+	cluster_rename(c, 1, "big", "second");
+	seal(c, 1);
+	cluster_rename(c, 1, "second", "third");
+	seal(c, 1);
+	got = cluster_read(c, 1, "third", &len);
+	assert_int_equal(len, sizeof(big));
+	assert_memory_equal(got, big, len);
+	free(got);
+	cluster_rename(c, 1, "d", "e");
+	seal(c, 1);
+	got = cluster_read(c, 1, "e/f", &len);
+	assert_int_equal(len, sizeof(big));
+	free(got);
+	cluster_settle(c);
+	got = cluster_read(c, 0, "third", &len);
+	assert_memory_equal(got, big, len);
+	free(got);
+}
+
 struct waiters {
 	atomic_int told, failed;
 };
@@ -172,6 +211,7 @@ int main(void)
 		CLUSTER_TEST(test_wrong_bytes_refused),
 		CLUSTER_TEST(test_other_region_serves),
 		CLUSTER_TEST(test_no_region_answers),
+		CLUSTER_TEST(test_renamed_before_fetched),
 		CLUSTER_TEST(test_waiters),
 		CLUSTER_TEST(test_absent_keep_nobody),
 		CLUSTER_TEST(test_object_comes_late),

@@ -77,6 +77,12 @@ static void an_inline_row_is_announced_then_materialised(void **state)
 	assert_int_equal(outbox_advance(conn, regions[0], slice_of("d/a"), s, OUTBOX_OBJECT), 0);
 	assert_string_equal(announceable(conn), "");
 	assert_true(one(conn, OUTBOX_OBJECT).fresh);
+	struct outbox_row row;
+	assert_int_equal(outbox_get(conn, regions[0], slice_of("d/a"), &row), 0);
+	assert_int_equal(row.state, OUTBOX_OBJECT);
+	assert_int_equal(outbox_get(conn, regions[1], slice_of("d/a"), &row), 0);
+	assert_int_equal(row.state, OUTBOX_ANNOUNCE);
+	assert_int_equal(outbox_get(conn, regions[0], slice_of("d"), &row), -ENOENT);
 	assert_int_equal(outbox_stats(conn, regions[0], &stats), 0);
 	assert_int_equal(stats.bytes, 100);
 	assert_int_equal(stats.unannounced, 0);
