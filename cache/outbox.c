@@ -565,6 +565,21 @@ int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct 
 	return row_change(conn, region, key, &old, &row);
 }
 
+int outbox_announce_unsent(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
+{
+	struct row old, row;
+	int r = find_version(conn, region, key, stamp, &old);
+
+	if (r || !old.id || old.state != OUTBOX_UPLOAD)
+		return r;
+	row = old;
+	row.state = OUTBOX_ANNOUNCE;
+	row.attempts = 0;
+	row.next_at_ms = 0;
+	row.uploaded = false;
+	return row_change(conn, region, key, &old, &row);
+}
+
 int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
 {
 	struct row old;

@@ -393,7 +393,8 @@ static int seal_small(struct record *rec, int fd, uint64_t inline_max, struct bu
 		v->size = (uint64_t)st.st_size;
 		v->mtime_ns = stat_mtime_ns(&st);
 		if ((v->size <= inline_max && bytes) ||
-			(v->size <= READ_MAX && atomic_load(&rec->writers) == 0))
+			(v->size <= READ_MAX && atomic_load(&rec->writers) == 0 &&
+				!row->has_hash))
 			r = read_whole(fd, v->size, into);
 		else
 			*left = true;

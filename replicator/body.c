@@ -145,13 +145,13 @@ static int begin_spool(struct body *b, struct regions *all)
 
 /* Home first; regions that are down come in the second round, which also makes their check if it is
  * due, so that a dead region does not delay a download that another one can serve. */
-int body_fetch(struct body *b, struct regions *all, const struct region * not, struct slice key,
+int body_fetch(struct body *b, struct regions *all, const struct region *except, struct slice key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size)
 {
 	char name[STORE_KEY_MAX + 1];
 	bool asked[REGION_MAX] = {false};
 	int outcome = -EIO;
-	unsigned answers = not ? 1 : 0;
+	unsigned answers = except ? 1 : 0;
 
 	int r = object_key_from_path(key, false, name);
 	if (r == 0)
@@ -162,7 +162,7 @@ int body_fetch(struct body *b, struct regions *all, const struct region * not, s
 		struct region *from = &all->region[step % all->count];
 		bool home = (step / all->count) % 2 == 0, later = step >= 2 * all->count;
 
-		if (from == not || asked[step % all->count] || from->home != home)
+		if (from == except || asked[step % all->count] || from->home != home)
 			continue;
 		if (later ? !region_begin(from, REGION_READ) : !region_up(from, REGION_READ))
 			continue;

@@ -24,9 +24,9 @@ struct body {
  * version. */
 int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline_cache,
 	struct slice key, const struct entry *entry, struct store_source *ret) MUST_CHECK;
-/* Downloads it from any region that has it but not (NULL: from any), home first. -EAGAIN: none has
+/* Downloads it from any region that has it but except (NULL: from any), home first. -EAGAIN: none has
  * it now; -EIO: none answered; -ENOSPC, -ECANCELED. */
-int body_fetch(struct body *b, struct regions *all, const struct region * not, struct slice key,
+int body_fetch(struct body *b, struct regions *all, const struct region *except, struct slice key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size) MUST_CHECK;
 /* For content that was renamed before it was ever here: asks all regions for it under its former
  * name (empty: unknown) and in the trash. Errors as of body_fetch. */

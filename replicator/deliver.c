@@ -341,6 +341,8 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 	default:
 		if (j->lost && (r = lost_content(d->o.cache, conn, &j->row, d->o.inline_max)) != 0)
 			return r < 0 ? r : 0;
+		if (j->fate == FATE_PARKED && j->row.state == OUTBOX_UPLOAD)
+			return outbox_announce_unsent(conn, region, key, j->row.stamp);
 		return outbox_failed(conn, region, key, j->row.stamp, j->next_at_ms, j->error,
 			j->fate == FATE_PARKED);
 	}

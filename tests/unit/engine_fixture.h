@@ -34,13 +34,22 @@ struct server {
 	struct inline_cache *inline_cache;
 	struct sealer *sealer;
 	unsigned region;
+	bool region_up; /* what the sealer is told */
 };
+
+static inline bool server_region_up(void *ctx, unsigned region)
+{
+	return ((struct server *)ctx)->region_up;
+}
 
 static inline void server_open(struct server *s)
 {
 	const struct cache_options options = {
 		.state_dir = s->dir, .sync_off = true, .no_lock = true};
-	const struct sealer_options sealer = {.inline_max = INLINE_MAX, .seal_after_ms = 5000};
+	const struct sealer_options sealer = {.inline_max = INLINE_MAX,
+		.seal_after_ms = 5000,
+		.region_up = server_region_up,
+		.region_ctx = s};
 	const char *const region = "east";
 	struct err err = {0};
 

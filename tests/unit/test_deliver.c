@@ -73,6 +73,30 @@ static void test_parked_is_tried_again_after_a_restart(void **state)
 	assert_int_equal(stats(c, 0, 0).rows, 0);
 }
 
+/* One object that no region takes does not hold its directory for ever. */
+static void test_impossible_upload_lets_its_directory_go_on(void **state)
+{
+	struct cluster *c = *state;
+	static char large[200000];
+
+	cluster_stop_node(c, 0, true);
+	c->wrap = with_limit;
+	limited = true;
+	cluster_start_node(c, 0);
+	cluster_write(c, 0, "f", large, sizeof(large));
+	cluster_settle(c);
+	cluster_puts(c, 0, "after", "text");
+	cluster_settle(c);
+	assert_int_equal(cluster_resolve(c, 1, "after").size, 4);
+	assert_int_equal(cluster_resolve(c, 1, "f").size, sizeof(large));
+	assert_int_equal(stats(c, 0, 0).parked, 1);
+	limited = false;
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	cluster_settle(c);
+	assert_int_equal(stats(c, 0, 0).rows, 0);
+}
+
 /* Every request of one kind is answered, and the answer is lost. */
 static bool lose_answers;
 
@@ -188,6 +212,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CLUSTER_TEST(test_too_long_key_is_parked),
 		CLUSTER_TEST(test_parked_is_tried_again_after_a_restart),
+		CLUSTER_TEST(test_impossible_upload_lets_its_directory_go_on),
 		CLUSTER_TEST(test_lost_answer),
 		CLUSTER_TEST(test_order_within_directory),
 		CLUSTER_TEST(test_many),

@@ -158,6 +158,52 @@ static void large_content_is_uploaded(void **state)
 
 /* a changes, then b, then a again: no cut may show a's last state without b, nor b without a's
  * first. */
+/* A large file that changes faster than it uploads: each version that is sealed gets there first. */
+static void hot_large_content_waits_for_its_upload(void **state)
+{
+	struct server *s = *state;
+	static char a[5001], b[5001], c[5001];
+	struct conn *conn;
+	struct entry e = {0};
+	bool did;
+
+	memset(a, 'a', 5000);
+	memset(b, 'b', 5000);
+	memset(c, 'c', 5000);
+	s->region_up = true;
+	do_write(s, "db", a);
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	do_write(s, "db", b);
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_false(did);
+	assert_int_equal(journal_rows(s), 1);
+	/* It came: on with the next, from a snapshot that later writes do not touch. */
+	assert_int_equal(cache_begin(s->cache, &conn), 0);
+	assert_int_equal(entry_get(conn, slice_of("db"), &e), 0);
+	assert_int_equal(outbox_finish(conn, s->region, slice_of("db"), entry_stamp(&e)), 0);
+	entry_done(&e);
+	assert_int_equal(cache_commit(conn), 0);
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_true(did);
+	assert_int_equal(journal_rows(s), 0);
+	do_write(s, "db", c);
+	struct content_reader *reader = NULL;
+	uint8_t hash[SHA256_SIZE];
+	char first;
+	sha256(b, 5000, hash);
+	assert_int_equal(content_open(s->cache, ino_of(s, slice_of("db")), hash, &reader), 0);
+	assert_int_equal(content_read(reader, &first, 1, 0), 1);
+	assert_int_equal(first, 'b');
+	content_close(reader);
+	/* A region that is down is not waited for. */
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_int_equal(journal_rows(s), 1);
+	s->region_up = false;
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_int_equal(journal_rows(s), 0);
+}
+
 static void interleaved_changes_span(void **state)
 {
 	struct server *s = *state;
@@ -457,6 +503,7 @@ int main(void)
 		TEST(registers),
 		TEST(tombstones),
 		TEST(large_content_is_uploaded),
+		TEST(hot_large_content_waits_for_its_upload),
 		TEST(interleaved_changes_span),
 		TEST(rename_is_one_cut),
 		TEST(stamps_exceed_what_was_seen),
