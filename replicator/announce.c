@@ -4,7 +4,9 @@
  * One number, one segment. The name under which segment sent_seq + 1 goes out is committed as
  * pending_name before its PUT. While pending_name is set nobody knows whether the segment is there:
  * the next step asks the store, and either takes the segment that it finds as sent (its records say
- * which rows are done) or sends again under the same name, conditionally. Only when the store says
+ * which rows are done) or sends again under the same name, conditionally. One that is there and
+ * cannot be read uses its number up: the rows go out again under the next one, and whoever could
+ * read the first merges the same records twice. Only when the store says
  * "absent" ten seconds after the name was chosen a new name for the same number is chosen, so that
  * the time in the name stays near to the upload. A crash between any two lines is therefore one of:
  * nothing sent; sent and found; sent, and sent again with the same records, which merge to nothing.
@@ -35,6 +37,7 @@
 #include "replicator/body.h"
 #include "replicator/segment.h"
 #include "src/base/clock.h"
+#include "src/base/log.h"
 #include "src/base/metrics.h"
 
 enum { RENAME_AFTER_MS = 10000, GROUP_MAX = 256 };
@@ -439,6 +442,33 @@ static void segment_key(char key[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE], co
 	snprintf(key, sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE, "%s%s", SEGMENT_PREFIX, name);
 }
 
+/* The segment is there, and damaged. */
+static int pass_over(struct announcer *a, struct region_progress *p, const char *why)
+{
+	metric_add(METRIC_SEGMENTS_CORRUPT, 1);
+	log_error("own segment cannot be read, its changes are sent again region=%s segment=%s"
+		  " reason=\"%s\"",
+		a->o.region->name, p->pending_name, why);
+	p->sent_seq++;
+	memcpy(p->sent_name, p->pending_name, sizeof(p->sent_name));
+	p->pending_name[0] = '\0';
+	return set_progress(a, p);
+}
+
+/* Whether an object that cannot be had is there at all: an answer that makes no sense may be that of
+ * something in between. */
+static enum store_result look(struct announcer *a, const char *key)
+{
+	struct store_call call = region_call(a->o.region, 0);
+	struct store_object object = {0};
+	struct store_error error = {0};
+
+	enum store_result result =
+		store_head(a->o.region->store, key, &object, NULL, &call, &error);
+	region_end(a->o.region, REGION_READ, result, &error, "look at own segment");
+	return result;
+}
+
 /* *go: on with sending; pending_name is then the name to use again, or "". */
 static int resolve_pending(struct announcer *a, struct region_progress *p, bool *go, bool *did)
 {
@@ -448,26 +478,36 @@ static int resolve_pending(struct announcer *a, struct region_progress *p, bool 
 	CLEANUP(segment_done) struct segment s = {0};
 	struct store_error error = {0};
 	struct segment_id id;
+	struct err err = {0};
 
 	segment_key(key, p->pending_name);
 	enum store_result result = store_get_buf(
 		a->o.region->store, key, SEGMENT_BYTES_MAX, &b, NULL, NULL, &call, &error);
 	region_end(a->o.region, REGION_READ, result, &error, "get own segment");
-	if (result == STORE_OK && segment_parse(p->pending_name, b.data, b.len, &s, NULL) == 0) {
-		*did = true;
-		*go = true;
-		return take_as_sent(a, p, &s);
+	if (result == STORE_OK) {
+		int r = segment_parse(p->pending_name, b.data, b.len, &s, &err);
+		if (r == -ENOMEM)
+			return r;
+		*did = *go = true;
+		return r == 0 ? take_as_sent(a, p, &s) : pass_over(a, p, err.text);
 	}
-	*go = result == STORE_OK || result == STORE_ABSENT;
+	if (result == STORE_TOO_LARGE || result == STORE_CORRUPT) {
+		const char *why = store_result_name(result);
+
+		result = look(a, key);
+		if (result == STORE_OK) {
+			*did = *go = true;
+			return pass_over(a, p, why);
+		}
+	}
+	*go = result == STORE_ABSENT;
 	if (!*go)
 		return 0;
-	/* There and not readable: somebody damaged it. Its number goes out again under another
-	 * name. */
 	bool parsed = segment_name_parse(p->pending_name, &id);
 	bool guarded = (a->o.region->store->capabilities & STORE_CAP_PUT_IF_ABSENT) != 0;
 	/* Without the condition a late copy of the first attempt could replace a second one's
 	 * records. */
-	if (result == STORE_OK || !parsed || !guarded ||
+	if (!parsed || !guarded ||
 		(int64_t)id.ms + RENAME_AFTER_MS <
 			clock_realtime_ms() + store_clock_skew_ms(a->o.region->store))
 		p->pending_name[0] = '\0';

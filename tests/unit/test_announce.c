@@ -1,0 +1,131 @@
+/* The announcer where a segment's fate is not known: its answer was lost, then something happened. */
+#include "tests/unit/cluster.h"
+
+#include <unistd.h>
+
+#include "replicator/segment.h"
+#include "src/base/buf.h"
+
+/* Every PUT of a segment is done, and the answer is lost. */
+static bool lose_answers;
+
+static enum store_result lose(void *ctx UNUSED, const char *op, const char *key, bool did_happen)
+{
+	return lose_answers && did_happen && strcmp(op, "put") == 0 &&
+			       strncmp(key, SEGMENT_PREFIX, strlen(SEGMENT_PREFIX)) == 0
+		       ? STORE_UNKNOWN
+		       : STORE_OK;
+}
+
+static struct store *lossy(
+	struct cluster *c UNUSED, unsigned node UNUSED, unsigned region UNUSED, struct store *inner)
+{
+	return store_fault_new(inner, lose, NULL);
+}
+
+static void restart_lossy(struct cluster *c)
+{
+	cluster_stop_node(c, 0, true);
+	c->wrap = lossy;
+	cluster_start_node(c, 0);
+}
+
+struct names {
+	char text[8][SEGMENT_NAME_SIZE];
+	unsigned count;
+};
+
+static int add_name(void *ctx, const char *key, const struct store_object *object UNUSED)
+{
+	struct names *n = ctx;
+
+	assert_true(n->count < ARRAY_SIZE(n->text));
+	snprintf(n->text[n->count++], sizeof(n->text[0]), "%s", key + strlen(SEGMENT_PREFIX));
+	return 0;
+}
+
+static struct store *open_region(struct cluster *c, unsigned region, struct names *n)
+{
+	struct store_config config = {.name = "x", .url = c->url[region]};
+	struct store_error error = {0};
+	struct store *s;
+
+	*n = (struct names){.count = 0};
+	assert_int_equal(store_open(&config, &s, NULL), 0);
+	assert_int_equal(
+		store_list(s, SEGMENT_PREFIX, NULL, 0, add_name, n, NULL, &error), STORE_OK);
+	return s;
+}
+
+static void seal(struct cluster *c)
+{
+	bool did = true;
+
+	while (did)
+		assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+}
+
+static void announce(struct cluster *c, unsigned region)
+{
+	bool did;
+
+	assert_int_equal(replicator_step_announce(c->node[0].replicator, region, &did), 0);
+}
+
+static void send_and_damage(struct cluster *c, void (*damage)(const char *path))
+{
+	restart_lossy(c);
+	lose_answers = true;
+	cluster_puts(c, 0, "f", "text");
+	seal(c);
+	for (unsigned i = 0; i < CLUSTER_REGIONS; i++) {
+		struct names n;
+		char path[300];
+
+		announce(c, i);
+		store_close(open_region(c, i, &n));
+		assert_int_equal(n.count, 1);
+		snprintf(path, sizeof(path), "%s/%s%s", c->url[i] + strlen("file://"),
+			SEGMENT_PREFIX, n.text[0]);
+		damage(path);
+	}
+	lose_answers = false;
+	cluster_settle(c);
+	cluster_expect(c, 1, "f", "text");
+	assert_int_equal(cluster_backlog(c, 0), 0);
+	struct replicator_status *s = cluster_status(c, 1);
+	assert_int_equal(s->bad_segments, 1);
+	free(s);
+}
+
+static void grow(const char *path)
+{
+	assert_int_equal(truncate(path, (off_t)SEGMENT_BYTES_MAX + 1), 0);
+}
+
+static void cut(const char *path)
+{
+	assert_int_equal(truncate(path, 100), 0);
+}
+
+/* There, and not to be read: the changes go out under the next number. */
+static void test_too_large(void **state)
+{
+	send_and_damage(*state, grow);
+}
+
+static void test_damaged(void **state)
+{
+	send_and_damage(*state, cut);
+}
+
+int main(void)
+{
+#define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
+	const struct CMUnitTest tests[] = {
+		CLUSTER_TEST(test_too_large),
+		CLUSTER_TEST(test_damaged),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
