@@ -403,6 +403,8 @@ static int sent(struct announcer *a, struct region_progress *p, const struct bat
 struct resolve {
 	struct announcer *a;
 	struct conn *conn;
+	struct outbox_row *row;
+	bool continues;
 };
 
 static int resolve_record(void *ctx, const struct record *record, const struct err *err)
@@ -412,14 +414,26 @@ static int resolve_record(void *ctx, const struct record *record, const struct e
 	(void)err;
 	if (!record)
 		return 0;
+	/* A row that is gone was taken by a remote version: nothing of it is to come. One that was
+	 * overtaken has a later last, which keeps the group open for longer than needed. */
+	if (r->continues) {
+		int code = outbox_get(r->conn, r->a->o.region->id, key_slice(&record->key), r->row);
+		if (code == 0)
+			group_add(r->a, r->row);
+		else if (code != -ENOENT)
+			return code;
+	}
 	return move_on(r->a, r->conn, key_slice(&record->key), entry_stamp(&record->entry),
 		false); /* if its object is there, one look tells */
 }
 
 static int take_as_sent(struct announcer *a, struct region_progress *p, const struct segment *s)
 {
-	struct resolve ctx = {.a = a};
+	AUTO_FREE struct outbox_row *row = malloc(sizeof(*row));
+	struct resolve ctx = {.a = a, .row = row, .continues = s->continues};
 
+	if (!row)
+		return -ENOMEM;
 	p->sent_seq++;
 	memcpy(p->sent_name, p->pending_name, sizeof(p->sent_name));
 	p->pending_name[0] = '\0';
@@ -434,7 +448,10 @@ static int take_as_sent(struct announcer *a, struct region_progress *p, const st
 		return r;
 	}
 	metric_add(METRIC_SEGMENTS_SENT, 1);
-	return cache_commit(ctx.conn);
+	r = cache_commit(ctx.conn);
+	if (r == 0 && !s->continues)
+		a->group_count = 0;
+	return r;
 }
 
 static void segment_key(char key[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE], const char *name)
