@@ -154,27 +154,30 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row row;
 	sqlite3_stmt *s;
 	int r;
 
 	if (atomic_load(&rec->marked))
 		return 0;
 	r = cache_begin(c, &conn);
-	if (r)
-		return r;
-	s = conn_statement(conn, "UPDATE inode SET dirty = 1"
-				 " WHERE ino = ?1 AND state = 1 AND (nlink = 1 OR ?2)");
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
-	sqlite3_bind_int(s, 2, was_open);
-	r = conn_run(conn, s);
-	if (!r && sqlite3_changes(conn->db) == 0)
+	if (!r)
+		r = inode_get(conn, rec->ino, &row);
+	if (!r && (row.state != STATE_LOCAL || (row.nlink == 0 && !was_open)))
 		r = -ESTALE;
 	if (r)
 		return r;
-	r = cache_commit(conn);
-	conn = NULL;
+	if (!row.dirty) {
+		s = conn_statement(conn, "UPDATE inode SET dirty = 1 WHERE ino = ?1");
+		if (!s)
+			return conn_error(conn);
+		sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
+		r = conn_run(conn, s);
+		if (r)
+			return r;
+		r = cache_commit(conn);
+		conn = NULL;
+	}
 	if (!r)
 		atomic_store(&rec->marked, true);
 	return r;

@@ -270,8 +270,6 @@ void record_load(struct record *rec, const struct inode_row *row)
 	rec->loaded = true;
 	rec->journalled = row->generation;
 	atomic_store(&rec->generation, row->generation);
-	if (row->dirty)
-		atomic_store(&rec->marked, true);
 }
 
 static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)

@@ -10,7 +10,8 @@
  * Marking. `marked` says that the row is known to be dirty. An opening writer counts itself in
  * writers and then reads marked; content_sealed, inside the writer's transaction, clears marked and
  * then reads writers, and sets it again if there are any. Both orders are sequentially consistent,
- * so either the opener marks the row (after that transaction) or the seal leaves it marked.
+ * so either the opener marks the row (after that transaction) or the seal leaves it marked. A row
+ * that was read outside a transaction never sets marked: a seal may be about to commit it as clean.
  */
 #ifndef CACHE_RECORD_H
 #define CACHE_RECORD_H

@@ -277,6 +277,42 @@ static void *seal_all_the_time(void *arg)
 	return NULL;
 }
 
+struct opening {
+	struct fixture *f;
+	uint64_t ino;
+	struct file *file;
+};
+
+static void *open_once(void *arg)
+{
+	struct opening *o = arg;
+
+	return file_open(o->f->cache, o->ino, true, false, &o->file) ? o : NULL;
+}
+
+/* Until the commit it reads a dirty row. */
+static void a_writer_that_opens_during_the_seal_s_transaction_is_marked(void **state)
+{
+	struct fixture *f = *state;
+	struct opening o = {.f = f, .ino = make_file(f, ROOT_INO, "f", "data")};
+	struct content_version v = {0};
+	struct conn *conn;
+	pthread_t opener;
+	void *failed;
+
+	assert_int_equal(content_seal(f->cache, o.ino, 0, NULL, &v), 0);
+	conn = fixture_begin(f);
+	assert_int_equal(content_sealed(conn, &v), 0);
+	assert_int_equal(thread_start(&opener, "open", open_once, &o), 0);
+	nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+	fixture_commit(conn);
+	pthread_join(opener, &failed);
+	assert_null(failed);
+	assert_true(row_of(f, o.ino).dirty);
+	file_release(o.file);
+	assert_false(row_of(f, o.ino).dirty);
+}
+
 static void a_seal_never_takes_the_mark_from_a_writer(void **state)
 {
 	struct fixture *f = *state;
@@ -420,6 +456,7 @@ int main(void)
 		TEST(a_conflict_that_could_not_be_recorded_is_at_the_next_open),
 		TEST(a_rolled_back_removal_changes_nothing),
 		TEST(an_mtime_that_was_set_survives_the_release),
+		TEST(a_writer_that_opens_during_the_seal_s_transaction_is_marked),
 		TEST(a_seal_never_takes_the_mark_from_a_writer),
 		TEST(appends_do_not_overlap),
 		TEST(nothing_is_left_of_removed_files),
