@@ -141,6 +141,26 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret)
 	return r;
 }
 
+int journal_changed_since(struct conn *conn, struct slice key, uint64_t seq, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT EXISTS(SELECT 1 FROM journal WHERE key = ?1 AND seq > ?2)"
+		" OR EXISTS(SELECT 1 FROM journal WHERE hint IS NOT NULL AND hint = ?1 AND seq > "
+		"?2)");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_slice(s, 1, key);
+	sqlite3_bind_int64(s, 2, (int64_t)seq);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -EIO;
+	*ret = sqlite3_column_int(s, 0) != 0;
+	sqlite3_reset(s);
+	return 0;
+}
+
 int journal_stats(struct conn *conn, struct journal_stats *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT (SELECT count(*) FROM journal),"

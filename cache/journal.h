@@ -37,6 +37,10 @@ int journal_remove(struct conn *conn, uint64_t seq) MUST_CHECK;
  * the file at key is open and holds unsealed writes. */
 int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 
+/* True in *ret when a row for key, or with key as its hint, has come after row seq. */
+int journal_changed_since(
+	struct conn *conn, struct slice key, uint64_t seq, bool *ret) MUST_CHECK;
+
 struct journal_stats {
 	uint64_t rows;
 	uint64_t oldest_ms; /* hlc_ms of the oldest row, 0 when empty */

@@ -10,10 +10,12 @@
  * ones. All rows of a batch get their numbers in the outbox in one transaction (how: seal_set.c),
  * and when one key of a directory cannot be sealed now, no row of that directory is sealed in this
  * round, in this batch or a later one; likewise no rename half of which lies there. Rows of other
- * directories go on. For the same reason sealer_seal_key does not pull one key forward: it seals
- * the journal in order until nothing waits for that key. What is not promised: a key that changes
- * again while a backlog of more than one batch is being sealed may be shown in a state that is
- * ahead of its neighbours' rows in the batches to come.
+ * directories go on. A key that changed again while the batch was prepared, and its directory, wait
+ * for the next round, too (seal_set.c says for how long). For the same reason sealer_seal_key does
+ * not pull one key forward: it seals the journal in order until nothing waits for that key. What is
+ * not promised: a key that changes again while a backlog of more than one batch is being sealed, or
+ * that changes all the time, may be shown in a state that is ahead of its neighbours' rows in the
+ * batches to come.
  *
  * Nothing is lost by failing: rows stay until the transaction that made their entries, and sealing
  * what is sealed already makes no new version.
@@ -248,7 +250,10 @@ static int round_step(struct sealer *s, struct round *round)
 		n++;
 	if (n) {
 		round->after = s->rows[n - 1].seq;
-		return seal_rows(s, n, round);
+		s->read_end = count < BATCH ? s->rows[count - 1].seq : 0;
+		r = seal_rows(s, n, round);
+		s->read_end = 0;
+		return r;
 	}
 	round->after = s->rows[0].seq;
 	return seal_rename_dir(s, &s->rows[0], &round->did, &round->failure);

@@ -71,7 +71,9 @@ struct sealer {
 	struct journal_row *rows;
 	struct seal_set set;
 	struct buf bytes; /* of the file being sealed */
-	bool patient;	  /* large files wait for the upload of the version before */
+	bool patient;	  /* sealer_step: may leave for the next round what is better sealed then */
+	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
+	unsigned overtaken_rounds; /* in a row */
 };
 
 int seal_set_init(struct seal_set *set, unsigned max) MUST_CHECK;

@@ -22,6 +22,8 @@
 #include "cache/progress.h"
 #include "cache/project.h"
 
+#define OVERTAKEN_MAX 8u
+
 /* ---- the set ---- */
 
 int seal_set_init(struct seal_set *set, unsigned max)
@@ -195,8 +197,37 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 
 /* ---- inside ---- */
 
+/* A key that changed again since the batch was read may be taken in that newer state, ahead of what changed beside
+ * it before: it and its directory wait for the next round, whose batch has all of that. Not for ever: where the same
+ * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are. */
+static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set *set)
+{
+	bool any = false;
+
+	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX) {
+		s->overtaken_rounds = 0;
+		return 0;
+	}
+	for (unsigned i = 0; i < set->count; i++) {
+		struct seal_target *t = &set->targets[i];
+		bool changed = false;
+		int r = t->blocked ? 0 : journal_changed_since(conn, t->key, s->read_end, &changed);
+
+		if (r)
+			return r;
+		t->blocked |= changed;
+		any |= changed;
+	}
+	s->overtaken_rounds = any ? s->overtaken_rounds + 1 : 0;
+	return 0;
+}
+
 int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
+	int overtaken = block_overtaken(s, conn, set);
+
+	if (overtaken)
+		return overtaken;
 	for (unsigned i = 0; i < set->count; i++) {
 		struct seal_target *t = &set->targets[i];
 		int r;

@@ -204,6 +204,57 @@ static void hot_large_content_waits_for_its_upload(void **state)
 	assert_int_equal(journal_rows(s), 0);
 }
 
+/* The test's other hand: between the batch's reading and its transaction. */
+struct meddler {
+	struct server *server;
+	int times;
+};
+
+static bool meddle(void *ctx, unsigned region)
+{
+	struct meddler *m = ctx;
+
+	if (m->times-- > 0) {
+		do_write(m->server, "data", "2");
+		do_write(m->server, "mark", "2");
+	}
+	return false;
+}
+
+/* A key that changes while its batch is prepared is not shown ahead of its neighbours. */
+static void overtaken_keys_wait(void **state)
+{
+	struct server *s = *state;
+	static char large[5001];
+	struct meddler m = {.server = s, .times = 1};
+	struct inline_cache *cache = inline_cache_new(1 << 16);
+	const struct sealer_options o = {.inline_max = INLINE_MAX,
+		.seal_after_ms = 5000,
+		.region_up = meddle,
+		.region_ctx = &m};
+	struct sealer *sealer;
+	bool did;
+
+	/* The second version of a large file makes the sealer ask about its region: the hook. */
+	memset(large, 'a', 5000);
+	do_write(s, "hook", large);
+	seal(s);
+	do_write(s, "data", "1");
+	memset(large, 'b', 5000);
+	do_write(s, "hook", large);
+	do_write(s, "mark", "1");
+	assert_int_equal(sealer_new(s->cache, &o, cache, &sealer), 0);
+	assert_int_equal(sealer_step(sealer, &did), 0);
+	assert_int_equal(m.times, 0);
+	assert_false(did);
+	assert_int_equal(journal_rows(s), 5);
+	assert_int_equal(sealer_step(sealer, &did), 0);
+	assert_true(did);
+	assert_int_equal(journal_rows(s), 0);
+	sealer_free(sealer);
+	inline_cache_free(cache);
+}
+
 static void interleaved_changes_span(void **state)
 {
 	struct server *s = *state;
@@ -504,6 +555,7 @@ int main(void)
 		TEST(tombstones),
 		TEST(large_content_is_uploaded),
 		TEST(hot_large_content_waits_for_its_upload),
+		TEST(overtaken_keys_wait),
 		TEST(interleaved_changes_span),
 		TEST(rename_is_one_cut),
 		TEST(stamps_exceed_what_was_seen),
