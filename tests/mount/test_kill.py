@@ -19,8 +19,9 @@ def writer(root, log_path, seed, begin):
         try:
             while True:
                 n += 1
+                time.sleep(0.002)  # what is written has to go through three gateways on the same processors
                 name = f"f{n}"
-                data = f"{name}:{rng.random()}" * rng.choice((1, 10, 400, 9000))
+                data = f"{name}:{rng.random()}" * rng.choice((1, 10, 400, 3500))
                 log.write(f"try {name}\n")
                 with open(os.path.join(root, name), "w", encoding="utf-8") as file:
                     file.write(data)
