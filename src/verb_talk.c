@@ -255,6 +255,8 @@ static int umount_live(const struct location *l, int fd, int64_t timeout_ms, boo
 	struct err err = {0}, unmount = {0};
 	int r = request_flush(fd, true, timeout_ms, "", &err);
 
+	if (r == -ECONNRESET) /* it was killed as we asked */
+		return umount_dead(l, &err);
 	if (r < 0) {
 		err.text[strcspn(err.text, "\n")] = '\0';
 		(void)err_prefix(&err, r, "%s%s", l->volume, force ? "" : ": still mounted");
