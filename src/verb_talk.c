@@ -208,26 +208,14 @@ static void wait_for_end(int pidfd, pid_t pid)
 		fprintf(stderr, "meridian: the daemon (%d) still sends what came last\n", (int)pid);
 }
 
-/* Whether the topmost mount at mountpoint is a volume's. */
-static bool is_volume_mounted(const char *mountpoint)
-{
-	struct mount_entry *mount AUTO_FREE = malloc(sizeof(*mount));
-
-	return mount && mounts_covering(mountpoint, mount) == 0 &&
-	       strcmp(mount->mountpoint, mountpoint) == 0 && strcmp(mount->type, MOUNTS_TYPE) == 0;
-}
-
 static int umount_dead(const struct location *l, const struct err *why)
 {
 	struct err err = {0};
-	int r, tries = 0;
+	int r;
 
 	if (!l->mountpoint)
 		return verb_fail(EXIT_RETRY, why);
-	/* Several daemons may have died on top of each other. */
-	do
-		r = mounts_unmount(l->mountpoint, true, &err);
-	while (r == 0 && ++tries < 16 && is_volume_mounted(l->mountpoint));
+	r = mounts_unmount(l->mountpoint, true, &err);
 	if (r < 0)
 		return verb_fail(verb_exit_code(r), &err);
 	fprintf(stderr,
