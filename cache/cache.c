@@ -321,6 +321,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	if (!r) {
 		c->reserve_bytes =
 			options->reserve_bytes ? options->reserve_bytes : default_reserve(c);
+		content_probe_times(c);
 		r = recover_run(c, err);
 	}
 	if (r) {

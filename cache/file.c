@@ -272,7 +272,7 @@ int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file
 	atomic_store(&rec->marked, true);
 	atomic_store(&rec->writers, writable);
 	if (writable)
-		rec->changed_ms = clock_monotonic_ms() + 1;
+		atomic_store(&rec->changed_ms, clock_monotonic_ms() + 1);
 	atomic_store(&rec->fd, fd);
 	mutex_unlock(&rec->lock);
 	*ret = f;
@@ -324,6 +324,7 @@ static int settle(struct cache *c, struct record *rec, uint64_t *generation)
 		r = inode_get(conn, rec->ino, &row);
 	if (r)
 		return r == -ENOENT ? 0 : r;
+	record_observe(c, rec);
 	/* The generation before the stat: a write in between is settled by its own release. */
 	*generation = atomic_load(&rec->generation);
 	if (fstat(atomic_load(&rec->fd), &st) != 0)
@@ -345,16 +346,21 @@ static void note_journalled(struct record *rec, uint64_t generation)
 {
 	if (generation > rec->journalled)
 		rec->journalled = generation;
-	if (rec->journalled == atomic_load(&rec->generation))
-		rec->changed_ms = 0;
+	if (rec->journalled == atomic_load(&rec->generation)) {
+		atomic_store(&rec->changed_ms, 0);
+		/* An unseen change may just have been found. */
+		if (rec->journalled != atomic_load(&rec->generation))
+			atomic_store(&rec->changed_ms, clock_monotonic_ms() + 1);
+	}
 }
 
 /* Whether the last flush put a row for all that was written and no seal has come since: then that
  * row's seal finds no writer and marks the inode clean. */
-static bool is_settled(struct record *rec)
+static bool is_settled(struct cache *c, struct record *rec)
 {
 	bool settled;
 
+	record_observe(c, rec);
 	mutex_lock(&rec->lock);
 	settled = rec->flushed && rec->journalled == atomic_load(&rec->generation) &&
 		  !atomic_load(&rec->sealed_open);
@@ -367,7 +373,7 @@ static void settle_or_keep(struct cache *c, struct record *rec)
 	uint64_t generation = 0;
 	int r;
 
-	if (is_settled(rec))
+	if (is_settled(c, rec))
 		return;
 	r = settle(c, rec, &generation);
 
@@ -501,8 +507,9 @@ int file_flush(struct file *f)
 
 	if (!f->writable)
 		return 0;
+	record_observe(f->cache, rec);
 	mutex_lock(&rec->lock);
-	changed = rec->changed_ms != 0;
+	changed = atomic_load(&rec->changed_ms) != 0;
 	if (changed)
 		atomic_store(&rec->sealed_open, false);
 	mutex_unlock(&rec->lock);
@@ -516,6 +523,20 @@ int file_flush(struct file *f)
 	rec->flushed = true;
 	mutex_unlock(&rec->lock);
 	return 0;
+}
+
+void file_unseen(struct file *f, int open_flags)
+{
+	unsigned flags = 0;
+
+	if (!f->writable)
+		return;
+	/* Once set by an opener, neither goes before the record does: fcntl may not give more. */
+	if (!(open_flags & O_APPEND))
+		flags |= UNSEEN_OTHER;
+	if ((open_flags & O_ACCMODE) == O_RDWR)
+		flags |= UNSEEN_MAPS;
+	record_unseen(f->cache, f->rec, flags);
 }
 
 void file_release(struct file *f)
@@ -660,6 +681,7 @@ int file_fsync(struct file *f, bool data_only)
 	r = flush_content(f->cache, rec, data_only);
 	if (r)
 		return r;
+	record_observe(f->cache, rec);
 	mutex_lock(&rec->lock);
 	changed = rec->journalled != atomic_load(&rec->generation);
 	mutex_unlock(&rec->lock);
@@ -679,12 +701,15 @@ int file_fsync(struct file *f, bool data_only)
 static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 {
 	uint64_t generation = 0;
+	int64_t changed_ms;
 	bool retry, due;
 	int r;
 
+	record_observe(c, rec);
 	mutex_lock(&rec->lock);
 	retry = rec->retry;
-	due = rec->changed_ms && clock_monotonic_ms() + 1 - rec->changed_ms >= age_ms &&
+	changed_ms = atomic_load(&rec->changed_ms);
+	due = changed_ms && clock_monotonic_ms() + 1 - changed_ms >= age_ms &&
 	      atomic_load(&rec->writers) > 0;
 	mutex_unlock(&rec->lock);
 	if (!retry && !due)

@@ -36,6 +36,12 @@ void file_release(struct file *f);
  * release. */
 int file_flush(struct file *f) MUST_CHECK;
 
+/* From now until the inode's last release, writes of this open (of which open_flags are open(2)'s:
+ * O_APPEND and the access mode matter) may reach the content file without file_write. The cache then
+ * recognises changes by size, mtime and ctime of the content file. Before the open is acknowledged;
+ * nothing for one that cannot write. */
+void file_unseen(struct file *f, int open_flags);
+
 uint64_t file_ino(const struct file *f);
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset) MUST_CHECK;
 /* Whole or -errno (-ENOSPC, -EFBIG, -EBADF); has reached the content file on return. append: at

@@ -111,6 +111,8 @@ struct cache {
 
 	_Atomic uint64_t longest_key; /* no key is longer; persisted */
 
+	bool times_distinct; /* the content's file system gives a write after a stat another ctime */
+
 	struct file_table *files;
 	struct times *times;
 };
@@ -284,6 +286,8 @@ void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothin
 /* Flushes the directory that holds ino's content file. */
 int content_sync_dir(struct cache *c, uint64_t ino) MUST_CHECK;
 int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
+/* Finds out what the file system's times can tell: times_distinct. */
+void content_probe_times(struct cache *c);
 /* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
 int content_check_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
 

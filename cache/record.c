@@ -6,10 +6,13 @@
  */
 #include "cache/record.h"
 
+#include <errno.h>
+
 #include "cache/file.h"
 #include "src/base/clock.h"
 
 #define BUCKETS 4096
+#define RACY_NS INT64_C(1000000000)
 
 struct file_table {
 	struct mutex lock;
@@ -132,12 +135,94 @@ void record_put(struct cache *c, struct record *rec)
 		record_free(gone);
 }
 
+/* ---- writes that nobody reported ---- */
+
+int record_look(struct cache *c, int fd, struct stat *st, struct content_look *ret)
+{
+	/* A write from now on gets this time or a later one. */
+	int64_t now = c->times_distinct ? 0 : clock_kernel_coarse_ns();
+
+	if (fstat(fd, st) != 0)
+		return -errno;
+	*ret = (struct content_look){.size = (uint64_t)st->st_size,
+		.mtime_ns = stat_mtime_ns(st),
+		.ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec};
+	/* A time from the future is no new write's, either. */
+	ret->racy = !c->times_distinct && ret->ctime_ns >= now && ret->ctime_ns - now < RACY_NS;
+	return 0;
+}
+
+bool record_look_same(const struct content_look *before, const struct content_look *after)
+{
+	return !before->racy && before->size == after->size &&
+	       before->mtime_ns == after->mtime_ns && before->ctime_ns == after->ctime_ns;
+}
+
+static void note_change(struct record *rec)
+{
+	int64_t none = 0;
+
+	/* In this order: see note_journalled. */
+	atomic_fetch_add(&rec->generation, 1);
+	atomic_compare_exchange_strong(&rec->changed_ms, &none, clock_monotonic_ms() + 1);
+}
+
+/* With the table's lock. A record in the table keeps its descriptor, and fstat takes less than a
+ * microsecond. */
+static int observe(struct cache *c, struct record *rec, struct stat *st)
+{
+	struct content_look now;
+	int fd = atomic_load(&rec->fd);
+	int r = fd < 0 ? -EBADF : record_look(c, fd, st, &now);
+
+	if (r || !atomic_load(&rec->unseen) || record_look_same(&rec->seen, &now))
+		return r;
+	rec->seen = now;
+	note_change(rec);
+	return 0;
+}
+
+/* With the table's lock. Of a descriptor that cannot be looked at nothing is known to have changed.
+ */
+static void observe_locked(struct cache *c, struct record *rec)
+{
+	struct stat st;
+
+	if (atomic_load(&rec->unseen) && observe(c, rec, &st))
+		(void)0;
+}
+
+void record_observe(struct cache *c, struct record *rec)
+{
+	if (!atomic_load(&rec->unseen))
+		return;
+	mutex_lock(&c->files->lock);
+	observe_locked(c, rec);
+	mutex_unlock(&c->files->lock);
+}
+
+void record_unseen(struct cache *c, struct record *rec, unsigned flags)
+{
+	struct stat st;
+
+	mutex_lock(&c->files->lock);
+	rec->unseen_flags |= flags;
+	if (!atomic_load(&rec->unseen) && record_look(c, atomic_load(&rec->fd), &st, &rec->seen))
+		note_change(rec); /* to be on the safe side */
+	atomic_store(&rec->unseen, true);
+	mutex_unlock(&c->files->lock);
+}
+
+/* ---- ends ---- */
+
 bool record_end_open(struct cache *c, struct record *rec, struct key **displaced)
 {
 	bool detached;
 
 	mutex_lock(&c->files->lock);
 	detached = --rec->opens == 0 && rec->detached;
+	if (detached && rec->displaced)
+		observe_locked(c, rec);
 	if (detached && rec->displaced &&
 		rec->displaced_generation != atomic_load(&rec->generation)) {
 		*displaced = rec->displaced;
@@ -185,6 +270,8 @@ bool file_has_unsealed(struct cache *c, const struct inode_row *row)
 
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, row->ino);
+	if (rec)
+		observe_locked(c, rec);
 	/* 0: nobody has read the row yet, so nobody has written either. */
 	unsealed = rec && atomic_load(&rec->generation) != 0 &&
 		   atomic_load(&rec->generation) != row->sealed;
@@ -209,6 +296,7 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 	open = rec && rec->opens > 0;
 	if (open) {
 		rec->detached = true;
+		observe_locked(c, rec);
 		/* Not loaded: an open is under way, and finds out by itself (mark_dirty). */
 		if (copy && atomic_load(&rec->generation) != 0) {
 			struct key *old = rec->displaced;
@@ -244,19 +332,13 @@ void file_note_attached(struct cache *c, uint64_t ino)
 bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret)
 {
 	struct record *rec;
-	bool found = false;
-	int fd;
+	bool found;
 
 	if (atomic_load(&c->files->count) == 0)
 		return false;
-	/* The system call under the lock keeps the descriptor open; it takes less than a
-	 * microsecond. */
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
-	if (rec && rec->opens > 0) {
-		fd = atomic_load(&rec->fd);
-		found = fd >= 0 && fstat(fd, ret) == 0;
-	}
+	found = rec && rec->opens > 0 && observe(c, rec, ret) == 0;
 	mutex_unlock(&c->files->lock);
 	return found;
 }
@@ -294,9 +376,7 @@ static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)
 
 void record_changing(struct record *rec, uint64_t offset, uint64_t length)
 {
-	if (rec->changed_ms == 0)
-		rec->changed_ms = clock_monotonic_ms() + 1;
-	atomic_fetch_add(&rec->generation, 1);
+	note_change(rec);
 	if (rec->copying && length)
 		mark_blocks(rec, offset, length);
 }
@@ -308,6 +388,8 @@ bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool r
 
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
+	if (rec)
+		observe_locked(c, rec);
 	if (rec && atomic_load(&rec->generation) != 0) {
 		atomic_store(&rec->sealed_open, true);
 		atomic_store(&rec->marked, false);

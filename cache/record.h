@@ -12,6 +12,11 @@
  * then reads writers, and sets it again if there are any. Both orders are sequentially consistent,
  * so either the opener marks the row (after that transaction) or the seal leaves it marked. A row
  * that was read outside a transaction never sets marked: a seal may be about to commit it as clean.
+ *
+ * Unseen writes (file_unseen) raise nothing by themselves. Whoever consults the generation observes
+ * first: size, mtime and ctime of the content file other than at the last look count as a change.
+ * Then the generation is raised after the bytes, so who has read bytes observes again before he
+ * trusts them.
  */
 #ifndef CACHE_RECORD_H
 #define CACHE_RECORD_H
@@ -19,6 +24,19 @@
 #include "cache/internal.h"
 
 #define BLOCK_BITS 16 /* of the map of blocks that are written while a snapshot is copied */
+
+/* What tells one state of a content file from another, as far as the file system can tell. */
+struct content_look {
+	uint64_t size;
+	int64_t mtime_ns;
+	int64_t ctime_ns;
+	bool racy; /* a write just after it may have left the same times */
+};
+
+enum {
+	UNSEEN_OTHER = 1, /* not all of them only append */
+	UNSEEN_MAPS = 2
+}; /* a shared writable mapping may exist */
 
 struct record {
 	uint64_t ino;
@@ -44,10 +62,17 @@ struct record {
 	bool retry;	 /* the last release could not be written: the record lives on for it */
 	bool flushed;	 /* file_flush put the row for journalled */
 	uint64_t journalled; /* generation at the last journal row that was put for content */
-	int64_t changed_ms;  /* monotonic time of the first change after that, plus 1; 0: none */
-	uint8_t *copying;    /* map of blocks to copy again, NULL: no snapshot is being made */
+	_Atomic int64_t
+		changed_ms; /* monotonic time of the first change after that, plus 1; 0: none.
+				     * Cleared under lock only */
+	uint8_t *copying;   /* map of blocks to copy again, NULL: no snapshot is being made */
 	size_t copying_bytes;
 	bool copying_failed; /* the map could not grow */
+
+	_Atomic bool unseen; /* file_unseen was called */
+	/* Guarded by the table's lock. */
+	unsigned unseen_flags;	  /* UNSEEN_ of all that called it */
+	struct content_look seen; /* the content file when it was last looked at */
 };
 
 /* A reference (made when there is none); is_open counts it as an open, too. NULL: memory is out. */
@@ -66,6 +91,15 @@ void record_put(struct cache *c, struct record *rec);
 void record_load(struct record *rec, const struct inode_row *row);
 /* With rec->lock, before bytes change: raises the generation, marks blocks. */
 void record_changing(struct record *rec, uint64_t offset, uint64_t length);
+/* The file's state now. */
+int record_look(struct cache *c, int fd, struct stat *st, struct content_look *ret) MUST_CHECK;
+/* For certain nothing was written between the two looks. */
+bool record_look_same(const struct content_look *before, const struct content_look *after);
+/* From now on writes may come unseen; flags of this opener. rec->fd is open. */
+void record_unseen(struct cache *c, struct record *rec, unsigned flags);
+/* When writes may come unseen: finds out whether some did, and counts them as a change of
+ * everything. Before every use of generation or changed_ms. With any lock but a leaf. */
+void record_observe(struct cache *c, struct record *rec);
 /* Inside the seal's transaction: the record's part of content_sealed. True: may be recorded as
  * clean. */
 bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool row_matches);

@@ -114,7 +114,7 @@ void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
 
 /* Hashes the first size bytes of fd; ends early, with *whole false, when guard's generation moves
  * on. The first inline_max bytes go into bytes when they are all. */
-static int hash_file(int fd, uint64_t size, const struct record *guard, uint64_t generation,
+static int hash_file(int fd, uint64_t size, struct record *guard, uint64_t generation,
 	uint8_t hash[SHA256_SIZE], bool *whole)
 {
 	uint8_t *buffer AUTO_FREE = malloc(COPY_BYTES);
@@ -374,8 +374,8 @@ static int seal_snapshot(struct cache *c, struct record *rec, int fd, struct con
 
 /* Under the lock nobody writes: small content is read here. *left: it is not, and is to be hashed.
  */
-static int seal_small(struct record *rec, int fd, uint64_t inline_max, struct buf *bytes,
-	const struct inode_row *row, struct content_version *v, bool *left)
+static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inline_max,
+	struct buf *bytes, const struct inode_row *row, struct content_version *v, bool *left)
 {
 	struct buf own CLEANUP(buf_done) = {0};
 	struct buf *into = bytes ? bytes : &own;
@@ -385,6 +385,7 @@ static int seal_small(struct record *rec, int fd, uint64_t inline_max, struct bu
 	*left = false;
 	mutex_lock(&rec->lock);
 	record_load(rec, row);
+	record_observe(c, rec);
 	v->generation = atomic_load(&rec->generation);
 	v->unchanged = row->has_hash && row->sealed == v->generation;
 	if (fstat(fd, &st) != 0) {
@@ -393,11 +394,15 @@ static int seal_small(struct record *rec, int fd, uint64_t inline_max, struct bu
 		v->size = (uint64_t)st.st_size;
 		v->mtime_ns = stat_mtime_ns(&st);
 		if ((v->size <= inline_max && bytes) ||
-			(v->size <= READ_MAX && atomic_load(&rec->writers) == 0 &&
-				!row->has_hash))
+			(v->size <= READ_MAX && atomic_load(&rec->writers) == 0 && !row->has_hash))
 			r = read_whole(fd, v->size, into);
 		else
 			*left = true;
+	}
+	record_observe(c, rec);
+	if (atomic_load(&rec->generation) != v->generation) {
+		v->unchanged = false;
+		*left = true;
 	}
 	mutex_unlock(&rec->lock);
 	if (v->unchanged)
@@ -453,7 +458,7 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 	fd = content_file(c, rec->ino, O_RDONLY);
 	if (fd < 0)
 		return fd;
-	r = seal_small(rec, fd, inline_max, bytes, &row, v, &large);
+	r = seal_small(c, rec, fd, inline_max, bytes, &row, v, &large);
 	return r || !large ? r : seal_large(c, rec, fd, row.has_hash, v);
 }
 

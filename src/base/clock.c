@@ -84,6 +84,14 @@ int64_t clock_monotonic_ms(void)
 	return current.monotonic_ms(current.ctx);
 }
 
+int64_t clock_kernel_coarse_ns(void)
+{
+	struct timespec t;
+
+	CHECK(clock_gettime(CLOCK_REALTIME_COARSE, &t) == 0);
+	return (int64_t)t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
 void clock_sleep_ms(int64_t ms)
 {
 	current.sleep_ms(current.ctx, ms);

@@ -20,6 +20,8 @@ void clock_set_source(const struct clock_source *source);
 int64_t clock_realtime_ns(void);
 int64_t clock_realtime_ms(void);
 int64_t clock_monotonic_ms(void);
+/* What the kernel's file systems stamp files with at least, now: never simulated, advances in ticks. */
+int64_t clock_kernel_coarse_ns(void);
 void clock_sleep_ms(int64_t ms);
 
 #endif
