@@ -1,0 +1,114 @@
+/*
+ * What pull.c (the step, listings, cursor) and pull_run.c (one writer's segments) share. Not for
+ * others. All of it belongs to the puller's one thread, except status under status_lock.
+ */
+#ifndef REPLICATOR_PULL_INTERNAL_H
+#define REPLICATOR_PULL_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "replicator/pull.h"
+#include "replicator/segment.h"
+#include "src/base/thread.h"
+
+enum {
+	PAGE_NAMES = 1000,
+	WINDOW_MS = 30000,
+	WIDE_WINDOW_MS = 3600000,
+	WIDE_EVERY_MS = 300000,
+	SKEW_EVERY_MS = 30000,
+	CHAIN_MAX = 1000, /* longer: a listing is cheaper */
+	BATCH_SEGMENTS = 32,
+	BATCH_BYTES = 8 << 20,
+	BATCH_MS = 250, /* a slow store's segments do not wait for each other */
+	GROUP_SEGMENTS_MAX = 256,
+	GROUP_WAIT_MS = 60000,
+	WAITS_MAX = 256,
+};
+
+#define SEGMENT_KEY_SIZE (sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE)
+
+struct name {
+	struct segment_id id;
+	char text[SEGMENT_NAME_SIZE];
+};
+
+/* A writer whose group is not complete. */
+struct wait {
+	uint64_t node;
+	uint64_t next; /* looked at again when this number is listed */
+	int64_t since_ms;
+};
+
+struct puller {
+	struct puller_options o;
+	struct cache *cache;
+	uint64_t node;
+	unsigned current; /* index of the region pulled from */
+	struct {
+		bool started;
+		bool baseline; /* begun in the middle: earlier numbers of unknown writers are taken
+				  as known */
+		int64_t wide_ms;    /* when the last wide listing was */
+		int64_t skew_ms;    /* likewise, of one that covers the clocks' skew */
+		uint64_t window_ms; /* grows with what was found late */
+		bool relist;	    /* a gap: the next listing starts at relist_ms */
+		uint64_t relist_ms;
+	} region[REGION_MAX];
+	struct name *page; /* PAGE_NAMES */
+	struct wait wait[WAITS_MAX];
+	unsigned wait_count;
+	uint64_t junk_logged;
+	atomic_bool threaded;
+	struct mutex status_lock;
+	struct puller_status status;
+};
+
+/* One step's work on one region. */
+struct pull {
+	struct puller *p;
+	struct region *region;
+	unsigned count;		     /* names in the page */
+	char last[SEGMENT_KEY_SIZE]; /* last key listed */
+	unsigned listed;
+	uint64_t cursor_ms;   /* when the step began */
+	uint64_t from_ms;     /* what is older was not listed */
+	uint64_t newest_ms;   /* of what others wrote and was listed */
+	uint64_t unmerged_ms; /* least of what was listed and not merged; UINT64_MAX: none */
+	bool failed;
+	bool newer;  /* the writer at hand stands at a segment of a newer format */
+	bool relist; /* or at a gap, and the next step lists from further back */
+	bool did;
+	int local; /* -errno that ends the step */
+};
+
+/* One writer's run: the batch under way. */
+struct run {
+	struct pull *l;
+	uint64_t node;
+	uint64_t seq; /* merged */
+	char name[SEGMENT_NAME_SIZE];
+	struct merge_batch *batch;
+	unsigned batched;
+	size_t bytes;
+	int64_t began_ms;
+	bool open;	 /* the last one added continues */
+	uint64_t to_seq; /* watermark after the batch */
+	char to_name[SEGMENT_NAME_SIZE];
+	uint64_t newest_ms;
+};
+
+/* FETCH_STOP: this writer's turn is over; FETCH_LOCAL: so is the step, pull.local says why. */
+enum fetched { FETCHED, FETCH_ABSENT, FETCH_BAD, FETCH_STOP, FETCH_LOCAL };
+
+/* Reads the watermark of run->node. */
+int run_begin(struct run *run) MUST_CHECK;
+/* Adds a segment that was listed, and those before it that were not; passes over what cannot be
+ * had, with a record for the operator. FETCHED: go on. */
+enum fetched run_take(struct run *run, const struct name *n) MUST_CHECK;
+/* Merges what was added and moves the watermark. -EBUSY: local changes keep coming. */
+int run_commit(struct run *run) MUST_CHECK;
+/* Forgets what was added. */
+void run_drop(struct run *run);
+
+#endif
