@@ -2,7 +2,7 @@
  * Connections, prepared statements, transactions.
  *
  * One writer behind writer_lock; read connections from a pool that is as large as the number in use
- * at once ever was (at most READERS_MAX, then callers wait). All use the unix-excl VFS: the process
+ * at once ever was (at most READERS_MAX, then callers wait). All use unix-excl (vfs.c): the process
  * holds the file exclusively and the WAL index lies on the heap, so a read transaction costs no
  * system call for locks and a full disk cannot fault a shared mapping. No other process can open
  * the database meanwhile.
@@ -17,6 +17,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/vfs.h"
 
 #define READERS_MAX 48
 #define BUSY_MS 10000
@@ -66,6 +67,8 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	int r;
 
 	pthread_once(&configured, configure);
+	if (!vfs_name())
+		return -ENOMEM;
 	conn = calloc(1, sizeof(*conn));
 	if (!conn || asprintf(&path, "%s/meridian.db", c->state_dir) < 0) {
 		free(conn);
@@ -75,7 +78,7 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	conn->writer = writer;
 	conn->notes_end = &conn->notes;
 	if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-		    "unix-excl") != SQLITE_OK) {
+		    vfs_name()) != SQLITE_OK) {
 		r = conn->db ? conn_error(conn) : -ENOMEM;
 	} else {
 		sqlite3_busy_timeout(conn->db, BUSY_MS);

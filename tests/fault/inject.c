@@ -10,8 +10,11 @@
  *   FAULT_MODE=powercut  the same, and every write since the file's last fsync is undone
  *
  * Power cuts: bytes and sizes of regular files are lost unless flushed; names (create, rename,
- * unlink) are kept in order, as a journalling file system in ordered mode does. Memory-mapped files
- * are not looked at: SQLite rebuilds its -shm.
+ * unlink) are kept in order, as a journalling file system in ordered mode does.
+ *
+ * The write-ahead log is written through a mapping, which no library can interpose: the program
+ * hands each such write to fault_log_write before it makes it (vfs_set_write_hook). A kill there
+ * leaves the first half of the bytes, so frames are cut between and inside.
  */
 /* The library defines both spellings itself. */
 #undef _FILE_OFFSET_BITS
@@ -53,6 +56,7 @@ static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwritev)(int, const struct iovec *, int, off_t);
 static int (*real_ftruncate)(int, off_t);
+static int (*real_fallocate)(int, int, off_t, off_t);
 static int (*real_fdatasync)(int);
 static int (*real_fsync)(int);
 static int (*real_rename)(const char *, const char *);
@@ -82,6 +86,7 @@ __attribute__((constructor)) static void setup(void)
 	real_write = dlsym(RTLD_NEXT, "write");
 	real_pwritev = dlsym(RTLD_NEXT, "pwritev64");
 	real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
+	real_fallocate = dlsym(RTLD_NEXT, "fallocate64");
 	real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
 	real_fsync = dlsym(RTLD_NEXT, "fsync");
 	real_rename = dlsym(RTLD_NEXT, "rename");
@@ -300,6 +305,46 @@ int ftruncate64(int fd, off_t size)
 int ftruncate(int fd, off_t size)
 {
 	return ftruncate64(fd, size);
+}
+
+int fallocate64(int fd, int how, off_t offset, off_t n)
+{
+	int r = -1;
+
+	if (!fd_watched(fd))
+		return real_fallocate(fd, how, offset, n);
+	pthread_mutex_lock(&lock);
+	if (!disturb()) {
+		remember(fd, offset, 0);
+		r = real_fallocate(fd, how, offset, n);
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+int fallocate(int fd, int how, off_t offset, off_t n)
+{
+	return fallocate64(fd, how, offset, n);
+}
+
+int fault_log_write(int fd, const void *p, size_t n, int64_t offset);
+int fault_log_write(int fd, const void *p, size_t n, int64_t offset)
+{
+	int r = 0;
+
+	if (!fd_watched(fd))
+		return 0;
+	pthread_mutex_lock(&lock);
+	if ((mode == SHORT || mode == KILL) && calls + 1 == at)
+		real_pwrite(fd, p, n / 2, offset);
+	if (disturb())
+		r = -errno;
+	else if (mode == SHORT && calls == at)
+		r = -ENOSPC;
+	else
+		remember(fd, offset, n);
+	pthread_mutex_unlock(&lock);
+	return r;
 }
 
 static int flush(int fd, int (*real)(int))
