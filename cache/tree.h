@@ -46,11 +46,12 @@ enum {
 	SET_SIZE = 8,
 	SET_ATIME = 16,
 	SET_MTIME = 32,
-	SET_CTIME = 64
+	SET_CTIME = 64,
+	SET_KILL = 128 /* clear suid, and sgid of what the group may execute */
 };
 /* Sets what mask names from v, then returns all. SET_SIZE on a regular file marks it dirty (content
- * that is not here: -EREMOTE unless the new size is 0; call cache_fetch and repeat). Size changes
- * and chown clear suid and sgid as Linux does. atime alone makes no journal row and may be lost. */
+ * that is not here: -EREMOTE unless the new size is 0; call cache_fetch and repeat). chown clears
+ * suid and sgid as Linux does. atime alone makes no journal row and may be lost. */
 int tree_setattr(struct cache *c, uint64_t ino, unsigned mask, const struct inode *v,
 	struct inode *ret) MUST_CHECK;
 

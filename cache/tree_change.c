@@ -455,7 +455,7 @@ static int set_size(struct cache *c, uint64_t ino, uint64_t size)
 	return r;
 }
 
-/* As notify_change in Linux: whoever changes owner or content takes the set-id bits away. */
+/* As notify_change in Linux. */
 static void clear_setid(struct inode_row *row)
 {
 	if (S_ISDIR(row->mode))
@@ -468,7 +468,7 @@ static void clear_setid(struct inode_row *row)
 static void apply(struct inode_row *row, unsigned mask, const struct inode *v)
 {
 	row->ctime_ns = mask & SET_CTIME ? v->ctime_ns : clock_realtime_ns();
-	if (mask & (SET_UID | SET_GID | SET_SIZE))
+	if (mask & (SET_UID | SET_GID | SET_KILL))
 		clear_setid(row);
 	if (mask & SET_MODE)
 		row->mode = (row->mode & S_IFMT) | (v->mode & 07777);
@@ -503,7 +503,7 @@ static int change_attr(
 		r = content_set_mtime(c, ino, row->mtime_ns);
 	if (!r)
 		r = write_attr(conn, row);
-	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_SIZE))
+	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_KILL))
 		r = journal_inode(conn, ino);
 	/* Before the commit, while the writer is ours: tree_flush_times looks again inside its own
 	 * transaction and so never writes an older time over this one. */
@@ -530,8 +530,9 @@ int tree_setattr(
 		return r;
 	/* The change of size is journalled already; set-id bits are taken away only where there are
 	 * any. */
-	if (mask & SET_SIZE && !(ret->mode & (S_ISUID | S_ISGID)))
-		mask &= ~(unsigned)SET_SIZE;
+	mask &= ~(unsigned)SET_SIZE;
+	if (!(ret->mode & (S_ISUID | S_ISGID)))
+		mask &= ~(unsigned)SET_KILL;
 	if (!mask)
 		return 0;
 	r = change_attr(c, ino, mask, v, &row);

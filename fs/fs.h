@@ -27,8 +27,9 @@ struct fs_options {
 	bool allow_other;	/* other users may enter; always so for root unless deny_other */
 	bool deny_other;
 	bool read_only;
-	const char *extra; /* more mount options, comma-separated ("noatime,nodev"); NULL: none */
-	unsigned threads;  /* that read requests; 0: 2, at most 64 */
+	const char *extra;   /* more mount options, comma-separated ("noatime,nodev"); NULL: none */
+	unsigned threads;    /* that read requests; 0: 2, at most 64 */
+	bool no_passthrough; /* all reads and writes through this process */
 };
 
 /* Mounts. Requests wait until fs_run. err says what failed: -ENOENT or -ENOTDIR for the mountpoint,
@@ -54,6 +55,8 @@ void fs_unmount(struct fs *fs);
 /* Unmounts if need be, releases the files that were still open, frees. NULL is fine. */
 void fs_free(struct fs *fs);
 
+#define FS_PASSTHROUGH_SIZE 136
+
 struct fs_stats {
 	uint64_t requests;
 	uint64_t errors; /* requests that were answered with an error, absent names and attributes
@@ -61,6 +64,7 @@ struct fs_stats {
 	uint64_t fetches_waiting; /* opens and truncations that wait for content from a region */
 	uint64_t invalidations;
 	uint64_t invalidations_pending;
+	char passthrough[FS_PASSTHROUGH_SIZE]; /* "on", or "off (reason)" */
 };
 void fs_get_stats(struct fs *fs, struct fs_stats *ret);
 

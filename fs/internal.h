@@ -13,6 +13,7 @@
 #include "cache/file.h"
 #include "cache/tree.h"
 #include "fs/fs.h"
+#include "fs/passthrough.h"
 #include "src/base/buf.h"
 #include "src/base/thread.h"
 
@@ -23,7 +24,9 @@
 
 /* One open file. Linked so that fs_free can release what the kernel never released. */
 struct handle {
-	struct file *file;
+	struct passthrough_open open;
+	/* setid_generation + 1 when the file had no set-id bits; 0: not looked up */
+	_Atomic uint64_t setid_seen;
 	struct handle *prev, *next;
 };
 
@@ -83,6 +86,8 @@ struct fs {
 
 	struct notifier notifier;
 	struct slow_pool slow;
+	struct passthrough passthrough;
+	_Atomic uint64_t setid_generation; /* raised when some file may have got set-id bits */
 
 	struct mutex hint_lock; /* leaf; guards the two below */
 	uint64_t hint_generation;

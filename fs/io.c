@@ -1,14 +1,17 @@
 /*
  * Open files. fi->fh is a struct handle, from the answer to open or create until release.
  *
- * Pages that the kernel has of an inode are always right: every local write passed through it, and
- * content from elsewhere comes as a new inode; so each open keeps them.
+ * Pages that the kernel has of an inode are right unless it was passed through (passthrough.h): every
+ * other local write passed through it, and content from elsewhere comes as a new inode; so an open
+ * keeps them.
  */
 #include "fs/internal.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <unistd.h>
+
+#include "src/base/log.h"
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
 {
@@ -35,7 +38,7 @@ static void handle_free(struct fs *fs, struct handle *h)
 	if (h->next)
 		h->next->prev = h->prev;
 	mutex_unlock(&fs->lock);
-	file_release(h->file);
+	passthrough_end(fs, &h->open);
 	free(h);
 }
 
@@ -50,18 +53,42 @@ static bool wants_write(int flags)
 	return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
 }
 
+/* Fills the answer to an open of h; returns its backing id or 0. */
+static int handle_answer(struct fs *fs, struct handle *h, struct fuse_file_info *fi)
+{
+	bool keep_cache;
+	int id = passthrough_begin(fs, &h->open, fi->flags, &keep_cache);
+
+	handle_link(fs, h);
+	fi->fh = (uintptr_t)h;
+	fi->keep_cache = keep_cache;
+	fi->noflush = !wants_write(fi->flags);
+	return id;
+}
+
+/* What the kernel has left to us: see killpriv.c. That it may fail for lack of space is no reason to
+ * refuse what the caller asked for. */
+static void clear_setid(struct fs *fs, fuse_ino_t ino)
+{
+	const struct inode nothing = {0};
+	struct inode inode;
+
+	if (tree_setattr(fs->cache, ino, SET_KILL, &nothing, &inode))
+		log_warn("set-id bits not cleared ino=%llu", (unsigned long long)ino);
+}
+
 int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
 	struct fuse_file_info out = *fi;
 	struct handle *h = calloc(1, sizeof(*h));
-	int r;
+	int r, id;
 
 	if (!h) {
 		reply(req, -ENOMEM);
 		return 0;
 	}
-	r = file_open(fs->cache, ino, wants_write(fi->flags), fi->flags & O_TRUNC, &h->file);
+	r = file_open(fs->cache, ino, wants_write(fi->flags), fi->flags & O_TRUNC, &h->open.file);
 	if (r) {
 		free(h);
 		if (r == -EREMOTE)
@@ -69,12 +96,11 @@ int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *
 		reply_inode(req, r);
 		return 0;
 	}
-	handle_link(fs, h);
-	out.fh = (uintptr_t)h;
-	out.keep_cache = 1;
-	out.noflush = !wants_write(fi->flags);
+	if ((fi->flags & O_TRUNC) && killpriv_asked())
+		clear_setid(fs, ino);
+	id = handle_answer(fs, h, &out);
 	/* The caller was killed meanwhile: no release will come. */
-	if (fuse_reply_open(req, &out) == -ENOENT)
+	if (backing_reply_open(req, &out, id) == -ENOENT)
 		handle_free(fs, h);
 	return 0;
 }
@@ -94,14 +120,14 @@ void op_create(
 	uint64_t generation = hint_begin(fs);
 	struct fuse_entry_param e;
 	struct inode inode;
-	int r;
+	int r, id;
 
 	if (!h) {
 		reply(req, -ENOMEM);
 		return;
 	}
 	r = tree_create_open(fs->cache, parent, slice_of(name), S_IFREG | (mode & 07777), ctx->uid,
-		ctx->gid, wants_write(fi->flags), &inode, &h->file);
+		ctx->gid, wants_write(fi->flags), &inode, &h->open.file);
 	if (r) {
 		free(h);
 		/* The name came from elsewhere after the kernel had found it absent. ESTALE makes
@@ -111,12 +137,9 @@ void op_create(
 	}
 	/* What was just made has no attributes; its first write need not ask the database. */
 	hint_remember(fs, inode.ino, generation);
-	handle_link(fs, h);
-	fi->fh = (uintptr_t)h;
-	fi->keep_cache = 1;
-	fi->noflush = !wants_write(fi->flags);
+	id = handle_answer(fs, h, fi);
 	entry_fill(&inode, &e);
-	if (fuse_reply_create(req, &e, fi) == -ENOENT)
+	if (backing_reply_create(req, &e, fi, id) == -ENOENT)
 		handle_free(fs, h);
 }
 
@@ -130,11 +153,28 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		reply(req, -ENOMEM);
 		return;
 	}
-	n = file_read(handle_of(fi)->file, p, want, (uint64_t)off);
+	n = file_read(handle_of(fi)->open.file, p, want, (uint64_t)off);
 	if (n < 0)
 		reply(req, (int)n);
 	else
 		fuse_reply_buf(req, p, (size_t)n);
+}
+
+/* Nearly every file has no such bits: looked up once for each open, and again when some file got
+ * them. */
+static void write_clears_setid(struct fs *fs, struct handle *h)
+{
+	uint64_t generation = atomic_load(&fs->setid_generation);
+	struct inode inode;
+
+	if (atomic_load(&h->setid_seen) == generation + 1)
+		return;
+	if (tree_getattr(fs->cache, file_ino(h->open.file), &inode))
+		return;
+	if (inode.mode & (S_ISUID | S_ISGID))
+		clear_setid(fs, inode.ino);
+	else
+		atomic_store(&h->setid_seen, generation + 1);
 }
 
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t off,
@@ -143,9 +183,12 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t 
 	/* Pages of a mapping have their place, whatever flags the handle that carries them was
 	 * opened with. */
 	bool append = (fi->flags & O_APPEND) && !fi->writepage;
+	struct handle *h = handle_of(fi);
 	ssize_t n;
 
-	n = file_write(handle_of(fi)->file, p, size, (uint64_t)off, append);
+	if (killpriv_asked())
+		write_clears_setid(fs_of(req), h);
+	n = file_write(h->open.file, p, size, (uint64_t)off, append);
 	if (n < 0)
 		reply(req, (int)n);
 	else
@@ -157,7 +200,7 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	/* Writes have reached the content file; what is left is the change's place in the journal,
 	 * before anything that the caller does after its close. That it may fail for lack of space
 	 * is nothing to the caller: the release puts the row again. */
-	if (file_flush(handle_of(fi)->file))
+	if (file_flush(handle_of(fi)->open.file))
 		(void)0;
 	fuse_reply_err(req, 0);
 }
@@ -170,7 +213,7 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	slow_sync(req, handle_of(fi)->file, datasync);
+	slow_sync(req, handle_of(fi)->open.file, datasync);
 }
 
 void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
@@ -204,13 +247,13 @@ static int reserve(struct fs *fs, struct file *f, int mode, off_t off, off_t len
 void op_fallocate(
 	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	reply(req, reserve(fs_of(req), handle_of(fi)->file, mode, off, len));
+	reply(req, reserve(fs_of(req), handle_of(fi)->open.file, mode, off, len));
 }
 
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	/* Moves the descriptor's own position, which nobody uses. */
-	off_t found = lseek(file_fd(handle_of(fi)->file), off, whence);
+	off_t found = lseek(file_fd(handle_of(fi)->open.file), off, whence);
 
 	if (found < 0)
 		reply(req, -errno);

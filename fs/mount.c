@@ -79,12 +79,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	want(conn, FUSE_CAP_FLOCK_LOCKS, false);
 	want(conn, FUSE_CAP_POSIX_LOCKS, false);
 	want(conn, FUSE_CAP_POSIX_ACL, false);
-	/* The kernel clears suid and sgid on writes by a setattr of its own. */
+	/* Its second version is asked for: see killpriv.c. */
 	want(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
-#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
-	/* libfuse does not pass on which write should clear them. */
-	want(conn, FUSE_CAP_HANDLE_KILLPRIV_V2, false);
-#endif
+	passthrough_negotiate(userdata, conn);
 	want(conn, FUSE_CAP_DONT_MASK, false);
 	conn->max_write = REQUEST_MAX;
 	conn->max_background = BACKGROUND_MAX;
@@ -277,6 +274,9 @@ static int session_mount(struct fs *fs, const struct fs_options *o, struct err *
 		return err_set(err, r, "cannot mount on %s: %s", fs->mountpoint,
 			said.text[0] ? said.text : strerror(-r));
 	fs->mounted = true;
+	r = backing_attach(fs);
+	if (r)
+		return err_errno(err, r, "cannot mount on %s", fs->mountpoint);
 	r = guard_start(fs);
 	return r ? err_errno(err, r, "cannot start the mount's guard process") : 0;
 }
@@ -297,6 +297,7 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 	mutex_init(&fs->hint_lock, LOCK_RANK_LEAF);
 	notifier_init(&fs->notifier);
 	slow_init(&fs->slow);
+	passthrough_init(&fs->passthrough, !o->no_passthrough);
 	fs->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return fs;
 }
@@ -365,6 +366,8 @@ static void serve(struct worker *w)
 		if (r <= 0)
 			break;
 		atomic_fetch_add_explicit(&fs->requests, 1, memory_order_relaxed);
+		killpriv_note(fs, w->buf.mem, (size_t)r);
+		backing_note(fs, w->buf.mem, (size_t)r);
 		fuse_session_process_buf(fs->session, &w->buf);
 	}
 }
@@ -401,6 +404,8 @@ int fs_run(struct fs *fs)
 	r = slow_start(fs);
 	if (r == 0)
 		r = notifier_start(fs);
+	if (r == 0)
+		r = passthrough_start(fs);
 	while (r == 0 && started < fs->threads) {
 		struct worker *w = &workers[started];
 
@@ -423,6 +428,7 @@ int fs_run(struct fs *fs)
 	}
 	slow_stop(fs);
 	fetches_cancel(fs);
+	passthrough_stop(fs);
 	if (r == 0 && !atomic_load(&fs->stop))
 		r = -atomic_load(&fs->failed);
 	return r;
@@ -456,11 +462,13 @@ void fs_free(struct fs *fs)
 	fetches_cancel(fs);
 	dirs_release(fs);
 	handles_release(fs);
+	passthrough_stop(fs);
 	if (fs->session)
 		fuse_session_destroy(fs->session);
 	fs->session = NULL;
 	notifier_done(&fs->notifier);
 	slow_done(&fs->slow);
+	passthrough_done(&fs->passthrough);
 	if (fs->wake_fd >= 0)
 		close(fs->wake_fd);
 	fs->wake_fd = -1;
@@ -477,6 +485,7 @@ void fs_get_stats(struct fs *fs, struct fs_stats *ret)
 		.invalidations = atomic_load(&fs->notifier.sent),
 	};
 
+	passthrough_describe(fs, s.passthrough);
 	mutex_lock(&fs->lock);
 	s.fetches_waiting = fs->fetches_waiting;
 	mutex_unlock(&fs->lock);

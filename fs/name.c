@@ -200,6 +200,9 @@ void op_setattr(
 	unsigned mask = set_mask(to_set, attr, &v);
 	int r;
 
+	if (killpriv_asked())
+		mask |= SET_KILL;
+
 	r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
 	if (r == -EREMOTE)
 		fetch_setattr(req, ino, mask, &v);

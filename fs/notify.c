@@ -90,8 +90,10 @@ void notifier_put(void *ctx, const struct invalidation *i)
 	struct notifier *n = &fs->notifier;
 	struct invalidation_item *item;
 
-	if (i->ino)
+	if (i->ino) {
 		hint_forget(fs, i->ino);
+		atomic_fetch_add(&fs->setid_generation, 1);
+	}
 	item = item_new(i);
 	mutex_lock(&n->lock);
 	/* Before the thread runs the kernel has asked nothing yet, so there is nothing to wait for

@@ -69,6 +69,7 @@ struct config {
 	unsigned log_level; /* enum log_level */
 	char *log_file;
 	bool allow_other;
+	unsigned passthrough; /* 0: auto, 1: off */
 
 	unsigned home_index;
 	unsigned regions;

@@ -18,6 +18,7 @@
 
 static const char *const durabilities[] = {"local", NULL};
 static const char *const durabilities_later[] = {"home", "quorum", "all", NULL};
+static const char *const passthroughs[] = {"auto", "off", NULL};
 static const char *const merges[] = {"lww", NULL};
 static const char *const merges_later[] = {"counter", "set", "append", "command", "manual", NULL};
 static const char *const log_levels[] = {
@@ -131,6 +132,13 @@ const struct option_spec config_volume_options[] = {
 		.preset = "no",
 		.help = "Let other users in, as far as modes and owners allow; default: yes when "
 			"root mounts, else no"},
+	{.name = "passthrough",
+		.type = OPTION_CHOICE,
+		.offset = V(passthrough),
+		.preset = "auto",
+		.choices = passthroughs,
+		.help = "Let the kernel read and write content files itself where it can, or "
+			"never"},
 };
 const size_t config_volume_option_count = ARRAY_SIZE(config_volume_options);
 

@@ -258,7 +258,8 @@ static int open_mount(struct daemon *d, struct err *err)
 		.fsname = d->options->source,
 		.allow_other = d->config->allow_other,
 		.deny_other = !d->config->allow_other,
-		.read_only = m->read_only};
+		.read_only = m->read_only,
+		.no_passthrough = d->config->passthrough != 0};
 	struct buf extra CLEANUP(buf_done) = {0};
 
 	buf_put(&extra, m->extra.data, m->extra.len);

@@ -127,6 +127,7 @@ static void figures(const struct status *s, struct buf *out)
 		text_bytes(s->usage.content_bytes, a), text_bytes(s->config->cache_size, b),
 		s->usage.content_files, text_bytes(s->usage.database_bytes, c),
 		text_bytes(s->usage.free_bytes, d));
+	buf_printf(out, "  passthrough: %s\n", s->fs.passthrough);
 	if (s->fs.fetches_waiting)
 		buf_printf(out, "  waiting    %" PRIu64 " opens wait for content from a region\n",
 			s->fs.fetches_waiting);
@@ -195,6 +196,7 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_int(j, "fetches_waiting", (int64_t)s->fs.fetches_waiting);
 	json_put_int(j, "invalidations", (int64_t)s->fs.invalidations);
 	json_put_int(j, "invalidations_pending", (int64_t)s->fs.invalidations_pending);
+	json_put_str(j, "passthrough", s->fs.passthrough);
 	json_end(j);
 	json_begin_object(j, "counters");
 	for (unsigned i = 0; i < METRIC_COUNT; i++)

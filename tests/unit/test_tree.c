@@ -134,6 +134,8 @@ static void attributes_are_set_and_journalled(void **state)
 	assert_int_equal(tree_setattr(f->cache, ino, SET_MODE, &set, &inode), 0);
 	set.size = 2;
 	assert_int_equal(tree_setattr(f->cache, ino, SET_SIZE, &set, &inode), 0);
+	assert_int_equal(inode.mode, S_IFREG | 06755);
+	assert_int_equal(tree_setattr(f->cache, ino, SET_SIZE | SET_KILL, &set, &inode), 0);
 	assert_int_equal(inode.mode, S_IFREG | 0755);
 	assert_int_equal(inode.size, 2);
 	assert_content(f, ino, "te");
