@@ -1,8 +1,9 @@
 /* Times operations in a loop and prints JSON: nanoseconds per operation, MiB/s for sequences.
  *
- *     ops DIRECTORY [count=N] [data=MIB] [random=N] [syncs=N] [only=NAME,...]
+ *     ops DIRECTORY [count=N] [data=MIB] [random=N] [syncs=N] [list=FILE] [only=NAME,...]
  *
- * DIRECTORY is made, used and left empty. One pass; the caller repeats it and takes minima. Any failure ends the program. */
+ * list: also looks up each path of FILE (lines, absolute) and makes and removes a file beside it.
+ * only: metadata, data, fsync, or single operations of metadata (each needs what those before it leave). DIRECTORY is made, used and left empty. One pass; the caller repeats it and takes minima. Any failure ends the program. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -139,6 +140,8 @@ static void metadata(unsigned count)
 		{"rmdir", do_rmdir},
 	};
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		if (!wanted("metadata") && !wanted(steps[i].name))
+			continue;
 		/* Writing and reading made the kernel forget sizes and times: warm is the second stat. */
 		if (steps[i].operation == do_stat || steps[i].operation == do_absent)
 			for (unsigned n = 0; n < count; n++)
@@ -251,6 +254,55 @@ static void syncs(const char *name, unsigned threads, unsigned count)
 	print(name, (double)(now() - start) / count / threads);
 }
 
+struct list {
+	char **path;
+	unsigned count;
+};
+
+static struct list read_list(const char *name)
+{
+	struct list list = {0};
+	FILE *file = fopen(name, "r");
+	char line[4096];
+	check(file != NULL, name);
+	while (fgets(line, sizeof(line), file)) {
+		line[strcspn(line, "\n")] = '\0';
+		list.path = realloc(list.path, (list.count + 1) * sizeof(char *));
+		check(list.path != NULL, "memory");
+		list.path[list.count++] = strdup(line);
+	}
+	fclose(file);
+	check(list.count > 0, "empty list");
+	return list;
+}
+
+static void scattered(const char *name)
+{
+	struct list list = read_list(name);
+	struct stat st;
+	uint64_t start = now();
+	for (unsigned n = 0; n < list.count; n++)
+		check(!stat(list.path[n], &st), list.path[n]);
+	print("lookup_scattered", (double)(now() - start) / list.count);
+	char path[4096];
+	start = now();
+	for (unsigned n = 0; n < list.count; n++) {
+		snprintf(path, sizeof(path), "%s.new", list.path[n]);
+		int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
+		check(fd >= 0 && write(fd, block, BLOCK) == BLOCK && !close(fd), path);
+	}
+	print("create_scattered", (double)(now() - start) / list.count);
+	start = now();
+	for (unsigned n = 0; n < list.count; n++) {
+		snprintf(path, sizeof(path), "%s.new", list.path[n]);
+		check(!unlink(path), path);
+	}
+	print("unlink_scattered", (double)(now() - start) / list.count);
+	for (unsigned n = 0; n < list.count; n++)
+		free(list.path[n]);
+	free(list.path);
+}
+
 static uint64_t option(int argc, char **argv, const char *name, uint64_t otherwise)
 {
 	size_t n = strlen(name);
@@ -264,7 +316,8 @@ int main(int argc, char **argv)
 {
 	if (argc < 2) {
 		fprintf(stderr, "usage: ops DIRECTORY [count=N] [data=MIB] [random=N] [syncs=N] "
-				"[only=metadata,data,fsync]\n");
+				"[list=FILE] "
+				"[only=metadata,data,fsync or single names]\n");
 		return 2;
 	}
 	for (int i = 2; i < argc; i++)
@@ -274,8 +327,10 @@ int main(int argc, char **argv)
 	check(block != NULL, "memory");
 	memset(block, 'x', CHUNK);
 	check(!mkdir(argv[1], 0755) && !chdir(argv[1]), argv[1]);
-	if (wanted("metadata"))
-		metadata((unsigned)option(argc, argv, "count", 2000));
+	for (int i = 2; i < argc; i++)
+		if (!strncmp(argv[i], "list=", 5))
+			scattered(argv[i] + 5);
+	metadata((unsigned)option(argc, argv, "count", 2000));
 	if (wanted("data"))
 		data(option(argc, argv, "data", 256),
 			(unsigned)option(argc, argv, "random", 20000));
