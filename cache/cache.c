@@ -267,6 +267,8 @@ static void release(struct cache *c)
 {
 	file_table_free(c->files);
 	times_free(c->times);
+	atimes_free(c->atimes);
+	free(c->xattrs);
 	conn_pool_close(c);
 	conn_close(c->checkpointer);
 	conn_close(c->writer);
@@ -312,8 +314,11 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->state_dir = strdup(options->state_dir);
 	c->files = file_table_new();
 	c->times = times_new();
-	r = c->state_dir && c->files && c->times ? 0
-						 : err_errno(err, -ENOMEM, "cannot open the state");
+	c->atimes = atimes_new();
+	c->xattrs = xattr_filter_new();
+	r = c->state_dir && c->files && c->times && c->atimes && c->xattrs
+		    ? 0
+		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)
 		r = open_state(c, options->no_lock, err);
 	if (!r)
@@ -322,7 +327,9 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 		c->reserve_bytes =
 			options->reserve_bytes ? options->reserve_bytes : default_reserve(c);
 		content_probe_times(c);
-		r = recover_run(c, err);
+		r = xattr_filter_load(c);
+		r = r ? err_errno(err, r, "cannot read %s/meridian.db", c->state_dir)
+		      : recover_run(c, err);
 	}
 	if (r) {
 		release(c);

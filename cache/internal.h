@@ -33,6 +33,8 @@
 
 struct file_table; /* record.c */
 struct times;	   /* tree.c: directory times kept in memory */
+struct atimes;	   /* atime.c: access times kept in memory */
+struct xattr_filter; /* xattr.c: which inodes have no attributes */
 
 struct note; /* db.c: queued invalidations and removals */
 
@@ -115,6 +117,8 @@ struct cache {
 
 	struct file_table *files;
 	struct times *times;
+	struct xattr_filter *xattrs;
+	struct atimes *atimes;
 };
 
 /* ---- db.c ---- */
@@ -211,7 +215,7 @@ int inode_target(struct conn *conn, uint64_t ino, char **ret) MUST_CHECK;
 int inode_dir_empty(struct conn *conn, uint64_t dir, bool *ret) MUST_CHECK;
 
 /* Makes the inode that row describes and its name. row->ino 0: a new number is drawn and put there;
- * otherwise that of a content_writer. row->parent, nlink and xattrs are ignored. STATE_LOCAL: the
+ * otherwise that of a content_writer. row->parent and nlink are ignored. STATE_LOCAL: the
  * content file must lie there already (and gets row's mtime here); size and hash describe it.
  * target: symlinks only, else NULL. -EEXIST when the name is taken. */
 int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *row,
@@ -242,6 +246,23 @@ int journal_inode(struct conn *conn, uint64_t ino) MUST_CHECK;
 int inode_set_xattrs(struct conn *conn, uint64_t ino, struct slice encoded) MUST_CHECK;
 /* Appends the encoding of entry.h to ret. */
 int inode_get_xattrs(struct conn *conn, uint64_t ino, struct buf *ret) MUST_CHECK;
+/* What is made in dir takes from its default ACL, or else loses the bits of umask: changes row's
+ * mode, puts the attributes of row->ino, which need not be there yet, and counts them in
+ * row->xattrs. */
+int inode_inherit(struct conn *conn, const struct inode_row *dir, uint32_t umask,
+	struct inode_row *row) MUST_CHECK;
+/* After chmod: makes the access ACL of row, if it has one, agree with row->mode. */
+int inode_follow_mode(struct conn *conn, const struct inode_row *row) MUST_CHECK;
+struct xattr_filter *xattr_filter_new(void); /* free(3) frees it */
+int xattr_filter_load(struct cache *c) MUST_CHECK;
+
+/* Puts the access time in memory, if there is one, into the attributes. */
+void atimes_apply(struct cache *c, struct inode *inode);
+void atimes_forget(struct cache *c, uint64_t ino);
+/* Writes those that wait, all or, where few or young, none; for tree_flush_times. */
+int atimes_flush(struct cache *c, bool all) MUST_CHECK;
+struct atimes *atimes_new(void);
+void atimes_free(struct atimes *t);
 
 /* The directory's mtime and ctime are now: in memory, written by tree_flush_times with a journal
  * row when record is true, else (a remote change made the name) kept out of the journal. */

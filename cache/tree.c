@@ -248,6 +248,7 @@ void inode_present(struct cache *c, const struct inode_row *row, struct inode *r
 		.mtime_ns = row->mtime_ns,
 		.ctime_ns = row->ctime_ns,
 	};
+	atimes_apply(c, ret);
 	if (S_ISDIR(row->mode)) {
 		if (row->nlink)
 			ret->nlink = 2;
@@ -621,6 +622,9 @@ int tree_flush_times(struct cache *c, bool all)
 	unsigned n;
 	int r;
 
+	r = atimes_flush(c, all);
+	if (r)
+		return r;
 	if (atomic_load(&c->times->count) == 0)
 		return 0;
 	due = calloc(TIMES_MAX, sizeof(*due));

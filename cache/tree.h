@@ -27,6 +27,10 @@ struct inode {
 int tree_lookup(struct cache *c, uint64_t parent, struct slice name, struct inode *ret) MUST_CHECK;
 int tree_getattr(struct cache *c, uint64_t ino, struct inode *ret) MUST_CHECK;
 
+/* In the mode of something new: the caller's umask. It applies unless the parent has a default ACL,
+ * which is inherited as on Linux. */
+#define CREATE_UMASK(umask) (((uint32_t)(umask) & 0777) << 16)
+
 /* Makes a regular file, directory or symlink (type from mode; target for symlinks only, 1 to
  * 4,095 bytes). setgid of the parent is inherited as on Linux. -EEXIST, -ENAMETOOLONG (also when
  * the path would exceed KEY_MAX), -ENOSPC. */
@@ -87,6 +91,20 @@ ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size) M
 int tree_setxattr(struct cache *c, uint64_t ino, const char *name, const void *value, size_t size,
 	int flags) MUST_CHECK;
 int tree_removexattr(struct cache *c, uint64_t ino, const char *name) MUST_CHECK;
+/* Sets (value NULL: removes) a POSIX ACL, name one of cache/acl.h, and with it the permission bits
+ * as a local file system does. kill_sgid: the caller may not keep setgid. -EINVAL for a malformed
+ * one, -E2BIG, -EACCES for a default ACL of what is no directory. */
+int tree_set_acl(struct cache *c, uint64_t ino, const char *name, const void *value, size_t size,
+	bool kill_sgid) MUST_CHECK;
+/* False: ino certainly has no attributes (or does not exist). From memory, never blocks. */
+bool tree_may_have_xattrs(struct cache *c, uint64_t ino);
+/* False: no inode ever had an attribute whose name begins with "security.". The same. */
+bool tree_has_security_xattrs(struct cache *c);
+
+/* Somebody reads ino. Its access time becomes now by the rule of relatime: when it is not later
+ * than its mtime and ctime, or a day old. It is kept in memory and written now and then by
+ * tree_flush_times, without a journal row; a crash may lose it. */
+void tree_accessed(struct cache *c, uint64_t ino);
 
 /* Path of an inode. -ENOENT when it has no name any more. */
 int tree_key(struct cache *c, uint64_t ino, struct key *ret) MUST_CHECK;

@@ -75,7 +75,7 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 		"INSERT INTO inode(ino, parent, name, mode, uid, gid, nlink, size, atime_ns, "
 		"mtime_ns,"
 		" ctime_ns, state, dirty, xattrs, generation, sealed, hash, target)"
-		" VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13, ?14, ?15, "
+		" VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12, ?17, ?13, ?14, ?15, "
 		"?16)");
 
 	if (!s)
@@ -98,6 +98,7 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 		sqlite3_bind_blob(s, 15, row->hash, SHA256_SIZE, SQLITE_STATIC);
 	if (target)
 		sqlite3_bind_text(s, 16, target, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(s, 17, row->xattrs);
 	return conn_run(conn, s);
 }
 
@@ -327,6 +328,7 @@ struct creation {
 	struct inode_row row;
 	const char *target;
 	bool journal;
+	uint32_t umask;
 };
 
 static int create_rows(struct cache *c, struct creation *n)
@@ -346,7 +348,9 @@ static int create_rows(struct cache *c, struct creation *n)
 		if (S_ISDIR(n->row.mode))
 			n->row.mode |= S_ISGID;
 	}
-	r = note_length(conn, key.len);
+	r = inode_inherit(conn, &dir, n->umask, &n->row);
+	if (!r)
+		r = note_length(conn, key.len);
 	if (!r)
 		r = make_rows(conn, n->parent, n->name, &n->row, n->target);
 	if (!r && n->journal)
@@ -368,6 +372,7 @@ static int prepare(struct cache *c, struct creation *n, uint32_t mode, uint32_t 
 	if (!r)
 		r = cache_new_ino(c, &n->row.ino);
 	n->row.mode = mode & (S_IFMT | 07777);
+	n->umask = mode >> 16;
 	n->row.uid = uid;
 	n->row.gid = gid;
 	n->row.nlink = 1;
@@ -503,12 +508,16 @@ static int change_attr(
 		r = content_set_mtime(c, ino, row->mtime_ns);
 	if (!r)
 		r = write_attr(conn, row);
+	if (!r && mask & SET_MODE)
+		r = inode_follow_mode(conn, row);
 	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_KILL))
 		r = journal_inode(conn, ino);
 	/* Before the commit, while the writer is ours: tree_flush_times looks again inside its own
 	 * transaction and so never writes an older time over this one. */
 	if (!r && mask & SET_MTIME && S_ISDIR(row->mode))
 		times_forget(c, ino);
+	if (!r && mask & SET_ATIME)
+		atimes_forget(c, ino);
 	if (!r)
 		r = commit(&conn);
 	return r;

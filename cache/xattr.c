@@ -1,16 +1,98 @@
 /*
- * Extended attributes. The count in the inode's row spares files without any a second lookup, which
- * is what the kernel asks for most (security.capability).
+ * Extended attributes, and POSIX ACLs, which are attributes that go with the mode.
+ *
+ * Most inodes have no attributes, and programs ask for them all the time. So a filter in memory
+ * says which certainly have none: one bit for each inode number modulo FILTER_BITS, set before an
+ * attribute is put and never cleared while the cache is open. It has no lock: a bit that is clear
+ * means that no put of that inode has begun. It is filled when the cache is opened; a volume with
+ * more attributes than fit sets every bit, and the count in the inode's row answers then.
+ *
+ * An access list is kept only when it says more than the permission bits, and both are changed in
+ * one transaction.
  */
 #include <errno.h>
 #include <sys/xattr.h>
 
+#include "cache/acl.h"
 #include "cache/entry.h"
 #include "cache/internal.h"
 #include "src/base/clock.h"
 
 #define VALUE_MAX ((size_t)64 << 10)
 #define TOTAL_MAX ((uint64_t)128 << 10) /* names and values of one inode */
+#define FILTER_BITS ((uint64_t)1 << 20)
+#define FILTER_LOAD_MAX 200000 /* inodes with attributes; more take too long to read at a start */
+#define META_SECURITY "security_xattrs"
+
+struct xattr_filter {
+	_Atomic bool all;      /* every bit counts as set */
+	_Atomic bool security; /* a security.* attribute was put at any time */
+	_Atomic uint64_t bits[FILTER_BITS / 64];
+};
+
+struct xattr_filter *xattr_filter_new(void)
+{
+	return calloc(1, sizeof(struct xattr_filter));
+}
+
+static void filter_set(struct xattr_filter *f, uint64_t ino)
+{
+	uint64_t n = ino % FILTER_BITS;
+
+	atomic_fetch_or(&f->bits[n / 64], (uint64_t)1 << n % 64);
+}
+
+int xattr_filter_load(struct cache *c)
+{
+	struct conn *conn AUTO_READ_END = NULL;
+	int64_t security = 0;
+	sqlite3_stmt *s;
+	unsigned n = 0;
+	int r = cache_read_begin(c, &conn);
+
+	if (r)
+		return r;
+	r = meta_get_int(conn, META_SECURITY, &security);
+	if (r && r != -ENOENT)
+		return r;
+	atomic_store(&c->xattrs->security, security != 0);
+	s = conn_statement(conn, "SELECT DISTINCT ino FROM xattr LIMIT ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, FILTER_LOAD_MAX);
+	while ((r = conn_row(conn, s)) > 0) {
+		filter_set(c->xattrs, (uint64_t)sqlite3_column_int64(s, 0));
+		n++;
+	}
+	atomic_store(&c->xattrs->all, n == FILTER_LOAD_MAX);
+	return r;
+}
+
+bool tree_may_have_xattrs(struct cache *c, uint64_t ino)
+{
+	uint64_t n = ino % FILTER_BITS;
+
+	return atomic_load(&c->xattrs->all) ||
+	       (atomic_load(&c->xattrs->bits[n / 64]) & (uint64_t)1 << n % 64);
+}
+
+bool tree_has_security_xattrs(struct cache *c)
+{
+	return atomic_load(&c->xattrs->security);
+}
+
+/* Before an attribute is put. What is noted in memory and then rolled back does no harm. */
+static int note(struct conn *conn, uint64_t ino, const char *name, size_t name_len)
+{
+	struct xattr_filter *f = conn->cache->xattrs;
+
+	filter_set(f, ino);
+	if (name_len < 9 || memcmp(name, "security.", 9) != 0)
+		return 0;
+	atomic_store(&f->security, true);
+	/* Each time: an earlier one may have been rolled back. They are rare. */
+	return meta_set_int(conn, META_SECURITY, 1);
+}
 
 static int check_name(const char *name)
 {
@@ -45,6 +127,8 @@ ssize_t tree_getxattr(struct cache *c, uint64_t ino, const char *name, void *val
 	ssize_t n;
 	int r;
 
+	if (!tree_may_have_xattrs(c, ino))
+		return -ENODATA;
 	r = conn_take(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
@@ -72,6 +156,8 @@ ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size)
 	size_t n = 0;
 	int r;
 
+	if (!tree_may_have_xattrs(c, ino))
+		return 0;
 	r = conn_take(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
@@ -104,7 +190,10 @@ static int put(struct conn *conn, uint64_t ino, const char *name, size_t name_le
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO xattr(ino, name, value) VALUES(?1, ?2, ?3)"
 		" ON CONFLICT(ino, name) DO UPDATE SET value = excluded.value");
+	int r = note(conn, ino, name, name_len);
 
+	if (r)
+		return r;
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)ino);
@@ -210,26 +299,144 @@ static int remove_all(struct conn *conn, uint64_t ino)
 	return conn_run(conn, s);
 }
 
-int tree_removexattr(struct cache *c, uint64_t ino, const char *name)
+static int remove_one(struct conn *conn, uint64_t ino, const char *name)
 {
-	struct conn *conn AUTO_ROLLBACK = NULL;
-	struct inode_row row;
-	sqlite3_stmt *s;
+	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1 AND name = ?2");
 	int r;
 
-	r = cache_begin(c, &conn);
-	if (!r)
-		r = inode_get(conn, ino, &row);
-	if (r)
-		return r;
-	s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1 AND name = ?2");
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)ino);
 	sqlite3_bind_text(s, 2, name, -1, SQLITE_STATIC);
 	r = conn_run(conn, s);
-	if (!r && sqlite3_changes(conn->db) == 0)
-		r = -ENODATA;
+	return r ? r : sqlite3_changes(conn->db) ? 0 : -ENODATA;
+}
+
+int tree_removexattr(struct cache *c, uint64_t ino, const char *name)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row row;
+	int r;
+
+	r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, ino, &row);
+	if (!r)
+		r = remove_one(conn, ino, name);
+	return r ? r : finish(&conn, ino);
+}
+
+/* ---- access control lists ---- */
+
+static int put_acl(struct conn *conn, uint64_t ino, const char *name, const struct acl *acl)
+{
+	uint8_t value[ACL_BYTES_MAX];
+
+	return put(conn, ino, name, strlen(name), value, acl_serialise(acl, value));
+}
+
+/* 1: *ret is it; 0: there is none. */
+static int get_acl(
+	struct conn *conn, const struct inode_row *row, const char *name, struct acl *ret)
+{
+	struct slice value;
+	sqlite3_stmt *s;
+	int r;
+
+	if (row->xattrs == 0)
+		return 0;
+	r = find(conn, row->ino, name, &s, &value);
+	if (r <= 0)
+		return r;
+	r = acl_parse(value, ret);
+	sqlite3_reset(s);
+	/* Nothing puts a malformed one, so the database is damaged. */
+	return r ? -EIO : ret->count > 0;
+}
+
+int inode_inherit(
+	struct conn *conn, const struct inode_row *dir, uint32_t umask, struct inode_row *row)
+{
+	struct acl acl;
+	int r;
+
+	if (S_ISLNK(row->mode))
+		return 0;
+	r = get_acl(conn, dir, ACL_DEFAULT, &acl);
+	if (r < 0)
+		return r;
+	if (r == 0) {
+		row->mode &= ~(umask & 0777);
+		return 0;
+	}
+	r = 0;
+	if (S_ISDIR(row->mode)) {
+		r = put_acl(conn, row->ino, ACL_DEFAULT, &acl);
+		row->xattrs++;
+	}
+	if (!r && acl_create_masq(&acl, &row->mode)) {
+		r = put_acl(conn, row->ino, ACL_ACCESS, &acl);
+		row->xattrs++;
+	}
+	return r;
+}
+
+int inode_follow_mode(struct conn *conn, const struct inode_row *row)
+{
+	struct acl acl;
+	int r = get_acl(conn, row, ACL_ACCESS, &acl);
+
+	if (r <= 0)
+		return r;
+	acl_chmod_masq(&acl, row->mode);
+	return put_acl(conn, row->ino, ACL_ACCESS, &acl);
+}
+
+/* Puts or removes what acl (count 0: none) leaves of the list of that name. */
+static int change_acl(struct conn *conn, const struct inode_row *row, const char *name,
+	const struct acl *acl, bool kill_sgid)
+{
+	uint32_t mode = row->mode;
+	bool keep = acl->count > 0;
+	int r = 0;
+
+	if (keep && strcmp(name, ACL_ACCESS) == 0) {
+		keep = !acl_equiv_mode(acl, &mode);
+		if (kill_sgid)
+			mode &= ~(uint32_t)S_ISGID;
+	}
+	if (mode != row->mode)
+		r = inode_set_attr(conn, row->ino, SET_MODE, mode, 0, 0, 0);
+	if (r)
+		return r;
+	if (keep)
+		return put_acl(conn, row->ino, name, acl);
+	r = remove_one(conn, row->ino, name);
+	return r == -ENODATA ? 0 : r;
+}
+
+int tree_set_acl(struct cache *c, uint64_t ino, const char *name, const void *value, size_t size,
+	bool kill_sgid)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct acl acl = {0};
+	struct inode_row row;
+	int r = 0;
+
+	if (value)
+		r = acl_parse((struct slice){value, size}, &acl);
+	if (!r)
+		r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, ino, &row);
+	if (r)
+		return r;
+	if (S_ISLNK(row.mode))
+		return -EOPNOTSUPP;
+	/* As Linux does. */
+	if (strcmp(name, ACL_DEFAULT) == 0 && !S_ISDIR(row.mode))
+		return acl.count ? -EACCES : 0;
+	r = change_acl(conn, &row, name, &acl, kill_sgid);
 	return r ? r : finish(&conn, ino);
 }
 

@@ -117,7 +117,7 @@ static int put_name(void *ctx, struct slice name, const struct inode *inode)
 	}
 	memcpy(text, name.p, name.len);
 	text[name.len] = '\0';
-	entry_fill(inode, &e);
+	entry_fill(fs_of(l->req), inode, &e);
 	/* The map may only hold names that were delivered. */
 	if (!listing_put(l, text, &e, dirmap_next(l->map)))
 		return 1;
@@ -225,6 +225,8 @@ static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 		reply(req, -ENOMEM);
 		return;
 	}
+	if (off == 0)
+		accessed(fs_of(req), ino, 0);
 	mutex_lock(&d->lock);
 	r = list(&l, fs_of(req)->cache, ino, (uint64_t)off);
 	mutex_unlock(&d->lock);

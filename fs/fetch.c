@@ -33,7 +33,6 @@ void fs_unref(struct fs *fs)
 		return;
 	mutex_done(&fs->lock);
 	cond_done(&fs->fetches_idle);
-	mutex_done(&fs->hint_lock);
 	free(fs);
 }
 
@@ -130,7 +129,7 @@ static bool repeat(struct fetch *f)
 	if (r) {
 		reply_inode(f->req, r);
 	} else {
-		stat_fill(&inode, &st);
+		stat_fill(f->fs, &inode, &st);
 		fuse_reply_attr(f->req, &st, CACHE_SECONDS);
 	}
 	return true;

@@ -21,12 +21,35 @@
 
 struct fs;
 
+/* Ids that this mount shows for those that the volume has. Each map is a permutation: every id is
+ * there as shown as often as it is there as kept, once or never. */
+#define FS_ID_PAIRS_MAX 128
+struct fs_id_map {
+	unsigned count;
+	struct {
+		uint32_t shown;
+		uint32_t kept;
+	} pair[FS_ID_PAIRS_MAX];
+};
+
+struct fs_ids {
+	struct fs_id_map uids;
+	struct fs_id_map gids;
+	bool force_uid; /* everything is shown as uid's, and cannot be given to others */
+	bool force_gid;
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t umask; /* permission bits that are not shown */
+};
+
 struct fs_options {
 	const char *mountpoint; /* an existing directory; it need not be empty */
 	const char *fsname;	/* what mount(8) shows as the source; NULL: "meridian" */
 	bool allow_other;	/* other users may enter; always so for root unless deny_other */
 	bool deny_other;
 	bool read_only;
+	bool noatime;		  /* reads leave access times alone */
+	const struct fs_ids *ids; /* copied; NULL: ids and modes are shown as they are */
 	const char *extra;   /* more mount options, comma-separated ("noatime,nodev"); NULL: none */
 	unsigned threads;    /* that read requests; 0: 2, at most 64 */
 	bool no_passthrough; /* all reads and writes through this process */

@@ -57,9 +57,6 @@ struct slow_pool {
 /* Requests that wait for content from a region (fetch.c). */
 struct fetch;
 
-/* Inodes known to have no security.capability (xattr.c). */
-#define NO_CAPABILITY_SLOTS 4096
-
 struct fs {
 	struct cache *cache;
 	struct fuse_session *session;
@@ -89,9 +86,9 @@ struct fs {
 	struct passthrough passthrough;
 	_Atomic uint64_t setid_generation; /* raised when some file may have got set-id bits */
 
-	struct mutex hint_lock; /* leaf; guards the two below */
-	uint64_t hint_generation;
-	uint64_t no_capability[NO_CAPABILITY_SLOTS];
+	struct fs_ids ids; /* constant */
+	bool noatime;	   /* constant */
+	bool acl;	   /* written by init, before any other request */
 };
 
 static inline struct fs *fs_of(fuse_req_t req)
@@ -106,8 +103,8 @@ void reply(fuse_req_t req, int r);
  * look the name up again. */
 void reply_inode(fuse_req_t req, int r);
 void reply_entry(fuse_req_t req, int r, const struct inode *inode);
-void stat_fill(const struct inode *inode, struct stat *st);
-void entry_fill(const struct inode *inode, struct fuse_entry_param *e);
+void stat_fill(const struct fs *fs, const struct inode *inode, struct stat *st);
+void entry_fill(const struct fs *fs, const struct inode *inode, struct fuse_entry_param *e);
 void entry_fill_absent(struct fuse_entry_param *e);
 /* A buffer of this worker with at least n bytes, n <= REQUEST_MAX, valid until the next call; NULL:
  * no memory. */
@@ -168,10 +165,24 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
 	int flags);
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
-/* ino was seen without security.capability at some time after hint_begin returned generation. */
-uint64_t hint_begin(struct fs *fs);
-void hint_remember(struct fs *fs, uint64_t ino, uint64_t generation);
-void hint_forget(struct fs *fs, uint64_t ino);
+
+/* name.c: ino is opened, listed or followed, with these flags of open(2). */
+void accessed(struct fs *fs, fuse_ino_t ino, int open_flags);
+
+/* ids.c: the volume's ids and those that this mount shows */
+uint32_t ids_show(const struct fs_id_map *map, uint32_t kept);
+uint32_t ids_keep(const struct fs_id_map *map, uint32_t shown);
+void ids_show_stat(const struct fs *fs, struct stat *st);
+/* True where owners or modes are shown other than by a map. */
+bool ids_hide(const struct fs *fs);
+/* Who owns what this request makes. */
+void ids_creator(fuse_req_t req, uint32_t *uid, uint32_t *gid);
+/* What a setattr of shown values sets. -EPERM for an owner that this mount cannot show. */
+int ids_keep_attr(struct fs *fs, uint64_t ino, unsigned *mask, struct inode *v) MUST_CHECK;
+/* Translates an ACL in place; a malformed one stays as it is. Returns its length. */
+size_t ids_map_acl(const struct fs *fs, void *value, size_t size, bool show);
+/* The caller is in the group of that kept id, or may do as if. */
+bool ids_in_group(fuse_req_t req, uint32_t gid);
 
 /* fetch.c: fetches the content of ino without holding a worker, then repeats the operation and
  * answers. */

@@ -98,6 +98,7 @@ int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *
 	}
 	if ((fi->flags & O_TRUNC) && killpriv_asked())
 		clear_setid(fs, ino);
+	accessed(fs, ino, fi->flags);
 	id = handle_answer(fs, h, &out);
 	/* The caller was killed meanwhile: no release will come. */
 	if (backing_reply_open(req, &out, id) == -ENOENT)
@@ -117,7 +118,7 @@ void op_create(
 	struct fs *fs = fs_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	struct handle *h = calloc(1, sizeof(*h));
-	uint64_t generation = hint_begin(fs);
+	uint32_t uid, gid;
 	struct fuse_entry_param e;
 	struct inode inode;
 	int r, id;
@@ -126,8 +127,9 @@ void op_create(
 		reply(req, -ENOMEM);
 		return;
 	}
-	r = tree_create_open(fs->cache, parent, slice_of(name), S_IFREG | (mode & 07777), ctx->uid,
-		ctx->gid, wants_write(fi->flags), &inode, &h->open.file);
+	ids_creator(req, &uid, &gid);
+	r = tree_create_open(fs->cache, parent, slice_of(name), S_IFREG | (mode & 07777) | CREATE_UMASK(ctx->umask), uid,
+		gid, wants_write(fi->flags), &inode, &h->open.file);
 	if (r) {
 		free(h);
 		/* The name came from elsewhere after the kernel had found it absent. ESTALE makes
@@ -135,10 +137,8 @@ void op_create(
 		reply(req, r == -EEXIST && !(fi->flags & O_EXCL) ? -ESTALE : r);
 		return;
 	}
-	/* What was just made has no attributes; its first write need not ask the database. */
-	hint_remember(fs, inode.ino, generation);
 	id = handle_answer(fs, h, fi);
-	entry_fill(&inode, &e);
+	entry_fill(fs, &inode, &e);
 	if (backing_reply_create(req, &e, fi, id) == -ENOENT)
 		handle_free(fs, h);
 }

@@ -61,6 +61,8 @@ static void want(struct fuse_conn_info *conn, uint64_t capability, bool on)
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
+	struct fs *fs = userdata;
+
 	want(conn, FUSE_CAP_ASYNC_READ, true);
 	want(conn, FUSE_CAP_ATOMIC_O_TRUNC, true);
 	want(conn, FUSE_CAP_PARALLEL_DIROPS, true);
@@ -78,11 +80,15 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	want(conn, FUSE_CAP_SPLICE_MOVE, false);
 	want(conn, FUSE_CAP_FLOCK_LOCKS, false);
 	want(conn, FUSE_CAP_POSIX_LOCKS, false);
-	want(conn, FUSE_CAP_POSIX_ACL, false);
+	/* The kernel checks by ACLs; what the umask means is then for tree_create to say. */
+	want(conn, FUSE_CAP_POSIX_ACL, !ids_hide(fs));
+	fs->acl = conn->want & FUSE_CAP_POSIX_ACL;
+	want(conn, FUSE_CAP_DONT_MASK, true);
+	/* Handles outlive the kernel's memory of an inode: see op_lookup. */
+	want(conn, FUSE_CAP_EXPORT_SUPPORT, true);
 	/* Its second version is asked for: see killpriv.c. */
 	want(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
 	passthrough_negotiate(userdata, conn);
-	want(conn, FUSE_CAP_DONT_MASK, false);
 	conn->max_write = REQUEST_MAX;
 	conn->max_background = BACKGROUND_MAX;
 	conn->congestion_threshold = BACKGROUND_MAX * 3 / 4;
@@ -294,7 +300,9 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 	atomic_init(&fs->refs, 1);
 	mutex_init(&fs->lock, LOCK_RANK_FS);
 	cond_init(&fs->fetches_idle);
-	mutex_init(&fs->hint_lock, LOCK_RANK_LEAF);
+	fs->noatime = o->noatime || o->read_only;
+	if (o->ids)
+		fs->ids = *o->ids;
 	notifier_init(&fs->notifier);
 	slow_init(&fs->slow);
 	passthrough_init(&fs->passthrough, !o->no_passthrough);

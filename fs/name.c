@@ -72,7 +72,7 @@ static int64_t ns_of(struct timespec t)
 	return ns;
 }
 
-void stat_fill(const struct inode *inode, struct stat *st)
+void stat_fill(const struct fs *fs, const struct inode *inode, struct stat *st)
 {
 	memset(st, 0, sizeof(*st));
 	st->st_ino = inode->ino;
@@ -86,15 +86,16 @@ void stat_fill(const struct inode *inode, struct stat *st)
 	st->st_atim = timespec_of(inode->atime_ns);
 	st->st_mtim = timespec_of(inode->mtime_ns);
 	st->st_ctim = timespec_of(inode->ctime_ns);
+	ids_show_stat(fs, st);
 }
 
-void entry_fill(const struct inode *inode, struct fuse_entry_param *e)
+void entry_fill(const struct fs *fs, const struct inode *inode, struct fuse_entry_param *e)
 {
 	*e = (struct fuse_entry_param){.ino = inode->ino,
 		.generation = 1,
 		.attr_timeout = CACHE_SECONDS,
 		.entry_timeout = CACHE_SECONDS};
-	stat_fill(inode, &e->attr);
+	stat_fill(fs, inode, &e->attr);
 }
 
 void entry_fill_absent(struct fuse_entry_param *e)
@@ -110,7 +111,7 @@ void reply_entry(fuse_req_t req, int r, const struct inode *inode)
 		reply(req, r);
 		return;
 	}
-	entry_fill(inode, &e);
+	entry_fill(fs_of(req), inode, &e);
 	fuse_reply_entry(req, &e);
 }
 
@@ -122,8 +123,25 @@ static void reply_attr(fuse_req_t req, int r, const struct inode *inode)
 		reply_inode(req, r);
 		return;
 	}
-	stat_fill(inode, &st);
+	stat_fill(fs_of(req), inode, &st);
 	fuse_reply_attr(req, &st, CACHE_SECONDS);
+}
+
+/* "." and ".." come only for a file handle (open_by_handle_at(2), an NFS server) of an inode that the
+ * kernel has forgotten. */
+static int lookup(struct cache *c, fuse_ino_t parent, const char *name, struct inode *ret)
+{
+	uint64_t ino = parent;
+	int r = 0;
+
+	if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+		return tree_lookup(c, parent, slice_of(name), ret);
+	if (name[1])
+		r = tree_parent(c, parent, &ino);
+	if (!r)
+		r = tree_getattr(c, ino, ret);
+	/* Open and unlinked: who holds it has it; a handle finds it no more. */
+	return r ? r : ret->nlink ? 0 : -ENOENT;
 }
 
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -132,7 +150,7 @@ void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct inode inode;
 	int r;
 
-	r = tree_lookup(fs_of(req)->cache, parent, slice_of(name), &inode);
+	r = lookup(fs_of(req)->cache, parent, name, &inode);
 	if (r != -ENOENT) {
 		reply_entry(req, r, &inode);
 		return;
@@ -202,12 +220,19 @@ void op_setattr(
 
 	if (killpriv_asked())
 		mask |= SET_KILL;
-
-	r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
+	r = ids_keep_attr(fs_of(req), ino, &mask, &v);
+	if (!r)
+		r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
 	if (r == -EREMOTE)
 		fetch_setattr(req, ino, mask, &v);
 	else
 		reply_attr(req, r, &inode);
+}
+
+void accessed(struct fs *fs, fuse_ino_t ino, int open_flags)
+{
+	if (!fs->noatime && !(open_flags & O_NOATIME) && (open_flags & O_ACCMODE) != O_WRONLY)
+		tree_accessed(fs->cache, ino);
 }
 
 void op_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -215,6 +240,7 @@ void op_readlink(fuse_req_t req, fuse_ino_t ino)
 	AUTO_FREE char *target = NULL;
 	int r;
 
+	accessed(fs_of(req), ino, 0);
 	r = tree_readlink(fs_of(req)->cache, ino, &target);
 	if (r)
 		reply_inode(req, r);
@@ -222,16 +248,17 @@ void op_readlink(fuse_req_t req, fuse_ino_t ino)
 		fuse_reply_readlink(req, target);
 }
 
-/* The kernel has applied the umask. */
 static void create(
 	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, const char *target)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	struct inode inode;
+	uint32_t uid, gid;
 	int r;
 
-	r = tree_create(fs_of(req)->cache, parent, slice_of(name), mode, ctx->uid, ctx->gid, target,
-		&inode);
+	ids_creator(req, &uid, &gid);
+	mode |= CREATE_UMASK(fuse_req_ctx(req)->umask);
+	r = tree_create(
+		fs_of(req)->cache, parent, slice_of(name), mode, uid, gid, target, &inode);
 	reply_entry(req, r, &inode);
 }
 

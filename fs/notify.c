@@ -91,7 +91,6 @@ void notifier_put(void *ctx, const struct invalidation *i)
 	struct invalidation_item *item;
 
 	if (i->ino) {
-		hint_forget(fs, i->ino);
 		atomic_fetch_add(&fs->setid_generation, 1);
 	}
 	item = item_new(i);

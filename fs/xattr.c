@@ -1,126 +1,92 @@
 /*
  * Extended attributes: user.*, security.* and trusted.* are stored (the kernel has checked who may
- * set them); POSIX ACLs are not supported, and saying so keeps chmod honest: where they are, cp and
- * sed set modes through them.
+ * set them), and POSIX ACLs, by which the kernel checks access.
  *
- * Before every write(2) the kernel asks for security.capability. Inodes that have none are
- * remembered in a small table, so that the answer costs no database work. An answer that was read
- * before a change must not enter the table after it: hence the generation, which every change
- * raises.
+ * Programs ask for attributes that hardly any file has: before every write(2) the kernel wants
+ * security.capability, `ls -l` wants it and more of each file. The kernel remembers the absence of
+ * ACLs itself. For others it asks, and the cache answers from memory for inodes that have no
+ * attributes at all. Where "not supported" is true as well, it is answered instead of "not there":
+ * coreutils then stop asking for the whole file system. security.selinux is not supported as long as
+ * nobody stored one, security.capability not in a volume that never had an attribute of that kind.
  */
 #include "fs/internal.h"
 
 #include <string.h>
 #include <sys/types.h>
 
+#include "cache/acl.h"
+
 #define CAPABILITY "security.capability"
+#define SELINUX "security.selinux"
 #define VALUE_MAX (64 * 1024)
 #define LIST_MAX (128 * 1024)
 
-static bool supported(const char *name)
+static bool is_acl(const char *name)
+{
+	return acl_is_name(slice_of(name));
+}
+
+static bool supported(const struct fs *fs, const char *name)
 {
 	return strncmp(name, "user.", 5) == 0 || strncmp(name, "security.", 9) == 0 ||
-	       strncmp(name, "trusted.", 8) == 0;
+	       strncmp(name, "trusted.", 8) == 0 || (fs->acl && is_acl(name));
 }
 
-static bool hint_known_absent(struct fs *fs, uint64_t ino, uint64_t *generation)
+static int absent(struct fs *fs, const char *name)
 {
-	bool known;
-
-	mutex_lock(&fs->hint_lock);
-	known = fs->no_capability[ino % NO_CAPABILITY_SLOTS] == ino;
-	*generation = fs->hint_generation;
-	mutex_unlock(&fs->hint_lock);
-	return known;
-}
-
-uint64_t hint_begin(struct fs *fs)
-{
-	uint64_t generation;
-
-	mutex_lock(&fs->hint_lock);
-	generation = fs->hint_generation;
-	mutex_unlock(&fs->hint_lock);
-	return generation;
-}
-
-void hint_remember(struct fs *fs, uint64_t ino, uint64_t generation)
-{
-	mutex_lock(&fs->hint_lock);
-	if (fs->hint_generation == generation)
-		fs->no_capability[ino % NO_CAPABILITY_SLOTS] = ino;
-	mutex_unlock(&fs->hint_lock);
-}
-
-void hint_forget(struct fs *fs, uint64_t ino)
-{
-	uint64_t *slot = &fs->no_capability[ino % NO_CAPABILITY_SLOTS];
-
-	mutex_lock(&fs->hint_lock);
-	fs->hint_generation++;
-	if (*slot == ino)
-		*slot = 0;
-	mutex_unlock(&fs->hint_lock);
-}
-
-static void get_value(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-	size_t room = size < VALUE_MAX ? size : VALUE_MAX;
-	void *p = room ? scratch(room) : NULL;
-	ssize_t n;
-
-	if (room && !p) {
-		reply(req, -ENOMEM);
-		return;
-	}
-	n = tree_getxattr(fs_of(req)->cache, ino, name, p, room);
-	if (n < 0)
-		reply_inode(req, (int)n);
-	else if (size == 0)
-		fuse_reply_xattr(req, (size_t)n);
-	else
-		fuse_reply_buf(req, p, (size_t)n);
+	if (strcmp(name, SELINUX) == 0 ||
+		(strcmp(name, CAPABILITY) == 0 && !tree_has_security_xattrs(fs->cache)))
+		return -EOPNOTSUPP;
+	return -ENODATA;
 }
 
 void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct fs *fs = fs_of(req);
-	uint64_t generation;
+	size_t room = size < VALUE_MAX ? size : VALUE_MAX;
+	void *p = NULL;
 	ssize_t n;
 
-	if (!supported(name)) {
+	if (!supported(fs, name)) {
 		reply(req, -EOPNOTSUPP);
 		return;
 	}
-	if (strcmp(name, CAPABILITY) != 0) {
-		get_value(req, ino, name, size);
+	if (!tree_may_have_xattrs(fs->cache, ino)) {
+		reply(req, absent(fs, name));
 		return;
 	}
-	if (hint_known_absent(fs, ino, &generation)) {
-		reply(req, -ENODATA);
+	if (room && !(p = scratch(room))) {
+		reply(req, -ENOMEM);
 		return;
 	}
-	n = tree_getxattr(fs->cache, ino, name, NULL, 0);
-	if (n == -ENODATA) {
-		hint_remember(fs, ino, generation);
-		reply(req, -ENODATA);
-		return;
-	}
-	get_value(req, ino, name, size);
+	n = tree_getxattr(fs->cache, ino, name, p, room);
+	if (n == -ENODATA)
+		n = absent(fs, name);
+	if (n < 0)
+		reply_inode(req, (int)n);
+	else if (size == 0)
+		fuse_reply_xattr(req, (size_t)n);
+	else
+		fuse_reply_buf(
+			req, p, is_acl(name) ? ids_map_acl(fs, p, (size_t)n, true) : (size_t)n);
 }
 
-/* trusted.* is for administrators only, its names too. Returns the new length. */
-static size_t drop_trusted(char *list, size_t n)
+/* trusted.* is for administrators only, its names too; ACLs that this mount does not offer are not
+ * listed. Returns the new length. */
+static size_t drop_hidden(fuse_req_t req, char *list, size_t n)
 {
+	bool root = fuse_req_ctx(req)->uid == 0;
+	const struct fs *fs = fs_of(req);
 	size_t out = 0;
 
 	for (size_t at = 0; at < n;) {
-		size_t len = strnlen(list + at, n - at) + 1;
+		const char *name = list + at;
+		size_t len = strnlen(name, n - at) + 1;
 
 		if (len > n - at)
 			break;
-		if (strncmp(list + at, "trusted.", 8) != 0) {
-			memmove(list + out, list + at, len);
+		if (supported(fs, name) && (root || strncmp(name, "trusted.", 8) != 0)) {
+			memmove(list + out, name, len);
 			out += len;
 		}
 		at += len;
@@ -147,8 +113,8 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 	}
 	p = scratch(LIST_MAX);
 	n = p ? tree_listxattr(c, ino, p, LIST_MAX) : -ENOMEM;
-	if (n > 0 && fuse_req_ctx(req)->uid != 0)
-		n = (ssize_t)drop_trusted(p, (size_t)n);
+	if (n > 0)
+		n = (ssize_t)drop_hidden(req, p, (size_t)n);
 	if (n < 0)
 		reply_inode(req, (int)n);
 	else if (size == 0)
@@ -159,16 +125,38 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 		fuse_reply_buf(req, p, (size_t)n);
 }
 
+/* value NULL: removes it. */
+static int set_acl(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size)
+{
+	struct fs *fs = fs_of(req);
+	char mapped[ACL_BYTES_MAX];
+	struct inode inode;
+	bool kill_sgid;
+	int r;
+
+	if (size > sizeof(mapped))
+		return -E2BIG;
+	r = tree_getattr(fs->cache, ino, &inode);
+	if (r)
+		return r;
+	/* The kernel tells only with FUSE_SETXATTR_EXT, of which libfuse hands nothing on. */
+	kill_sgid = value && inode.mode & S_ISGID && !ids_in_group(req, inode.gid);
+	if (value) {
+		memcpy(mapped, value, size);
+		size = ids_map_acl(fs, mapped, size, false);
+	}
+	return tree_set_acl(fs->cache, ino, name, value ? mapped : NULL, size, kill_sgid);
+}
+
 void op_setxattr(
 	fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
 	struct fs *fs = fs_of(req);
 	int r = -EOPNOTSUPP;
 
-	if (supported(name)) {
-		r = tree_setxattr(fs->cache, ino, name, value, size, flags);
-		hint_forget(fs, ino);
-	}
+	if (supported(fs, name))
+		r = is_acl(name) ? set_acl(req, ino, name, value, size)
+				 : tree_setxattr(fs->cache, ino, name, value, size, flags);
 	reply_inode(req, r);
 }
 
@@ -177,9 +165,8 @@ void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	struct fs *fs = fs_of(req);
 	int r = -EOPNOTSUPP;
 
-	if (supported(name)) {
-		r = tree_removexattr(fs->cache, ino, name);
-		hint_forget(fs, ino);
-	}
+	if (supported(fs, name))
+		r = is_acl(name) ? set_acl(req, ino, name, NULL, 0)
+				 : tree_removexattr(fs->cache, ino, name);
 	reply_inode(req, r);
 }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "src/config_ids.h"
 #include "src/text.h"
 
 enum section_kind { SECTION_NONE, SECTION_VOLUME, SECTION_REGION, SECTION_POLICY };
@@ -528,6 +529,37 @@ static int check_home(struct config *c, struct err *err)
 		c->path, line, c->home, nearest.best);
 }
 
+/* Puts where it was set before err. */
+static int bad_option(const struct config *c, const char *name, struct err *err)
+{
+	const struct option_spec *o =
+		option_find(config_volume_options, config_volume_option_count, name);
+	unsigned line = c->lines.of[o - config_volume_options];
+
+	if (line == CONFIG_LINE_MOUNT)
+		return err_prefix(err, -EINVAL, "-o %s", name);
+	return err_prefix(err, -EINVAL, "%s:%u: [volume] %s", c->path, line, name);
+}
+
+static int set_ids(struct config *c, struct err *err)
+{
+	struct fs_ids *ids = &c->ids;
+
+	if (c->map_uid && config_ids_map(c->map_uid, false, &ids->uids, err) < 0)
+		return bad_option(c, "map_uid", err);
+	if (c->map_gid && config_ids_map(c->map_gid, true, &ids->gids, err) < 0)
+		return bad_option(c, "map_gid", err);
+	ids->force_uid = c->uid != NULL;
+	if (c->uid && config_ids_id(c->uid, false, &ids->uid, err) < 0)
+		return bad_option(c, "uid", err);
+	ids->force_gid = c->gid != NULL;
+	if (c->gid && config_ids_id(c->gid, true, &ids->gid, err) < 0)
+		return bad_option(c, "gid", err);
+	if (c->umask && config_ids_umask(c->umask, &ids->umask, err) < 0)
+		return bad_option(c, "umask", err);
+	return 0;
+}
+
 static int finish(struct config *c, struct err *err)
 {
 	int r;
@@ -545,7 +577,9 @@ static int finish(struct config *c, struct err *err)
 			r = err_set(err, -EINVAL,
 				"%s:%u: [policy \"%s\"] merge: missing\nhint: write merge = lww",
 				c->path, c->policy[i].lines.section, c->policy[i].glob);
-	return r < 0 ? r : check_home(c, err);
+	if (r == 0)
+		r = check_home(c, err);
+	return r < 0 ? r : set_ids(c, err);
 }
 
 int config_parse(const char *text, size_t n, const char *path,

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fs/fs.h"
 #include "replicator/store/store.h"
 #include "src/base/attribute.h"
 #include "src/base/buf.h"
@@ -70,7 +71,13 @@ struct config {
 	char *log_file;
 	bool allow_other;
 	unsigned passthrough; /* 0: auto, 1: off */
+	char *map_uid;
+	char *map_gid;
+	char *uid;
+	char *gid;
+	char *umask;
 
+	struct fs_ids ids; /* of the five above */
 	unsigned home_index;
 	unsigned regions;
 	struct config_region region[CONFIG_REGION_MAX];

@@ -259,6 +259,8 @@ static int open_mount(struct daemon *d, struct err *err)
 		.allow_other = d->config->allow_other,
 		.deny_other = !d->config->allow_other,
 		.read_only = m->read_only,
+		.noatime = m->noatime,
+		.ids = &d->config->ids,
 		.no_passthrough = d->config->passthrough != 0};
 	struct buf extra CLEANUP(buf_done) = {0};
 

@@ -91,6 +91,7 @@ static int add_flag(struct mount_options *m, size_t flag)
 		m->read_only = flags[flag].kind == FLAG_RO;
 		break;
 	case FLAG_KERNEL:
+		m->noatime |= strcmp(flags[flag].name, "noatime") == 0;
 		buf_printf(&m->extra, "%s%s", m->extra.len ? "," : "", flags[flag].name);
 		break;
 	case FLAG_IGNORED:

@@ -19,6 +19,7 @@
 struct mount_options {
 	bool sloppy; /* ignore what is unknown; set before mount_options_parse */
 	bool read_only;
+	bool noatime;
 	struct buf extra; /* options for the kernel, comma-separated: "nodev,noatime" */
 	struct config_override override[MOUNT_OVERRIDE_MAX]; /* strings owned */
 	size_t overrides;
