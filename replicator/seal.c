@@ -9,8 +9,8 @@
  * Order within a directory: a peer must never see a later change of this server without its earlier
  * ones. All rows of a batch get their numbers in the outbox in one transaction (how: seal_set.c),
  * and when one key of a directory cannot be sealed now, no row of that directory is sealed in this
- * round, in this batch or a later one; likewise no rename half of which lies there. Rows of other
- * directories go on. A key that changed again while the batch was prepared, and its directory, wait
+ * round, in this batch or a later one; likewise no rename half of which lies there, and nothing below
+ * a key that waits. Rows of other directories go on. A key that changed again while the batch was prepared, and its directory, wait
  * for the next round, too (seal_set.c says for how long). For the same reason sealer_seal_key does
  * not pull one key forward: it seals the journal in order until nothing waits for that key. What is
  * not promised: a key that changes again while a backlog of more than one batch is being sealed, or
@@ -67,7 +67,7 @@ void sealer_free(struct sealer *s)
 
 /* ---- a round: the journal once from front to back ---- */
 
-/* Directories, by the hash of their key, of which nothing more is sealed in this round. A collision
+/* Directories, by the hash of their key, in which nothing more is sealed in this round. A collision
  * holds back one more. */
 struct round {
 	struct buf held; /* be64 each */
@@ -82,32 +82,50 @@ static void round_done(struct round *round)
 	buf_done(&round->held);
 }
 
-static uint64_t dir_hash(struct slice key)
+static uint64_t hash_of(struct slice key)
 {
-	struct slice dir = key.len ? key_parent(key) : key;
 	uint64_t h = 14695981039346656037u;
 
-	for (size_t i = 0; i < dir.len; i++)
-		h = (h ^ (uint8_t)dir.p[i]) * 1099511628211u;
+	for (size_t i = 0; i < key.len; i++)
+		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
 	return h;
 }
 
-static bool is_held(const struct round *round, struct slice key)
+static struct slice dir_of(struct slice key)
+{
+	return key.len ? key_parent(key) : key;
+}
+
+static bool is_held_dir(const struct round *round, struct slice dir)
 {
 	struct reader r = reader_of(round->held.data, round->held.len);
-	uint64_t dir = dir_hash(key);
+	uint64_t hash = hash_of(dir);
 
 	while (reader_left(&r)) {
-		if (reader_be64(&r) == dir)
+		if (reader_be64(&r) == hash)
 			return true;
 	}
 	return false;
 }
 
+static bool is_held(const struct round *round, struct slice key)
+{
+	return is_held_dir(round, dir_of(key));
+}
+
+static void hold_dir(struct round *round, struct slice dir)
+{
+	if (!is_held_dir(round, dir))
+		buf_put_be64(&round->held, hash_of(dir));
+}
+
+/* Nothing beside key, and nothing below it: it may be a directory that took the place of a file,
+ * and names below a path that is a file in the entries would make it look like one that remote
+ * changes put over that file (is_implied in seal_set.c). */
 static void hold(struct round *round, struct slice key)
 {
-	if (!is_held(round, key))
-		buf_put_be64(&round->held, dir_hash(key));
+	hold_dir(round, dir_of(key));
+	hold_dir(round, key);
 }
 
 static struct seal_target *target_of(struct sealer *s, unsigned at)
@@ -130,8 +148,8 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 			struct seal_target *t = &s->set.targets[i];
 
 			if (!t->blocked && is_held(round, t->key)) {
-				t->blocked = true;
-				again = true;
+				t->blocked = again = true;
+				hold_dir(round, t->key);
 			}
 		}
 		for (unsigned i = 0, at = 0; i < count; i++) {

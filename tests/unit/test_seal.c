@@ -204,6 +204,34 @@ static void hot_large_content_waits_for_its_upload(void **state)
 	assert_int_equal(journal_rows(s), 0);
 }
 
+/* A directory that took the place of a file waits for its turn: so does what is in it, else it would
+ * look like a directory that was made elsewhere over a file, and the file would come back. */
+static void below_a_key_that_waits(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+	static char large[5001];
+	bool did;
+
+	s->region_up = true;
+	memset(large, 'a', 5000);
+	do_write(s, "db", large);
+	do_write(s, "place", "a file");
+	seal(s);
+	do_unlink(s, "place");
+	do_mkdir(s, "place");
+	do_write(s, "place/x", "x");
+	memset(large, 'b', 5000);
+	do_write(s, "db", large); /* waits for its upload, and with it what is beside it */
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_false(did);
+	s->region_up = false;
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "place", &e);
+	assert_int_equal(e.kind, KIND_DIR);
+}
+
 /* The test's other hand: between the batch's reading and its transaction. */
 struct meddler {
 	struct server *server;
@@ -555,6 +583,7 @@ int main(void)
 		TEST(tombstones),
 		TEST(large_content_is_uploaded),
 		TEST(hot_large_content_waits_for_its_upload),
+		TEST(below_a_key_that_waits),
 		TEST(overtaken_keys_wait),
 		TEST(interleaved_changes_span),
 		TEST(rename_is_one_cut),
