@@ -6,6 +6,10 @@
  * use), hlc_ceiling (no stamp was issued at or above it), clean (1 between cache_close and the next
  * open).
  *
+ * Opening takes no time in proportion to the volume. So nothing checks the database as a whole: a
+ * killed process cannot tear it, and the write-ahead log's checksums see to power cuts. What a bad
+ * disk does to it is found where it is read, or by cache_check.
+ *
  * The clean mark is taken off, and that is flushed, before anything else changes; so whatever a
  * crash or a power cut leaves behind is found by the next open. Flushing shares work: a caller of
  * cache_sync needs a flush that started after it came, and one flush serves all that waited for it.
@@ -78,6 +82,22 @@ static int lock_state(struct cache *c, bool no_lock, struct err *err)
 	return 0;
 }
 
+/* With a database and without its content, files that only this server has would be gone. */
+static int open_content(struct cache *c, struct err *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstatat(c->dir_fd, "content", &st, 0) != 0 && errno == ENOENT &&
+		fstatat(c->dir_fd, "meridian.db", &st, 0) == 0 && st.st_size > 0)
+		return err_set(err, -EUCLEAN,
+			"%s/content is missing, the database beside it is there\nhint: put it back; "
+			"if it is lost, `mkdir %s/content`: what was pushed is fetched again",
+			c->state_dir, c->state_dir);
+	r = open_dir_at(c->dir_fd, "content", &c->content_fd);
+	return r ? err_errno(err, r, "cannot use %s/content", c->state_dir) : 0;
+}
+
 static int open_state(struct cache *c, bool no_lock, struct err *err)
 {
 	int fd, r;
@@ -88,9 +108,9 @@ static int open_state(struct cache *c, bool no_lock, struct err *err)
 	r = lock_state(c, no_lock, err);
 	if (r)
 		return r;
-	r = open_dir_at(c->dir_fd, "content", &c->content_fd);
+	r = open_content(c, err);
 	if (r)
-		return err_errno(err, r, "cannot use %s/content", c->state_dir);
+		return r;
 	/* SQLite gives the log the mode of the database. */
 	fd = openat(c->dir_fd, "meridian.db", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
@@ -108,24 +128,6 @@ static int damaged(struct cache *c, const char *what, struct err *err)
 		what, hint_damaged);
 }
 
-static int quick_check(struct cache *c, struct err *err)
-{
-	sqlite3_stmt *s = NULL;
-	const char *text;
-	int r = 0;
-
-	if (sqlite3_prepare_v2(c->writer->db, "PRAGMA quick_check(1)", -1, &s, NULL) != SQLITE_OK ||
-		sqlite3_step(s) != SQLITE_ROW) {
-		r = damaged(c, sqlite3_errmsg(c->writer->db), err);
-	} else {
-		text = (const char *)sqlite3_column_text(s, 0);
-		if (!text || strcmp(text, "ok") != 0)
-			r = damaged(c, text ? text : "no answer", err);
-	}
-	sqlite3_finalize(s);
-	return r;
-}
-
 /* Its mtime is 1970 until something is made in it: every server must start from the same. */
 static int put_root(struct conn *conn, const struct stat *owner)
 {
@@ -134,6 +136,7 @@ static int put_root(struct conn *conn, const struct stat *owner)
 		"atime_ns,"
 		" mtime_ns, ctime_ns, state, dirty, xattrs, generation, sealed)"
 		" VALUES(1, 0, x'', ?1, ?2, ?3, 1, 0, ?4, 0, ?4, 0, 0, 0, 0, 0)");
+	int r;
 
 	if (!s)
 		return conn_error(conn);
@@ -141,7 +144,10 @@ static int put_root(struct conn *conn, const struct stat *owner)
 	sqlite3_bind_int64(s, 2, owner->st_uid);
 	sqlite3_bind_int64(s, 3, owner->st_gid);
 	sqlite3_bind_int64(s, 4, clock_realtime_ns());
-	return conn_run(conn, s);
+	r = conn_run(conn, s);
+	if (!r && sqlite3_changes(conn->db) > 0)
+		conn_account(conn, ROOT_INO, 1, 0, 0);
+	return r;
 }
 
 static int get_or(struct conn *conn, const char *name, int64_t otherwise, int64_t *ret)
@@ -169,9 +175,10 @@ static int newest_row(struct conn *conn, int64_t *ret)
 	return 0;
 }
 
-static int load_meta(struct cache *c)
+static int load_meta(struct cache *c, const struct cache_options *options)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
+	bool power_lost = false;
 	int64_t node = 0, ino = 0, ceiling = 0, newest = 0, longest = 0, clean = 0;
 	struct stat st;
 	int r;
@@ -196,12 +203,20 @@ static int load_meta(struct cache *c)
 	if (r)
 		return r;
 	c->node = (uint64_t)node;
+	r = host_check_identity(conn, options->host, &c->node);
+	if (!r)
+		r = host_power_lost(conn, options->boot_id, &power_lost);
+	if (r)
+		return r;
 	c->ino_next = c->ino_limit = (uint64_t)ino;
 	c->was_clean = clean == 1;
+	c->power_lost = !c->was_clean && power_lost;
 	atomic_store(&c->longest_key, (uint64_t)longest);
 	hlc_init(&c->clock, (uint64_t)(ceiling > newest ? ceiling : newest));
 	atomic_store(&c->hlc_ceiling, (uint64_t)ceiling);
 	r = meta_set_int(conn, "clean", 0);
+	if (!r)
+		r = sweep_load(c, conn);
 	if (!r) {
 		r = cache_commit(conn);
 		conn = NULL;
@@ -209,7 +224,7 @@ static int load_meta(struct cache *c)
 	return r;
 }
 
-static int open_database(struct cache *c, struct err *err)
+static int open_database(struct cache *c, const struct cache_options *options, struct err *err)
 {
 	char path[64];
 	int r;
@@ -227,16 +242,11 @@ static int open_database(struct cache *c, struct err *err)
 		return damaged(c, sqlite3_errmsg(c->writer->db), err);
 	if (r)
 		return err_prefix(err, r, "%s/meridian.db", c->state_dir);
-	r = load_meta(c);
+	r = load_meta(c, options);
 	if (r)
 		return r == -EIO
 			       ? damaged(c, "its settings cannot be read", err)
 			       : err_errno(err, r, "cannot write to %s/meridian.db", c->state_dir);
-	if (!c->was_clean) {
-		r = quick_check(c, err);
-		if (r)
-			return r;
-	}
 	if (c->sync_off)
 		return 0;
 	snprintf(path, sizeof(path), "meridian.db-wal");
@@ -267,6 +277,7 @@ static void release(struct cache *c)
 {
 	file_table_free(c->files);
 	times_free(c->times);
+	sweep_free(c->sweep);
 	atimes_free(c->atimes);
 	free(c->xattrs);
 	conn_pool_close(c);
@@ -314,16 +325,18 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->state_dir = strdup(options->state_dir);
 	c->files = file_table_new();
 	c->times = times_new();
+	c->sweep = sweep_new();
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
-	r = c->state_dir && c->files && c->times && c->atimes && c->xattrs
+	r = c->state_dir && c->files && c->times && c->sweep && c->atimes && c->xattrs
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)
 		r = open_state(c, options->no_lock, err);
 	if (!r)
-		r = open_database(c, err);
+		r = open_database(c, options, err);
 	if (!r) {
+		c->state_volatile = cache_dir_volatile(c->state_dir);
 		c->reserve_bytes =
 			options->reserve_bytes ? options->reserve_bytes : default_reserve(c);
 		content_probe_times(c);
@@ -347,6 +360,8 @@ static int mark_clean(struct cache *c)
 	if (r)
 		return r;
 	r = meta_set_int(conn, "clean", 1);
+	if (!r)
+		r = sweep_store(c, conn);
 	/* Exactly: after a clean stop the next stamps need not run ahead of the time. */
 	if (!r)
 		r = meta_set_int(conn, "hlc_ceiling", (int64_t)hlc_now(&c->clock));
@@ -487,24 +502,12 @@ int cache_checkpoint(struct cache *c, uint64_t bytes)
 int cache_usage(struct cache *c, struct cache_usage *ret)
 {
 	struct cache_usage u = {0};
-	struct conn *conn AUTO_GIVE = NULL;
 	struct statvfs v;
 	struct stat st;
-	sqlite3_stmt *s;
-	int r;
 
-	r = conn_take(c, &conn);
-	if (r)
-		return r;
-	s = conn_statement(conn, "SELECT count(*), count(*) FILTER (WHERE state = 1),"
-				 " coalesce(sum(size) FILTER (WHERE state = 1), 0) FROM inode");
-	r = s ? conn_row(conn, s) : conn_error(conn);
-	if (r < 0)
-		return r;
-	u.inodes = (uint64_t)sqlite3_column_int64(s, 0);
-	u.content_files = (uint64_t)sqlite3_column_int64(s, 1);
-	u.content_bytes = (uint64_t)sqlite3_column_int64(s, 2);
-	sqlite3_reset(s);
+	sweep_usage(c, &u);
+	u.state_volatile = c->state_volatile;
+	u.cut_short = c->cut_short;
 	if (fstatat(c->dir_fd, "meridian.db", &st, 0) == 0)
 		u.database_bytes += (uint64_t)st.st_size;
 	if (fstatat(c->dir_fd, "meridian.db-wal", &st, 0) == 0)

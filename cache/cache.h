@@ -85,13 +85,16 @@ struct cache_options {
 	uint64_t reserve_bytes;
 	bool sync_off; /* tests and the simulation: never flush to disk */
 	bool no_lock;  /* tests: do not flock */
+	/* Tests: another boot of the machine, another machine. NULL: this one's. */
+	const char *boot_id;
+	const char *host;
 };
 
 /* Opens or makes the state: takes the lock file (-EBUSY with the holder's pid in err when
- * another daemon has it), checks the database (application_id, user_version, after an unclean
- * stop also PRAGMA quick_check), migrates it, and recovers: orphaned inodes and stray content
- * files are removed, dirty inodes get a journal row. A database that is damaged or from a newer
- * version is refused with a clear text. */
+ * another daemon has it), checks the database (application_id, user_version), migrates it, and
+ * recovers: orphaned inodes are removed, dirty inodes get a journal row. What takes time in
+ * proportion to the volume is left to cache_sweep. A database that cannot be read or is from a
+ * newer version is refused with a clear text. A state that is a copy gets a new node id. */
 int cache_open(const struct cache_options *options, struct cache **ret, struct err *err) MUST_CHECK;
 
 /* Marks the stop as clean and releases everything. All files must be released, all conns ended. */
@@ -114,10 +117,27 @@ int cache_sync(struct cache *c) MUST_CHECK;
 /* Moves the write-ahead log into the database if it is over bytes; for the housekeeper's thread. */
 int cache_checkpoint(struct cache *c, uint64_t bytes) MUST_CHECK;
 
+/* What cache_open left to do: after an unclean stop, content files that no row owns are removed and
+ * the totals of cache_usage counted. One short step, some milliseconds; *more: there is another.
+ * For the housekeeper; what is left at the end is done after the next open. */
+int cache_sweep(struct cache *c, bool *more) MUST_CHECK;
+
+/* Whether a directory (its parent, when it is not there) is on a file system that lives in memory:
+ * what was not pushed dies with the machine. */
+bool cache_dir_volatile(const char *path);
+
+/* Reads every page of the state's database, and that its totals are right, while nobody has it
+ * open. 0, or -EIO with the first faults in report; -EBUSY and the others as cache_open. */
+struct buf;
+int cache_check(const char *state_dir, struct buf *report, struct err *err) MUST_CHECK;
+
 struct cache_usage {
 	uint64_t content_bytes; /* of content files, apparent size */
 	uint64_t content_files;
 	uint64_t inodes;
+	bool counting;	    /* those three are still being counted, after an unclean stop */
+	bool state_volatile; /* the state directory dies with the machine */
+	uint64_t cut_short; /* files that lost bytes to a power loss, found at this open */
 	uint64_t database_bytes;
 	uint64_t free_bytes; /* of the file system */
 	uint64_t total_bytes;

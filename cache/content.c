@@ -382,6 +382,7 @@ static int take_over(struct conn *conn, const struct inode_row *row, const struc
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
 	sqlite3_bind_int64(s, 2, (int64_t)w->size);
+	conn_account(conn, row->ino, 0, 1, (int64_t)w->size);
 	return conn_run(conn, s);
 }
 

@@ -358,6 +358,7 @@ static void leave(struct conn *conn)
 	struct cache *c = conn->cache;
 
 	conn->journalled = false;
+	conn->account = (struct totals){0};
 	conn->ceiling = conn->longest_key = 0;
 	conn->ino_next = conn->ino_limit = 0;
 	conn->in_transaction = false;
@@ -387,6 +388,7 @@ static void publish(struct conn *conn)
 {
 	struct cache *c = conn->cache;
 
+	sweep_publish(conn);
 	if (conn->ceiling)
 		atomic_store(&c->hlc_ceiling, conn->ceiling);
 	if (conn->longest_key)

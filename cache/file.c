@@ -21,6 +21,8 @@
 #include "cache/progress.h"
 #include "cache/record.h"
 #include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/metrics.h"
 
 #define DUE_BATCH 256
 
@@ -48,6 +50,8 @@ static int start_empty(struct cache *c, struct record *rec, struct inode_row *ro
 	if (fd < 0)
 		return fd;
 	close(fd);
+	conn_account(conn, row->ino, 0, row->state != STATE_LOCAL,
+		row->state == STATE_LOCAL ? -(int64_t)row->size : 0);
 	row->generation++;
 	s = conn_statement(conn, "UPDATE inode SET state = 1, dirty = 1, size = 0, generation = ?2"
 				 " WHERE ino = ?1");
@@ -72,6 +76,9 @@ static int forget_content(struct cache *c, const struct inode_row *row)
 	sqlite3_stmt *s;
 	int r;
 
+	metric_add(METRIC_CONTENT_LOST, 1);
+	log_warn("content is missing or not of the recorded size ino=%llu size=%llu unpushed=%d",
+		(unsigned long long)row->ino, (unsigned long long)row->size, row->dirty);
 	if (row->dirty || !row->has_hash)
 		return -EIO;
 	r = cache_begin(c, &conn);
@@ -83,6 +90,8 @@ static int forget_content(struct cache *c, const struct inode_row *row)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
 	r = conn_run(conn, s);
+	if (!r && sqlite3_changes(conn->db) > 0)
+		conn_account(conn, row->ino, 0, -1, -(int64_t)row->size);
 	if (!r) {
 		r = cache_commit(conn);
 		conn = NULL;
@@ -332,6 +341,8 @@ static int settle(struct cache *c, struct record *rec, uint64_t *generation)
 	clean = row.sealed == *generation && row.has_hash &&
 		record_try_clean(c, rec->ino, *generation, true);
 	r = update_row(conn, rec, &st, *generation, !clean);
+	if (row.state == STATE_LOCAL)
+		conn_account(conn, rec->ino, 0, 0, st.st_size - (int64_t)row.size);
 	if (!r && row.sealed != *generation)
 		r = journal_inode(conn, rec->ino);
 	if (r)
@@ -401,7 +412,7 @@ static int clear_displaced(struct conn *conn, uint64_t ino)
 
 /* What a writer wrote after a remote change had taken the name is a version that lost. */
 int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
-	const struct content_version *v)
+	const struct content_version *v, const char *reason)
 {
 	struct entry winner CLEANUP(entry_done) = {0};
 	struct entry loser CLEANUP(entry_done) = {0};
@@ -426,8 +437,7 @@ int file_add_conflict(struct conn *conn, const struct inode_row *row, struct sli
 	if (r)
 		return r;
 	vector_raise(&loser.vector, stamp);
-	r = conflict_add(conn, key, &loser, &winner, row->ino,
-		"written after a remote change had replaced the file");
+	r = conflict_add(conn, key, &loser, &winner, row->ino, reason);
 	return r ? r : clear_displaced(conn, row->ino);
 }
 
@@ -471,7 +481,7 @@ static int finish_detached(struct cache *c, struct record *rec, const struct key
 		return r == -ENOENT ? 0 : r;
 	r = has_conflict(conn, rec->ino, &kept);
 	if (!r && displaced) {
-		r = file_add_conflict(conn, &row, key_slice(displaced), &v);
+		r = file_add_conflict(conn, &row, key_slice(displaced), &v, CONFLICT_DISPLACED);
 		if (!r)
 			r = content_sealed(conn, &v);
 	} else if (!r) {

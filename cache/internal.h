@@ -38,6 +38,15 @@ struct xattr_filter; /* xattr.c: which inodes have no attributes */
 
 struct note; /* db.c: queued invalidations and removals */
 
+struct sweep; /* sweep.c */
+
+/* Of the inode table. */
+struct totals {
+	int64_t inodes;
+	int64_t files; /* with content here */
+	int64_t bytes; /* of those, by their rows */
+};
+
 struct conn {
 	struct cache *cache;
 	sqlite3 *db;
@@ -57,6 +66,7 @@ struct conn {
 	uint64_t longest_key; /* likewise */
 	uint64_t ino_next;    /* numbers of a block that this transaction reserves, 0: none */
 	uint64_t ino_limit;
+	struct totals account; /* what it adds to the cache's */
 };
 
 struct cache {
@@ -67,6 +77,9 @@ struct cache {
 	int wal_fd; /* for cache_sync; -1 with sync_off */
 	bool sync_off;
 	bool was_clean; /* the last stop was */
+	bool power_lost; /* it was not, and the machine has been started since */
+	bool state_volatile;
+	uint64_t cut_short; /* files that lost bytes to that; written by recovery only */
 	uint64_t reserve_bytes;
 	uint64_t node;
 	struct hlc clock;
@@ -112,6 +125,8 @@ struct cache {
 	_Atomic uint64_t snapshots;	  /* snapshot files that exist; 0 saves looking for them */
 
 	_Atomic uint64_t longest_key; /* no key is longer; persisted */
+
+	struct sweep *sweep;
 
 	bool times_distinct; /* the content's file system gives a write after a stat another ctime */
 
@@ -288,10 +303,11 @@ void file_table_free(struct file_table *t); /* abandon: closes descriptors that 
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
 /* From inode_detach: remembers that the last release must look at the row. True when it is open. */
 bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced);
-/* Records the content that v describes as one that lost key to a remote change and was written
- * after that; the conflict keeps the detached inode. */
+/* Records the content that v describes as one that lost key; the conflict keeps the detached
+ * inode. */
+#define CONFLICT_DISPLACED "written after a remote change had replaced the file"
 int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
-	const struct content_version *v) MUST_CHECK;
+	const struct content_version *v, const char *reason) MUST_CHECK;
 /* It has a name again: what is written to it counts as any other write. */
 void file_note_attached(struct cache *c, uint64_t ino);
 /* The open content's stat; false when ino is not open here. */
@@ -311,6 +327,27 @@ int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHEC
 void content_probe_times(struct cache *c);
 /* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
 int content_check_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
+
+/* ---- host.c ---- */
+
+/* Whether the machine was started anew since the last call; remembers this boot. */
+int host_power_lost(struct conn *conn, const char *boot_id, bool *ret) MUST_CHECK;
+/* A new *node when the state is a copy. */
+int host_check_identity(struct conn *conn, const char *host, uint64_t *node) MUST_CHECK;
+
+/* ---- sweep.c ---- */
+
+/* Every statement that adds, removes or changes inode rows tells the difference that it makes to
+ * the totals: inodes, files with content here, bytes of those by their rows. */
+void conn_account(struct conn *conn, uint64_t ino, int inodes, int files, int64_t bytes);
+/* At commit, under the writer's lock. */
+void sweep_publish(struct conn *conn);
+/* Inside the transaction that takes the clean mark off, or puts it on. */
+int sweep_load(struct cache *c, struct conn *conn) MUST_CHECK;
+int sweep_store(struct cache *c, struct conn *conn) MUST_CHECK;
+struct sweep *sweep_new(void);
+void sweep_free(struct sweep *s);
+void sweep_usage(struct cache *c, struct cache_usage *ret);
 
 /* ---- recover.c ---- */
 

@@ -4,7 +4,8 @@
  * Regions. A region that is no longer named leaves only its segment numbers behind
  * (retired_region): peers remember them, so they must go on when it returns. Its cursor and
  * watermarks go: what it holds by then is read again, which merging makes harmless. A new region is
- * seeded in batches; seed_after tells where a crash left off.
+ * seeded in batches beside everything else; seed_after tells how far it got. What changes meanwhile
+ * gets its rows as ever.
  *
  * Bounds: held records HELD_MAX, damaged segments named BAD_SEGMENT_MAX (all are counted).
  */
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "cache/internal.h"
 #include "cache/outbox.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"
@@ -20,7 +22,7 @@
 #define HELD_MAX 1000000
 #define BAD_SEGMENT_MAX 1000
 #define REASON_MAX 200
-#define SEED_BATCH 1000
+#define SEED_BATCH 100 /* some milliseconds of the writer's lock */
 
 static int run_region(struct conn *conn, const char *sql, unsigned region)
 {
@@ -317,26 +319,35 @@ static int seed_batch(struct conn *conn, unsigned region, bool *more)
 	return set_seed_after(conn, region, *more ? &last : NULL);
 }
 
-static int seed_region(struct cache *c, unsigned region)
+int region_seeding(struct conn *conn, unsigned region, bool *ret)
 {
-	bool more = true;
+	struct key after;
+	int r = seed_after(conn, region, &after);
 
-	while (more) {
-		struct conn *conn;
-		int r = cache_begin(c, &conn);
+	*ret = r > 0;
+	return r < 0 ? r : 0;
+}
 
-		if (r)
-			return r;
-		r = seed_batch(conn, region, &more);
-		if (r) {
-			cache_rollback(conn);
-			return r;
-		}
-		r = cache_commit(conn);
-		if (r)
-			return r;
+int region_seed(struct cache *c, unsigned region, bool *more)
+{
+	struct conn *conn;
+	int r = conn_take(c, &conn);
+
+	if (r)
+		return r;
+	r = region_seeding(conn, region, more);
+	conn_give(conn);
+	if (r || !*more)
+		return r;
+	r = cache_begin(c, &conn);
+	if (r)
+		return r;
+	r = seed_batch(conn, region, more);
+	if (r) {
+		cache_rollback(conn);
+		return r;
 	}
-	return 0;
+	return cache_commit(conn);
 }
 
 int region_register(struct cache *c, const char *const *names, unsigned count, bool force,
@@ -357,8 +368,6 @@ int region_register(struct cache *c, const char *const *names, unsigned count, b
 		return r;
 	}
 	r = cache_commit(conn);
-	for (unsigned i = 0; !r && i < count; i++)
-		r = seed_region(c, found[i]);
 	if (r)
 		return err_errno(err, r, "cannot register the regions");
 	memcpy(ids, found, count * sizeof(*ids));

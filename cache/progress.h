@@ -11,10 +11,15 @@
 
 /* Ids of the named regions, 0 to REGION_MAX - 1, stable for the life of the state; names not
  * listed are retired with their outbox rows (err tells how many rows that drops; refused with
- * -EBUSY when there are any, unless force). A region that is new while entries exist gets an
- * outbox row for each live entry. */
+ * -EBUSY when there are any, unless force). A region that is new while entries exist is seeded: it
+ * gets an outbox row for each live entry, by region_seed. */
 int region_register(struct cache *c, const char *const *names, unsigned count, bool force,
 	unsigned *ids, struct err *err) MUST_CHECK;
+
+/* Seeds a new region a little further; *more: until this is false, what the region lacks is more than
+ * its rows. Nothing to do for others. */
+int region_seed(struct cache *c, unsigned region, bool *more) MUST_CHECK;
+int region_seeding(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
 
 /* The last segment that this node sent to a region: 0 and "" before the first. */
 struct region_progress {

@@ -9,8 +9,13 @@
  *               version that was being sealed is not this one), journal row put, so they are
  *               sealed again; the hash tells whether anything changed; one without a name is
  *               hashed at once
- *               content files that no row owns: removed (a create, removal or download was cut
- *               short)
+ *   power loss  a dirty file that is shorter than its row says lost what was not flushed. It is not
+ *               sealed as if it had been emptied: where the name has an earlier version in the
+ *               regions that is better, the name shows that one again, and what is left is a
+ *               conflict. The row's size is of the last close or seal
+ *
+ * Nothing here looks at more than what was in use at the stop: what takes a walk through the volume
+ * is sweep.c's.
  *
  * Each batch is one transaction and each step can be repeated, so a crash in here is as good as one
  * before.
@@ -20,7 +25,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "cache/entry.h"
 #include "cache/internal.h"
+#include "cache/project.h"
 #include "src/base/log.h"
 
 #define BATCH 500
@@ -47,20 +54,21 @@ static int read_batch(struct conn *conn, sqlite3_stmt *s, uint64_t after, struct
 
 /* ---- dirty inodes ---- */
 
-static int refresh_row(struct conn *conn, uint64_t ino, const struct stat *st)
+static int refresh_row(struct conn *conn, const struct inode_row *row, const struct stat *st)
 {
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
 					       " generation = generation + 1 WHERE ino = ?1");
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
 	sqlite3_bind_int64(s, 2, st->st_size);
 	sqlite3_bind_int64(s, 3, stat_mtime_ns(st));
+	conn_account(conn, row->ino, 0, 0, st->st_size - (int64_t)row->size);
 	return conn_run(conn, s);
 }
 
-static int make_remote(struct conn *conn, uint64_t ino)
+static int make_remote(struct conn *conn, const struct inode_row *row)
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "UPDATE inode SET state = 2, dirty = 0, generation = sealed"
@@ -68,7 +76,8 @@ static int make_remote(struct conn *conn, uint64_t ino)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	conn_account(conn, row->ino, 0, -1, -(int64_t)row->size);
 	return conn_run(conn, s);
 }
 
@@ -112,6 +121,85 @@ static int recover_kept(struct conn *conn, uint64_t ino, int fd)
 	return r ? r : record_hash(conn, ino, hash);
 }
 
+/* ---- after a power loss ---- */
+
+static int name_of(struct conn *conn, uint64_t ino, struct key *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	r = key_set(ret, column_slice(s, 0)) ? 0 : -EIO;
+	sqlite3_reset(s);
+	return r;
+}
+
+/* Whether the version that was sealed last under the name is better than what is left. An inode
+ * that was never sealed was written whole: nothing of it is trusted, as when it was renamed over
+ * the name. One that was changed in place is, like on any disk, unless it lost what was sealed. */
+static bool is_better(const struct entry *e, const struct inode_row *row, const struct stat *st)
+{
+	return e->kind == KIND_FILE && (!row->has_hash || (uint64_t)st->st_size < e->size);
+}
+
+/* The name shows its entry again; what is left of the file becomes a conflict, if it is anything. */
+static int restore(struct conn *conn, const struct inode_row *row, struct slice key,
+	const struct entry *e, int fd, const struct stat *st)
+{
+	struct content_version v = {
+		.ino = row->ino, .size = (uint64_t)st->st_size, .mtime_ns = stat_mtime_ns(st)};
+	bool keep = st->st_size > 0;
+	uint64_t replaced = 0;
+	struct key name;
+	int r = name_of(conn, row->ino, &name);
+
+	if (!r && keep)
+		r = hash_content(fd, v.hash);
+	if (!r)
+		r = inode_detach(conn, row->parent, key_slice(&name), row->ino, keep, NULL);
+	if (!r && keep)
+		r = refresh_row(conn, row, st);
+	if (!r && keep)
+		r = record_hash(conn, row->ino, v.hash);
+	if (!r && keep)
+		r = file_add_conflict(conn, row, key, &v,
+			"cut short by a power loss; the name shows what was "
+			"replicated before");
+	return r ? r : project_entry(conn, key, e, true, NULL, &replaced);
+}
+
+/* -EALREADY: nothing better is known, it is recovered like any other. */
+static int recover_cut_short(
+	struct conn *conn, const struct inode_row *row, int fd, const struct stat *st)
+{
+	struct entry e CLEANUP(entry_done) = {0};
+	struct key key;
+	int r;
+
+	conn->cache->cut_short++;
+	r = inode_key(conn, row->ino, &key);
+	if (r)
+		return r == -ENOENT ? -EALREADY : r;
+	r = entry_get(conn, key_slice(&key), &e);
+	if (r && r != -ENOENT)
+		return r;
+	if (r || !is_better(&e, row, st)) {
+		log_warn("a power loss cut a file short, nothing better is known path=\"%s\" "
+			 "size=%lld was=%llu",
+			key.p, (long long)st->st_size, (unsigned long long)row->size);
+		return -EALREADY;
+	}
+	log_warn("a power loss cut a file short, it is as it was replicated before path=\"%s\" "
+		 "size=%lld was=%llu",
+		key.p, (long long)st->st_size, (unsigned long long)row->size);
+	return restore(conn, row, key_slice(&key), &e, fd, st);
+}
+
 static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 {
 	struct cache *c = conn->cache;
@@ -128,14 +216,19 @@ static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 		 * that never was, the name is all that is left. */
 		log_warn("content lost ino=%llu known=%d", (unsigned long long)ino, row.has_hash);
 		if (row.has_hash)
-			return make_remote(conn, ino);
+			return make_remote(conn, &row);
 		fd = content_file(c, ino, O_RDWR | O_CREAT);
 	}
 	if (fd < 0)
 		return fd;
 	if (fstat(fd, &st) != 0)
 		return -errno;
-	r = refresh_row(conn, ino, &st);
+	if (c->power_lost && (uint64_t)st.st_size < row.size) {
+		r = recover_cut_short(conn, &row, fd, &st);
+		if (r != -EALREADY)
+			return r;
+	}
+	r = refresh_row(conn, &row, &st);
 	if (!r && row.nlink == 0)
 		return recover_kept(conn, ino, fd);
 	return r ? r : journal_inode(conn, ino);
@@ -171,24 +264,7 @@ static int recover_dirty(struct cache *c)
 
 /* ---- displaced files ---- */
 
-/* Its last release did not come, or could not be recorded. */
-static int displaced_key(struct conn *conn, uint64_t ino, struct key *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -ENOENT;
-	r = key_set(ret, column_slice(s, 0)) ? 0 : -EIO;
-	sqlite3_reset(s);
-	return r;
-}
-
-/* Unwritten since its last seal it is left to recover_detached, as an empty one that never had a
+/* Its last release did not come, or could not be recorded: its name is the key. Unwritten since its last seal it is left to recover_detached, as an empty one that never had a
  * seal is. */
 static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 {
@@ -200,7 +276,7 @@ static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 	int r = inode_get(conn, ino, &row);
 
 	if (!r)
-		r = displaced_key(conn, ino, &key);
+		r = name_of(conn, ino, &key);
 	if (r)
 		return r;
 	fd = content_file(conn->cache, ino, O_RDONLY);
@@ -215,10 +291,10 @@ static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 		return 0;
 	v.size = (uint64_t)st.st_size;
 	v.mtime_ns = stat_mtime_ns(&st);
-	r = refresh_row(conn, ino, &st);
+	r = refresh_row(conn, &row, &st);
 	if (!r)
 		r = record_hash(conn, ino, v.hash);
-	return r ? r : file_add_conflict(conn, &row, key_slice(&key), &v);
+	return r ? r : file_add_conflict(conn, &row, key_slice(&key), &v, CONFLICT_DISPLACED);
 }
 
 static int recover_displaced(struct cache *c)
@@ -279,22 +355,7 @@ static int recover_detached(struct cache *c)
 	return r;
 }
 
-/* ---- stray files ---- */
-
-static int owned(struct conn *conn, uint64_t ino, bool *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM inode WHERE ino = ?1 AND state = 1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r > 0)
-		sqlite3_reset(s);
-	*ret = r > 0;
-	return r < 0 ? r : 0;
-}
+/* ---- snapshots ---- */
 
 static bool parse_name(const char *name, uint64_t *ino)
 {
@@ -323,43 +384,6 @@ static DIR *open_dir(int at, const char *name)
 		close(fd);
 	return dir;
 }
-
-static int clean_directory(struct conn *conn, const char *name)
-{
-	DIR *dir = open_dir(conn->cache->content_fd, name);
-	struct dirent *e;
-	int r = 0;
-
-	if (!dir)
-		return errno == ENOENT ? 0 : -errno;
-	while (!r && (e = readdir(dir))) {
-		uint64_t ino;
-		bool keep = false;
-
-		if (!parse_name(e->d_name, &ino))
-			continue; /* not ours: left alone */
-		r = owned(conn, ino, &keep);
-		if (!r && !keep && unlinkat(dirfd(dir), e->d_name, 0) != 0)
-			r = -errno;
-	}
-	closedir(dir);
-	return r;
-}
-
-static int recover_strays(struct cache *c)
-{
-	struct conn *conn AUTO_READ_END = NULL;
-	char name[4];
-	int r = cache_read_begin(c, &conn);
-
-	for (unsigned i = 0; !r && i < 256; i++) {
-		snprintf(name, sizeof(name), "%02x", i);
-		r = clean_directory(conn, name);
-	}
-	return r;
-}
-
-/* ---- snapshots ---- */
 
 static void remove_names(int at, const char *name)
 {
@@ -403,7 +427,5 @@ int recover_run(struct cache *c, struct err *err)
 		r = recover_detached(c);
 	if (!r && !c->was_clean)
 		r = recover_dirty(c);
-	if (!r && !c->was_clean)
-		r = recover_strays(c);
 	return r ? err_errno(err, r, "cannot recover %s after the last stop", c->state_dir) : 0;
 }

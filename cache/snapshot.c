@@ -494,6 +494,8 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 		return r == -ENOENT ? -EAGAIN : r;
 	clean = record_try_clean(
 		conn->cache, v->ino, v->generation, row.generation == v->generation);
+	if (clean && row.state == STATE_LOCAL)
+		conn_account(conn, v->ino, 0, 0, (int64_t)v->size - (int64_t)row.size);
 	s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = ?3, dirty = ?4,"
 				 " size = iif(?4, size, ?5),"
 				 " mtime_ns = iif(generation < ?3, ?6, mtime_ns),"

@@ -99,6 +99,8 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 	if (target)
 		sqlite3_bind_text(s, 16, target, -1, SQLITE_STATIC);
 	sqlite3_bind_int64(s, 17, row->xattrs);
+	conn_account(conn, row->ino, 1, row->state == STATE_LOCAL,
+		row->state == STATE_LOCAL ? (int64_t)row->size : 0);
 	return conn_run(conn, s);
 }
 
@@ -147,6 +149,7 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 		return r ? r : -ENOENT;
 	xattrs = sqlite3_column_int64(s, 0) > 0;
 	local = sqlite3_column_int(s, 1) == STATE_LOCAL;
+	conn_account(conn, ino, -1, -local, local ? -sqlite3_column_int64(s, 2) : 0);
 	r = conn_run(conn, s);
 	if (!r && xattrs) {
 		s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1");
@@ -164,7 +167,8 @@ int inode_delete(struct conn *conn, uint64_t ino)
 {
 	return delete_by(conn,
 		conn_statement(conn,
-			"DELETE FROM inode WHERE ino = ?1 AND nlink = 0 RETURNING xattrs, state"),
+			"DELETE FROM inode WHERE ino = ?1 AND nlink = 0"
+			" RETURNING xattrs, state, size"),
 		ino);
 }
 
@@ -172,7 +176,8 @@ int inode_delete(struct conn *conn, uint64_t ino)
 static int delete_named(struct conn *conn, uint64_t ino)
 {
 	return delete_by(conn,
-		conn_statement(conn, "DELETE FROM inode WHERE ino = ?1 RETURNING xattrs, state"),
+		conn_statement(
+			conn, "DELETE FROM inode WHERE ino = ?1 RETURNING xattrs, state, size"),
 		ino);
 }
 

@@ -32,6 +32,7 @@ enum {
 	LOCAL_FAILURE_MS = 1000,
 	HOUSE_MS = 1000,
 	HOUSE_LOG_BYTES = 4 << 20,
+	UPKEEP_PAUSE_MS = 2,
 	FLUSH_POLL_MS = 50,
 };
 
@@ -465,12 +466,45 @@ static void *pull_loop(void *arg)
 	return NULL;
 }
 
+int replicator_step_upkeep(struct replicator *r, bool *more)
+{
+	int code = cache_sweep(r->cache, more);
+
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		bool seeding = false;
+
+		code = region_seed(r->cache, r->regions.region[i].id, &seeding);
+		*more |= seeding;
+		if (seeding)
+			wake_all(r);
+	}
+	return code;
+}
+
+/* What takes long goes in small steps with pauses, for as long as the house can wait. */
+static void upkeep(struct replicator *r)
+{
+	int64_t until = clock_monotonic_ms() + HOUSE_MS;
+	bool more = true;
+
+	while (more && !is_stopping(r) && clock_monotonic_ms() < until) {
+		int code = replicator_step_upkeep(r, &more);
+
+		if (code < 0) {
+			log_debug("upkeep of the state failed error=%d", code);
+			break;
+		}
+		wait_ms(r, UPKEEP_PAUSE_MS, NULL, false);
+	}
+	wait_ms(r, until - clock_monotonic_ms(), NULL, false);
+}
+
 static void *house_loop(void *arg)
 {
 	struct replicator *r = arg;
 
 	while (!is_stopping(r)) {
-		wait_ms(r, HOUSE_MS, NULL, false);
+		upkeep(r);
 		int code = cache_checkpoint(r->cache, HOUSE_LOG_BYTES);
 		if (code < 0)
 			log_debug("checkpoint of the database failed error=%d", code);
@@ -568,6 +602,12 @@ static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, u
 		return code;
 	*left = 0;
 	code = outbox_waiting(conn, key, &bits);
+	for (unsigned i = 0; code == 0 && !bits && i < r->regions.count; i++) {
+		bool seeding;
+
+		code = region_seeding(conn, r->regions.region[i].id, &seeding);
+		bits = code == 0 && seeding;
+	}
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
 		struct outbox_stats stats;
 

@@ -67,6 +67,8 @@ int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
 /* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no
  * region has it now; -EIO no region answers; -ESTALE the inode does not want it any more. */
 int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
+/* A little of what takes long: cache_sweep, and the backlog of new regions. */
+int replicator_step_upkeep(struct replicator *r, bool *more) MUST_CHECK;
 
 struct region_status {
 	char name[REGION_NAME_SIZE];
@@ -77,6 +79,7 @@ struct region_status {
 	unsigned capabilities; /* STORE_CAP_*, once checked */
 	int64_t clock_skew_ms;
 	struct outbox_stats outbox;
+	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */
 	char error[256];     /* last failure, "" when none since the last success */

@@ -42,6 +42,8 @@ static int counts(struct replicator *r, struct conn *conn, struct replicator_sta
 
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
 		code = outbox_stats(conn, r->regions.region[i].id, &s->region[i].outbox);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
+		code = region_seeding(conn, r->regions.region[i].id, &s->region[i].seeding);
 	if (code == 0)
 		code = journal_stats(conn, &journal);
 	if (code < 0)

@@ -122,7 +122,10 @@ bool command_left(struct replicator *r, char *text, size_t size)
 	if (s->journal_rows)
 		buf_printf(&out, "%" PRIu64 " changes not sealed", s->journal_rows);
 	for (unsigned i = 0; i < s->regions; i++)
-		if (s->region[i].outbox.rows)
+		if (s->region[i].seeding)
+			buf_printf(&out, "%severything for the new region %s", out.len ? ", " : "",
+				s->region[i].name);
+		else if (s->region[i].outbox.rows)
 			buf_printf(&out, "%s%" PRIu64 " changes (%s) for %s", out.len ? ", " : "",
 				s->region[i].outbox.rows,
 				text_bytes(s->region[i].outbox.bytes, figure), s->region[i].name);

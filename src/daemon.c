@@ -280,6 +280,10 @@ static int start(struct daemon *d, struct err *err)
 		return r;
 	make_state_parent(d->config);
 	r = cache_open(&cache, &d->cache, err);
+	if (r == 0 && cache_dir_volatile(d->config->state_dir))
+		log_warn("the state directory is in memory: what is not pushed dies with this "
+			 "machine state_dir=%s",
+			d->config->state_dir);
 	if (r == 0)
 		r = open_replicator(d, err);
 	if (r == 0)

@@ -75,6 +75,8 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 {
 	char figure[TEXT_FIGURE_SIZE];
 
+	if (r->seeding)
+		buf_printf(out, "  %s: is new; its backlog is still being listed\n", r->name);
 	if (r->outbox.parked)
 		buf_printf(out, "  %s: %" PRIu64 " changes failed for good and wait for you\n",
 			r->name, r->outbox.parked);
@@ -109,6 +111,28 @@ static void pull_line(const struct status *s, struct buf *out)
 		buf_put_u8(out, '\n');
 }
 
+/* What is wrong with this machine's part; nothing where nothing is. */
+static void local_notes(const struct status *s, struct buf *out)
+{
+	uint64_t lost = metric_get(METRIC_CONTENT_LOST);
+
+	if (s->usage.state_volatile)
+		buf_printf(out,
+			"  warning    the state directory %s is in memory: what is not pushed dies "
+			"with this machine\n",
+			s->config->state_dir);
+	if (s->usage.cut_short)
+		buf_printf(out,
+			"  warning    a power loss cut %" PRIu64 " files short; the log names "
+			"them\n",
+			s->usage.cut_short);
+	if (lost)
+		buf_printf(out,
+			"  warning    the content of %" PRIu64 " files was missing or not as recorded "
+			"and is fetched again; the log names them\n",
+			lost);
+}
+
 static void figures(const struct status *s, struct buf *out)
 {
 	const struct replicator_status *r = &s->replicator;
@@ -123,10 +147,10 @@ static void figures(const struct status *s, struct buf *out)
 	buf_printf(out,
 		"  attention  %" PRIu64 " conflicts, %" PRIu64 " held, %" PRIu64 " bad segments\n",
 		r->conflicts, r->held, r->bad_segments);
-	buf_printf(out, "  cache      %s of %s in %" PRIu64 " files, database %s, disk %s free\n",
+	buf_printf(out, "  cache      %s of %s in %" PRIu64 " files%s, database %s, disk %s free\n",
 		text_bytes(s->usage.content_bytes, a), text_bytes(s->config->cache_size, b),
-		s->usage.content_files, text_bytes(s->usage.database_bytes, c),
-		text_bytes(s->usage.free_bytes, d));
+		s->usage.content_files, s->usage.counting ? " (still counting)" : "",
+		text_bytes(s->usage.database_bytes, c), text_bytes(s->usage.free_bytes, d));
 	buf_printf(out, "  passthrough: %s\n", s->fs.passthrough);
 	if (s->fs.fetches_waiting)
 		buf_printf(out, "  waiting    %" PRIu64 " opens wait for content from a region\n",
@@ -151,6 +175,7 @@ void status_text(const struct status *s, struct buf *out)
 	for (unsigned i = 0; i < r->regions; i++)
 		region_notes(s, &r->region[i], out);
 	figures(s, out);
+	local_notes(s, out);
 }
 
 static void region_json(const struct status *s, const struct region_status *r, struct json *j)
@@ -170,6 +195,7 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "backlog_rows", (int64_t)r->outbox.rows);
 	json_put_int(j, "backlog_bytes", (int64_t)r->outbox.bytes);
 	json_put_int(j, "backlog_unannounced", (int64_t)r->outbox.unannounced);
+	json_put_bool(j, "seeding", r->seeding);
 	json_put_int(j, "backlog_parked", (int64_t)r->outbox.parked);
 	json_put_int(j, "backlog_oldest_ms", (int64_t)r->outbox.oldest_ms);
 	json_put_int(j, "backlog_oldest_age_ms", age(s, (int64_t)r->outbox.oldest_ms));
@@ -186,6 +212,9 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_int(j, "content_files", (int64_t)s->usage.content_files);
 	json_put_int(j, "cache_size", (int64_t)s->config->cache_size);
 	json_put_int(j, "inodes", (int64_t)s->usage.inodes);
+	json_put_bool(j, "counting", s->usage.counting);
+	json_put_bool(j, "state_volatile", s->usage.state_volatile);
+	json_put_int(j, "cut_short", (int64_t)s->usage.cut_short);
 	json_put_int(j, "database_bytes", (int64_t)s->usage.database_bytes);
 	json_put_int(j, "free_bytes", (int64_t)s->usage.free_bytes);
 	json_put_int(j, "total_bytes", (int64_t)s->usage.total_bytes);

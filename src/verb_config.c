@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cache/cache.h"
 #include "replicator/replicator.h"
 #include "src/base/buf.h"
 #include "src/config.h"
@@ -104,6 +105,10 @@ int verb_config_check(const struct verb_arguments *a)
 		return code;
 	printf("%s: ok: volume %s, %u region%s, home %s, state in %s\n", config->path, config->name,
 		config->regions, config->regions == 1 ? "" : "s", config->home, config->state_dir);
+	if (cache_dir_volatile(config->state_dir))
+		printf("warning: the state directory %s is in memory: what is not pushed dies with "
+		       "this machine\n",
+			config->state_dir);
 	fflush(stdout);
 	return verb_given(a, "offline") ? EXIT_OK : check_regions(config, timeout_ms);
 }

@@ -22,6 +22,30 @@ static inline void fixture_crash(struct fixture *f)
 	fixture_open(f);
 }
 
+static inline void sweep_all(struct fixture *f)
+{
+	bool more = true;
+
+	while (more)
+		assert_int_equal(cache_sweep(f->cache, &more), 0);
+}
+
+/* That what was added up is what is there. */
+static inline void assert_totals(struct fixture *f)
+{
+	struct conn *conn = fixture_begin(f);
+	struct cache_usage u = {0};
+
+	assert_int_equal(cache_usage(f->cache, &u), 0);
+	assert_false(u.counting);
+	assert_int_equal(u.inodes, sql_int(conn, "SELECT count(*) FROM inode"));
+	assert_int_equal(
+		u.content_files, sql_int(conn, "SELECT count(*) FROM inode WHERE state = 1"));
+	assert_int_equal(u.content_bytes,
+		sql_int(conn, "SELECT coalesce(sum(size), 0) FROM inode WHERE state = 1"));
+	cache_rollback(conn);
+}
+
 static inline uint64_t make(struct fixture *f, uint64_t parent, const char *name, uint32_t mode)
 {
 	struct inode inode = {0};

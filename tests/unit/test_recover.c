@@ -88,6 +88,8 @@ static void orphans_and_strays_go(void **state)
 	free(file);
 	assert_false(has_row(f, orphan));
 	assert_false(has_content(f, orphan));
+	assert_true(has_content(f, w.ino)); /* that is left to the sweep */
+	sweep_all(f);
 	assert_false(has_content(f, w.ino));
 	assert_true(has_content(f, kept));
 	assert_content(f, kept, "k");
