@@ -280,6 +280,7 @@ static void release(struct cache *c)
 	sweep_free(c->sweep);
 	atimes_free(c->atimes);
 	free(c->xattrs);
+	troubles_free(c->troubles);
 	conn_pool_close(c);
 	conn_close(c->checkpointer);
 	conn_close(c->writer);
@@ -328,7 +329,9 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->sweep = sweep_new();
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
-	r = c->state_dir && c->files && c->times && c->sweep && c->atimes && c->xattrs
+	c->troubles = troubles_new();
+	r = c->state_dir && c->files && c->times && c->sweep && c->atimes && c->xattrs &&
+			    c->troubles
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)
@@ -536,6 +539,26 @@ void cache_set_fetcher(struct cache *c, cache_fetch_fn fn, void *ctx)
 	c->fetch = fn;
 	c->fetch_ctx = ctx;
 	mutex_unlock(&c->hook_lock);
+}
+
+void cache_set_holder(struct cache *c, cache_hold_fn fn, void *ctx)
+{
+	mutex_lock(&c->hook_lock);
+	c->hold = fn;
+	c->hold_ctx = ctx;
+	mutex_unlock(&c->hook_lock);
+}
+
+int cache_hold(struct cache *c, uint64_t ino, struct slice key, cache_hold_run run, void *arg)
+{
+	cache_hold_fn fn;
+	void *ctx;
+
+	mutex_lock(&c->hook_lock);
+	fn = c->hold;
+	ctx = c->hold_ctx;
+	mutex_unlock(&c->hook_lock);
+	return fn ? fn(ctx, ino, key, run, arg) : -EOPNOTSUPP;
 }
 
 void cache_fetch(struct cache *c, uint64_t ino, cache_fetch_done done, void *arg)

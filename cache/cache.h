@@ -182,4 +182,30 @@ typedef void (*cache_fetch_fn)(void *ctx, uint64_t ino, cache_fetch_done done, v
 void cache_set_fetcher(struct cache *c, cache_fetch_fn fn, void *ctx);
 void cache_fetch(struct cache *c, uint64_t ino, cache_fetch_done done, void *arg);
 
+/* Holding writers off. hold is the mount's: it calls run(arg) once, on the calling thread, while no
+ * write(2), truncation or fallocate of the inode, whose key that is, can begin or be under way, and
+ * returns what run did. -EOPNOTSUPP: it cannot do that; -EAGAIN: not now, or it did not last until
+ * run ended. run must not call into the mount. */
+typedef int (*cache_hold_run)(void *arg);
+typedef int (*cache_hold_fn)(
+	void *ctx, uint64_t ino, struct slice key, cache_hold_run run, void *arg);
+void cache_set_holder(struct cache *c, cache_hold_fn fn, void *ctx); /* NULL: none */
+int cache_hold(struct cache *c, uint64_t ino, struct slice key, cache_hold_run run,
+	void *arg) MUST_CHECK;
+
+/* Files that somebody should know about. */
+enum cache_trouble {
+	TROUBLE_BUSY = 0, /* written without pause: no version of it could be taken yet */
+	TROUBLE_LOST = 1, /* its content file is missing or damaged: EIO, or fetched again */
+	TROUBLE_KINDS = 2,
+};
+struct cache_trouble_file {
+	enum cache_trouble kind;
+	int64_t since_ms; /* real time */
+	struct key key;
+};
+/* Up to max of them; returns how many, and in count all of each kind. */
+int cache_troubles(struct cache *c, struct cache_trouble_file *ret, unsigned max,
+	uint64_t count[TROUBLE_KINDS]);
+
 #endif

@@ -18,6 +18,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/statvfs.h>
 
 #include "cache/record.h"
@@ -102,6 +103,27 @@ int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns)
 	return 0;
 }
 
+/* On tmpfs a mapped page is writable for good, and no store ever changes a time. */
+static bool probe_stores(int fd)
+{
+	const unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+			     SYNC_FILE_RANGE_WAIT_AFTER;
+	struct timespec old[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+	volatile char *p = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	bool show = false;
+	struct stat st;
+
+	if (p == MAP_FAILED)
+		return false;
+	p[0] = 1;
+	if (sync_file_range(fd, 0, 0, all) == 0 && futimens(fd, old) == 0) {
+		p[0] = 2;
+		show = fstat(fd, &st) == 0 && st.st_mtim.tv_sec != 1;
+	}
+	munmap((void *)p, 1);
+	return show;
+}
+
 /* Kernels from 6.13 on give a write that follows a stat a time of its own on ext4, xfs, btrfs and
  * tmpfs; elsewhere writes of one tick of the clock look alike. */
 void content_probe_times(struct cache *c)
@@ -109,7 +131,9 @@ void content_probe_times(struct cache *c)
 	int fd AUTO_CLOSE = openat(c->content_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	struct stat before, after;
 
-	c->times_distinct = false;
+	c->times_distinct = c->stores_show = false;
+	if (fd >= 0 && pwrite(fd, "x", 1, 0) == 1)
+		c->stores_show = probe_stores(fd);
 	if (fd < 0 || pwrite(fd, "x", 1, 0) != 1 || fstat(fd, &before) != 0)
 		return;
 	for (int i = 0; i < PROBES; i++) {
@@ -408,6 +432,8 @@ int content_install(struct cache *c, uint64_t ino, struct content_writer *w)
 		cache_rollback(conn);
 		conn = NULL;
 	}
+	if (!r)
+		trouble_clear(c, ino, TROUBLE_LOST);
 	/* After a failure past the rename a stray file lies at ino's place; the next install
 	 * replaces it. */
 	if (r)

@@ -66,6 +66,8 @@ static int start_empty(struct cache *c, struct record *rec, struct inode_row *ro
 	conn = NULL;
 	row->state = STATE_LOCAL;
 	row->dirty = true;
+	if (!r)
+		trouble_clear(c, rec->ino, TROUBLE_LOST);
 	return r;
 }
 
@@ -79,6 +81,8 @@ static int forget_content(struct cache *c, const struct inode_row *row)
 	metric_add(METRIC_CONTENT_LOST, 1);
 	log_warn("content is missing or not of the recorded size ino=%llu size=%llu unpushed=%d",
 		(unsigned long long)row->ino, (unsigned long long)row->size, row->dirty);
+	trouble_note(c, row->ino, TROUBLE_LOST);
+	/* Nobody has what was written to it here. */
 	if (row->dirty || !row->has_hash)
 		return -EIO;
 	r = cache_begin(c, &conn);
@@ -136,7 +140,7 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 		return S_ISDIR(row.mode) ? -EISDIR : -EINVAL;
 	if (row.state == STATE_LOCAL) {
 		r = open_content(c, &row, &fd);
-		if (r && r != -EREMOTE)
+		if (r && r != -EREMOTE && !(r == -EIO && truncate))
 			return r;
 	}
 	if (fd < 0) {
@@ -299,6 +303,14 @@ void file_forget(struct file *f)
 }
 
 /* ---- releasing ---- */
+
+/* Times alone do not tell whether its content is what it was at the last look. */
+static bool hides_changes(struct cache *c, struct record *rec)
+{
+	unsigned flags = record_is_unseen(rec) ? atomic_load(&rec->unseen_flags) : 0;
+
+	return flags & UNSEEN_DIRECT || (flags & UNSEEN_MAPS && !c->stores_show);
+}
 
 static int update_row(struct conn *conn, struct record *rec, const struct stat *st,
 	uint64_t generation, bool dirty)
@@ -546,6 +558,8 @@ void file_unseen(struct file *f, int open_flags)
 		flags |= UNSEEN_OTHER;
 	if ((open_flags & O_ACCMODE) == O_RDWR)
 		flags |= UNSEEN_MAPS;
+	if (open_flags & O_DIRECT)
+		flags |= UNSEEN_DIRECT;
 	record_unseen(f->cache, f->rec, flags);
 }
 
@@ -553,6 +567,11 @@ void file_release(struct file *f)
 {
 	if (!f)
 		return;
+	if (f->writable && record_is_unseen(f->rec)) {
+		record_observe(f->cache, f->rec);
+		if (hides_changes(f->cache, f->rec))
+			record_assume_changed(f->rec);
+	}
 	if (f->writable && atomic_fetch_sub(&f->rec->writers, 1) == 1)
 		settle_or_keep(f->cache, f->rec);
 	close_record(f->cache, f->rec);
@@ -692,6 +711,8 @@ int file_fsync(struct file *f, bool data_only)
 	if (r)
 		return r;
 	record_observe(f->cache, rec);
+	if (hides_changes(f->cache, rec))
+		record_assume_changed(rec);
 	mutex_lock(&rec->lock);
 	changed = rec->journalled != atomic_load(&rec->generation);
 	mutex_unlock(&rec->lock);
@@ -718,6 +739,9 @@ static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 	record_observe(c, rec);
 	mutex_lock(&rec->lock);
 	retry = rec->retry;
+	if (!c->stores_show && record_is_unseen(rec) &&
+		atomic_load(&rec->unseen_flags) & UNSEEN_MAPS && !atomic_load(&rec->changed_ms))
+		record_assume_changed(rec);
 	changed_ms = atomic_load(&rec->changed_ms);
 	due = changed_ms && clock_monotonic_ms() + 1 - changed_ms >= age_ms &&
 	      atomic_load(&rec->writers) > 0;

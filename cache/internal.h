@@ -128,6 +128,10 @@ struct cache {
 
 	struct sweep *sweep;
 
+	struct troubles *troubles;
+	cache_hold_fn hold; /* guarded by hook_lock, as the next */
+	void *hold_ctx;
+	bool stores_show;    /* a store into a mapping changes the times of a content file */
 	bool times_distinct; /* the content's file system gives a write after a stat another ctime */
 
 	struct file_table *files;
@@ -323,7 +327,7 @@ void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothin
 /* Flushes the directory that holds ino's content file. */
 int content_sync_dir(struct cache *c, uint64_t ino) MUST_CHECK;
 int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
-/* Finds out what the file system's times can tell: times_distinct. */
+/* Finds out what the file system's times can tell: times_distinct, stores_show. */
 void content_probe_times(struct cache *c);
 /* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
 int content_check_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
@@ -348,6 +352,13 @@ int sweep_store(struct cache *c, struct conn *conn) MUST_CHECK;
 struct sweep *sweep_new(void);
 void sweep_free(struct sweep *s);
 void sweep_usage(struct cache *c, struct cache_usage *ret);
+
+/* ---- trouble.c ---- */
+
+struct troubles *troubles_new(void);
+void troubles_free(struct troubles *t);
+bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind); /* true: it is new */
+void trouble_clear(struct cache *c, uint64_t ino, enum cache_trouble kind);
 
 /* ---- recover.c ---- */
 

@@ -167,6 +167,11 @@ static void note_change(struct record *rec)
 	atomic_compare_exchange_strong(&rec->changed_ms, &none, clock_monotonic_ms() + 1);
 }
 
+void record_assume_changed(struct record *rec)
+{
+	note_change(rec);
+}
+
 /* With the table's lock. A record in the table keeps its descriptor, and fstat takes less than a
  * microsecond. */
 static int observe(struct cache *c, struct record *rec, struct stat *st)
@@ -175,7 +180,7 @@ static int observe(struct cache *c, struct record *rec, struct stat *st)
 	int fd = atomic_load(&rec->fd);
 	int r = fd < 0 ? -EBADF : record_look(c, fd, st, &now);
 
-	if (r || !atomic_load(&rec->unseen) || record_look_same(&rec->seen, &now))
+	if (r || !record_is_unseen(rec) || record_look_same(&rec->seen, &now))
 		return r;
 	rec->seen = now;
 	note_change(rec);
@@ -188,13 +193,13 @@ static void observe_locked(struct cache *c, struct record *rec)
 {
 	struct stat st;
 
-	if (atomic_load(&rec->unseen) && observe(c, rec, &st))
+	if (record_is_unseen(rec) && observe(c, rec, &st))
 		(void)0;
 }
 
 void record_observe(struct cache *c, struct record *rec)
 {
-	if (!atomic_load(&rec->unseen))
+	if (!record_is_unseen(rec))
 		return;
 	mutex_lock(&c->files->lock);
 	observe_locked(c, rec);
@@ -206,9 +211,12 @@ void record_unseen(struct cache *c, struct record *rec, unsigned flags)
 	struct stat st;
 
 	mutex_lock(&c->files->lock);
-	rec->unseen_flags |= flags;
-	if (!atomic_load(&rec->unseen) && record_look(c, atomic_load(&rec->fd), &st, &rec->seen))
+	/* The only writer has not written yet. */
+	if ((!atomic_load(&rec->unseen) || atomic_load(&rec->writers) <= 1) &&
+		record_look(c, atomic_load(&rec->fd), &st, &rec->seen))
 		note_change(rec); /* to be on the safe side */
+	atomic_fetch_or(&rec->unseen_flags, flags);
+	atomic_fetch_add(&rec->unseen_count, 1);
 	atomic_store(&rec->unseen, true);
 	mutex_unlock(&c->files->lock);
 }

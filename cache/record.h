@@ -34,7 +34,8 @@ struct content_look {
 };
 
 enum {
-	UNSEEN_OTHER = 1, /* not all of them only append */
+	UNSEEN_DIRECT = 4, /* O_DIRECT: bytes may land after the times changed */
+	UNSEEN_OTHER = 1,  /* not all of them only append */
 	UNSEEN_MAPS = 2
 }; /* a shared writable mapping may exist */
 
@@ -69,10 +70,12 @@ struct record {
 	size_t copying_bytes;
 	bool copying_failed; /* the map could not grow */
 
-	_Atomic bool unseen; /* file_unseen was called */
-	/* Guarded by the table's lock. */
-	unsigned unseen_flags;	  /* UNSEEN_ of all that called it */
-	struct content_look seen; /* the content file when it was last looked at */
+	_Atomic bool unseen;	       /* file_unseen was called: writers write unseen */
+	_Atomic unsigned unseen_flags; /* UNSEEN_ of all that called it */
+	_Atomic uint64_t unseen_count; /* of those calls */
+	struct content_look seen;      /* guarded by the table's lock: the content file when it was
+					* last looked at */
+	_Atomic int64_t next_try_ms;   /* no snapshot of unseen writers' content before that */
 };
 
 /* A reference (made when there is none); is_open counts it as an open, too. NULL: memory is out. */
@@ -95,8 +98,15 @@ void record_changing(struct record *rec, uint64_t offset, uint64_t length);
 int record_look(struct cache *c, int fd, struct stat *st, struct content_look *ret) MUST_CHECK;
 /* For certain nothing was written between the two looks. */
 bool record_look_same(const struct content_look *before, const struct content_look *after);
-/* From now on writes may come unseen; flags of this opener. rec->fd is open. */
+/* From now on writes may come unseen, until there are no writers; flags of this opener. rec->fd is open. */
 void record_unseen(struct cache *c, struct record *rec, unsigned flags);
+/* A change for certain, whether or not the file's times show one. */
+void record_assume_changed(struct record *rec);
+/* Somebody may write unseen now. */
+static inline bool record_is_unseen(struct record *rec)
+{
+	return atomic_load(&rec->unseen) && atomic_load(&rec->writers) > 0;
+}
 /* When writes may come unseen: finds out whether some did, and counts them as a change of
  * everything. Before every use of generation or changed_ms. With any lock but a leaf. */
 void record_observe(struct cache *c, struct record *rec);

@@ -9,6 +9,8 @@
  *                           copied again, without the lock for a few passes while it shrinks, then
  *                           under it, where content and copy are equal
  *
+ * Where writers may write unseen (record.h) none of this holds: unseen.c.
+ *
  * A snapshot is written as snapshot/<ino>/new, hashed, and renamed to its hash. An inode keeps at
  * most one: sealing a version drops those of older ones, which nobody will ask for again (an upload
  * under way has its file open), and drops all when the content file itself is the version and
@@ -24,6 +26,7 @@
 #include <sys/ioctl.h>
 
 #include "cache/record.h"
+#include "src/base/log.h"
 
 #define READ_MAX ((uint64_t)256 << 10)
 #define COPY_BYTES ((size_t)256 << 10)
@@ -168,7 +171,7 @@ static int read_whole(int fd, uint64_t size, struct buf *bytes)
 
 /* ---- copying ---- */
 
-static int copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *buffer)
+int snapshot_copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *buffer)
 {
 	while (at < end) {
 		size_t n = end - at < COPY_BYTES ? (size_t)(end - at) : COPY_BYTES;
@@ -206,7 +209,7 @@ static int copy_marked(int from, int to, const uint8_t *map, size_t map_bytes, u
 			uint64_t at = ((uint64_t)i * 8 + bit) * BLOCK;
 
 			if (map[i] & (1U << bit))
-				r = copy_range(from, to, at, at + BLOCK, buffer);
+				r = snapshot_copy_range(from, to, at, at + BLOCK, buffer);
 		}
 	}
 	return r;
@@ -263,7 +266,7 @@ static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
 
 	if (fstat(from, &st) != 0)
 		return -errno;
-	r = copy_range(from, to, 0, (uint64_t)st.st_size, buffer);
+	r = snapshot_copy_range(from, to, 0, (uint64_t)st.st_size, buffer);
 	for (int pass = 0; !r && pass < PASSES; pass++) {
 		before = left;
 		r = copy_pass(rec, from, to, buffer, &left);
@@ -342,25 +345,43 @@ static int keep_snapshot(struct cache *c, uint64_t ino, int fd, struct content_v
 	return r;
 }
 
-static int seal_snapshot(struct cache *c, struct record *rec, int fd, struct content_version *v)
+/* All writers come by the record. */
+static int take_seen(struct cache *c, struct record *rec, int fd, int to, struct content_version *v)
 {
-	int to AUTO_CLOSE = snapshot_create(c, rec->ino);
-	char name[NAME_SIZE];
+	uint64_t unseen = atomic_load(&rec->unseen_count);
 	struct stat st;
-	int r;
+	int r = clone_or_mark(rec, fd, to, &st, &v->generation);
 
-	if (to < 0)
-		return to;
-	r = clone_or_mark(rec, fd, to, &st, &v->generation);
-	if (r == -EBUSY)
-		return r;
 	if (r == 0)
 		r = copy_content(c, rec, fd, to, &st, &v->generation);
-	if (r >= 0) {
-		v->size = (uint64_t)st.st_size;
-		v->mtime_ns = stat_mtime_ns(&st);
+	if (r < 0)
+		return r;
+	v->size = (uint64_t)st.st_size;
+	v->mtime_ns = stat_mtime_ns(&st);
+	/* What came in the meantime may have written without marking it. */
+	return atomic_load(&rec->unseen_count) == unseen ? 0 : -EAGAIN;
+}
+
+static int seal_snapshot(struct cache *c, struct record *rec, const struct key *key, int fd,
+	struct buf *bytes, struct content_version *v)
+{
+	int to AUTO_CLOSE = -1;
+	char name[NAME_SIZE];
+	bool unseen = record_is_unseen(rec);
+	int r;
+
+	if (unseen && snapshot_unseen_later(rec))
+		return -EAGAIN;
+	to = snapshot_create(c, rec->ino);
+	if (to < 0)
+		return to;
+	r = unseen ? snapshot_unseen(c, rec, key, fd, to, v) : take_seen(c, rec, fd, to, v);
+	if (r == -EBUSY)
+		return r;
+	if (!r && bytes)
+		r = read_whole(to, v->size, bytes);
+	if (!r)
 		r = keep_snapshot(c, rec->ino, to, v);
-	}
 	if (r) {
 		snapshot_name(rec->ino, "new", name);
 		unlinkat(c->dir_fd, name, 0);
@@ -393,16 +414,13 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 	} else {
 		v->size = (uint64_t)st.st_size;
 		v->mtime_ns = stat_mtime_ns(&st);
-		if ((v->size <= inline_max && bytes) ||
-			(v->size <= READ_MAX && atomic_load(&rec->writers) == 0 && !row->has_hash))
+		if (record_is_unseen(rec))
+			*left = true;
+		else if ((v->size <= inline_max && bytes) ||
+			 (v->size <= READ_MAX && atomic_load(&rec->writers) == 0 && !row->has_hash))
 			r = read_whole(fd, v->size, into);
 		else
 			*left = true;
-	}
-	record_observe(c, rec);
-	if (atomic_load(&rec->generation) != v->generation) {
-		v->unchanged = false;
-		*left = true;
 	}
 	mutex_unlock(&rec->lock);
 	if (v->unchanged)
@@ -418,8 +436,8 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 
 /* A file that is sealed for the second time changes, and is likely to change while it is uploaded: only
  * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none. */
-static int seal_large(
-	struct cache *c, struct record *rec, int fd, bool rewritten, struct content_version *v)
+static int seal_large(struct cache *c, struct record *rec, const struct key *key, int fd,
+	bool rewritten, struct buf *bytes, struct content_version *v)
 {
 	bool whole = false;
 	int r;
@@ -434,13 +452,14 @@ static int seal_large(
 			atomic_load(&rec->writers) == 0)
 			return 0;
 	}
-	return seal_snapshot(c, rec, fd, v);
+	return seal_snapshot(c, rec, key, fd, bytes, v);
 }
 
 static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct buf *bytes,
 	struct content_version *v)
 {
 	struct inode_row row;
+	struct key key = {0};
 	struct conn *conn;
 	bool large = false;
 	int fd AUTO_CLOSE = -1;
@@ -450,16 +469,30 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 	if (r)
 		return r;
 	r = inode_get(conn, rec->ino, &row);
+	if (!r && record_is_unseen(rec) && inode_key(conn, rec->ino, &key))
+		key.len = 0;
 	conn_give(conn);
 	if (r)
 		return r;
 	if (row.state != STATE_LOCAL)
 		return row.state == STATE_REMOTE ? -EREMOTE : -EINVAL;
 	fd = content_file(c, rec->ino, O_RDONLY);
+	if (fd == -ENOENT) {
+		if (trouble_note(c, rec->ino, TROUBLE_LOST))
+			log_error("content of a changed file is missing, nothing of it can be sent"
+				  " ino=%llu",
+				(unsigned long long)rec->ino);
+		return -ENODATA;
+	}
 	if (fd < 0)
 		return fd;
 	r = seal_small(c, rec, fd, inline_max, bytes, &row, v, &large);
-	return r || !large ? r : seal_large(c, rec, fd, row.has_hash, v);
+	if (r || !large)
+		return r;
+	r = seal_large(c, rec, &key, fd, row.has_hash, v->size <= inline_max ? bytes : NULL, v);
+	if (bytes && (r || bytes->len != v->size))
+		buf_clear(bytes);
+	return r;
 }
 
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
@@ -478,9 +511,11 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 		content_drop_snapshots(
 			c, ino, v.unchanged && atomic_load(&rec->writers) == 0 ? NULL : v.hash);
 	record_put(c, rec);
-	if (!r)
-		*ret = v;
-	return r;
+	if (r)
+		return r;
+	trouble_clear(c, ino, TROUBLE_BUSY);
+	*ret = v;
+	return 0;
 }
 
 int content_sealed(struct conn *conn, const struct content_version *v)

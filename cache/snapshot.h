@@ -1,9 +1,21 @@
-/* Private to content.c and snapshot.c: files that keep a sealed version of content. */
+/* Private to content.c, snapshot.c and unseen.c: files that keep a sealed version of content. */
 #ifndef CACHE_SNAPSHOT_H
 #define CACHE_SNAPSHOT_H
 
 #include "cache/cache.h"
+#include "cache/record.h"
 #include "src/base/hash.h"
+
+/* Copies [at, end) by way of buffer (256 KiB); ends early where from does. */
+int snapshot_copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *buffer) MUST_CHECK;
+
+/* unseen.c: fills the empty file to with the content from, as it is at one instant although there are
+ * writers that the cache does not see, and v but for the hash. key: the inode's, empty when it has no
+ * name. -EAGAIN: not now. May hold writers off for a moment (cache_set_holder). */
+int snapshot_unseen(struct cache *c, struct record *rec, const struct key *key, int from, int to,
+	struct content_version *v) MUST_CHECK;
+/* It was tried just now, or holding writers off took so long that the next time has to wait. */
+bool snapshot_unseen_later(struct record *rec);
 
 /* A read descriptor and the size, or -errno (-ENOENT). */
 int snapshot_open(

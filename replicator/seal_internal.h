@@ -39,6 +39,7 @@ struct seal_target {
 	unsigned last;
 	unsigned enqueues; /* how many of the set's were done when this one was last enqueued */
 	bool blocked;	   /* cannot be sealed now */
+	bool lost;	   /* its content is gone: there is nothing to seal, ever */
 	bool looked;	   /* local is valid */
 	bool sealed;	   /* version is valid */
 	bool changed;	   /* change is to be enqueued */

@@ -188,6 +188,9 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 		/* Gone, or not here: verify decides by the state that it finds. */
 		if (!r || r == -ENOENT || r == -EREMOTE)
 			continue;
+		t->lost = r == -ENODATA;
+		if (t->lost)
+			continue;
 		t->blocked = true;
 		if (r != -EAGAIN && !*failure)
 			*failure = r;
@@ -237,6 +240,9 @@ int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
 		r = look(conn, t);
 		if (r)
 			return r;
+		if (t->lost && needs_version(&t->local))
+			continue;
+		t->lost = false;
 		if (needs_version(&t->local) && (!t->sealed || t->version.ino != t->local.ino))
 			t->blocked = true;
 	}
@@ -395,7 +401,7 @@ int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, un
 	for (unsigned i = 0; !r && i < set->order_count; i++) {
 		struct seal_target *t = &set->targets[set->order[i]];
 
-		if (t->blocked)
+		if (t->blocked || t->lost)
 			continue;
 		if (i == t->first) {
 			t->changed = false;
