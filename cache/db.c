@@ -77,7 +77,10 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	conn->cache = c;
 	conn->writer = writer;
 	conn->notes_end = &conn->notes;
-	if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
+	conn->dir_keys = writer ? dir_keys_new() : NULL;
+	if (writer && !conn->dir_keys) {
+		r = -ENOMEM;
+	} else if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
 		    vfs_name()) != SQLITE_OK) {
 		r = conn->db ? conn_error(conn) : -ENOMEM;
 	} else {
@@ -116,6 +119,7 @@ void conn_close(struct conn *conn)
 	for (unsigned i = 0; i < STATEMENT_SLOTS; i++)
 		sqlite3_finalize(conn->slots[i].statement);
 	notes_free(conn->notes);
+	dir_keys_free(conn->dir_keys);
 	CHECK(sqlite3_close(conn->db) == SQLITE_OK);
 	free(conn);
 }
@@ -371,6 +375,7 @@ void cache_rollback(struct conn *conn)
 	struct note *notes = take_notes(conn);
 
 	CHECK(conn_writable(conn));
+	dir_keys_clear(conn->dir_keys);
 	/* A failure for lack of space may have rolled back already. */
 	for (sqlite3_stmt *s = sqlite3_next_stmt(conn->db, NULL); s;
 		s = sqlite3_next_stmt(conn->db, s)) {

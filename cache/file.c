@@ -282,6 +282,7 @@ int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file
 	rec->loaded = true;
 	rec->journalled = writable ? 0 : 1;
 	atomic_store(&rec->generation, 1);
+	atomic_store(&rec->fresh, writable);
 	atomic_store(&rec->marked, true);
 	atomic_store(&rec->writers, writable);
 	if (writable)
@@ -312,12 +313,12 @@ static bool hides_changes(struct cache *c, struct record *rec)
 	return flags & UNSEEN_DIRECT || (flags & UNSEEN_MAPS && !c->stores_show);
 }
 
-static int update_row(struct conn *conn, struct record *rec, const struct stat *st,
-	uint64_t generation, bool dirty)
+static int update_row(
+	struct conn *conn, struct record *rec, const struct stat *st, uint64_t generation)
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
-				     " ctime_ns = max(ctime_ns, ?3), generation = ?4, dirty = ?5"
+				     " ctime_ns = max(ctime_ns, ?3), generation = ?4"
 				     " WHERE ino = ?1");
 
 	if (!s)
@@ -326,8 +327,38 @@ static int update_row(struct conn *conn, struct record *rec, const struct stat *
 	sqlite3_bind_int64(s, 2, st->st_size);
 	sqlite3_bind_int64(s, 3, stat_mtime_ns(st));
 	sqlite3_bind_int64(s, 4, (int64_t)generation);
-	sqlite3_bind_int(s, 5, dirty);
 	return conn_run(conn, s);
+}
+
+/* Alone, and only when it changes: to name an indexed column costs the index's pages. */
+static int update_dirty(struct conn *conn, uint64_t ino, bool dirty)
+{
+	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET dirty = ?2 WHERE ino = ?1");
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_int(s, 2, dirty);
+	return conn_run(conn, s);
+}
+
+/* The row of a dirty inode need not follow its content; it must have its generation. */
+static int settle_row(struct conn *conn, struct record *rec, const struct inode_row *row,
+	uint64_t generation, bool clean)
+{
+	struct stat st;
+	int r;
+
+	if (row->dirty && !clean && row->generation == generation)
+		return 0;
+	if (fstat(atomic_load(&rec->fd), &st) != 0)
+		return -errno;
+	r = update_row(conn, rec, &st, generation);
+	if (!r && row->dirty == clean)
+		r = update_dirty(conn, rec->ino, !clean);
+	if (!r && row->state == STATE_LOCAL)
+		conn_account(conn, rec->ino, 0, 0, st.st_size - (int64_t)row->size);
+	return r;
 }
 
 /* Brings the row up to date with the content: with a journal row when there is an unsealed change,
@@ -336,7 +367,6 @@ static int settle(struct cache *c, struct record *rec, uint64_t *generation)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
 	struct inode_row row;
-	struct stat st;
 	bool clean;
 	int r;
 
@@ -348,13 +378,9 @@ static int settle(struct cache *c, struct record *rec, uint64_t *generation)
 	record_observe(c, rec);
 	/* The generation before the stat: a write in between is settled by its own release. */
 	*generation = atomic_load(&rec->generation);
-	if (fstat(atomic_load(&rec->fd), &st) != 0)
-		return -errno;
 	clean = row.sealed == *generation && row.has_hash &&
 		record_try_clean(c, rec->ino, *generation, true);
-	r = update_row(conn, rec, &st, *generation, !clean);
-	if (row.state == STATE_LOCAL)
-		conn_account(conn, rec->ino, 0, 0, st.st_size - (int64_t)row.size);
+	r = settle_row(conn, rec, &row, *generation, clean);
 	if (!r && row.sealed != *generation)
 		r = journal_inode(conn, rec->ino);
 	if (r)
@@ -369,6 +395,7 @@ static void note_journalled(struct record *rec, uint64_t generation)
 {
 	if (generation > rec->journalled)
 		rec->journalled = generation;
+	(void)record_version(rec); /* what comes now has no row yet */
 	if (rec->journalled == atomic_load(&rec->generation)) {
 		atomic_store(&rec->changed_ms, 0);
 		/* An unseen change may just have been found. */

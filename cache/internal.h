@@ -19,6 +19,7 @@
 
 #include "cache/cache.h"
 #include "cache/db.h"
+#include "cache/dir_key.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/tree.h"
@@ -66,6 +67,7 @@ struct conn {
 	uint64_t longest_key; /* likewise */
 	uint64_t ino_next;    /* numbers of a block that this transaction reserves, 0: none */
 	uint64_t ino_limit;
+	struct dir_keys *dir_keys;   /* the writer's, else NULL */
 	struct totals account; /* what it adds to the cache's */
 };
 

@@ -163,7 +163,8 @@ static void note_change(struct record *rec)
 	int64_t none = 0;
 
 	/* In this order: see note_journalled. */
-	atomic_fetch_add(&rec->generation, 1);
+	if (!atomic_load(&rec->fresh))
+		atomic_fetch_add(&rec->generation, 1);
 	atomic_compare_exchange_strong(&rec->changed_ms, &none, clock_monotonic_ms() + 1);
 }
 
@@ -304,6 +305,7 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 	open = rec && rec->opens > 0;
 	if (open) {
 		rec->detached = true;
+		atomic_store(&rec->fresh, false);
 		observe_locked(c, rec);
 		/* Not loaded: an open is under way, and finds out by itself (mark_dirty). */
 		if (copy && atomic_load(&rec->generation) != 0) {
@@ -360,6 +362,12 @@ void record_load(struct record *rec, const struct inode_row *row)
 	rec->loaded = true;
 	rec->journalled = row->generation;
 	atomic_store(&rec->generation, row->generation);
+}
+
+uint64_t record_version(struct record *rec)
+{
+	atomic_store(&rec->fresh, false);
+	return atomic_load(&rec->generation);
 }
 
 static void mark_blocks(struct record *rec, uint64_t offset, uint64_t length)

@@ -54,6 +54,8 @@ struct record {
 		sealed_open; /* a seal left the inode dirty because of a writer: the last release
 			      * must look again. Set before writers is read, as marked is */
 	_Atomic uint64_t generation;
+	_Atomic bool fresh; /* just made: nobody holds the generation for a version, so changes
+			     * need not raise it, and the row is right. Ends with record_version */
 
 	struct mutex lock; /* guards content against snapshots, and the rest */
 	bool loaded;	   /* generation comes from the row */
@@ -94,6 +96,8 @@ void record_put(struct cache *c, struct record *rec);
 void record_load(struct record *rec, const struct inode_row *row);
 /* With rec->lock, before bytes change: raises the generation, marks blocks. */
 void record_changing(struct record *rec, uint64_t offset, uint64_t length);
+/* With rec->lock: the generation for one who holds it for a version from now on. */
+uint64_t record_version(struct record *rec);
 /* The file's state now. */
 int record_look(struct cache *c, int fd, struct stat *st, struct content_look *ret) MUST_CHECK;
 /* For certain nothing was written between the two looks. */

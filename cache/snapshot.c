@@ -407,7 +407,7 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 	mutex_lock(&rec->lock);
 	record_load(rec, row);
 	record_observe(c, rec);
-	v->generation = atomic_load(&rec->generation);
+	v->generation = record_version(rec);
 	v->unchanged = row->has_hash && row->sealed == v->generation;
 	if (fstat(fd, &st) != 0) {
 		r = -errno;
@@ -518,6 +518,19 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 	return 0;
 }
 
+/* The content file is the truth for a dirty inode's mtime, and its row may never have had it. */
+static void find_mtime(struct cache *c, struct inode_row *row, const struct content_version *v)
+{
+	char name[CONTENT_NAME_SIZE];
+	struct stat st;
+
+	if (row->generation < v->generation)
+		row->mtime_ns = v->mtime_ns;
+	content_name(row->ino, name);
+	if (row->dirty && fstatat(c->content_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		row->mtime_ns = stat_mtime_ns(&st);
+}
+
 int content_sealed(struct conn *conn, const struct content_version *v)
 {
 	struct inode_row row;
@@ -531,9 +544,11 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 		conn->cache, v->ino, v->generation, row.generation == v->generation);
 	if (clean && row.state == STATE_LOCAL)
 		conn_account(conn, v->ino, 0, 0, (int64_t)v->size - (int64_t)row.size);
+	if (row.state == STATE_LOCAL)
+		find_mtime(conn->cache, &row, v);
 	s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = ?3, dirty = ?4,"
 				 " size = iif(?4, size, ?5),"
-				 " mtime_ns = iif(generation < ?3, ?6, mtime_ns),"
+				 " mtime_ns = ?6, ctime_ns = max(ctime_ns, ?6),"
 				 " generation = max(generation, ?3) WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
@@ -542,6 +557,6 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 	sqlite3_bind_int64(s, 3, (int64_t)v->generation);
 	sqlite3_bind_int(s, 4, !clean);
 	sqlite3_bind_int64(s, 5, (int64_t)v->size);
-	sqlite3_bind_int64(s, 6, v->mtime_ns);
+	sqlite3_bind_int64(s, 6, row.mtime_ns);
 	return conn_run(conn, s);
 }

@@ -16,6 +16,7 @@
 #include "cache/internal.h"
 #include "src/base/clock.h"
 
+#define WALK_KEPT 32 /* deeper directories are walked to each time */
 #define TIMES_MAX 4096
 #define TIMES_BUCKETS 1024
 #define QUIET_MS 1000
@@ -149,18 +150,37 @@ int inode_resolve(struct conn *conn, struct slice key, struct inode_row *ret)
 	}
 }
 
-/* Builds from the end of the buffer towards its front. */
-int inode_key(struct conn *conn, uint64_t ino, struct key *ret)
+/* The writer keeps the key of the directory that walked[1] is, or walked[0] when that is one. */
+static void keep_dir_key(
+	struct conn *conn, struct slice key, const uint64_t *walked, unsigned depth, bool dir)
+{
+	if (!conn->dir_keys || depth > WALK_KEPT)
+		return;
+	if (dir && depth > 0)
+		dir_keys_put(conn->dir_keys, walked[0], key, walked, depth);
+	else if (!dir && depth > 1)
+		dir_keys_put(conn->dir_keys, walked[1], key_parent(key), walked + 1, depth - 1);
+}
+
+/* Builds from the end of the buffer towards its front. dir: ino is a directory. */
+static int walk_up(struct conn *conn, uint64_t ino, bool dir, struct key *ret)
 {
 	char path[KEY_MAX];
+	uint64_t walked[WALK_KEPT];
 	size_t at = sizeof(path);
+	struct slice known = {"", 0};
+	unsigned depth;
 	int r;
 
-	for (unsigned depth = 0; ino != ROOT_INO; depth++) {
-		sqlite3_stmt *s =
-			conn_statement(conn, "SELECT parent, name FROM inode WHERE ino = ?1");
+	for (depth = 0; ino != ROOT_INO; depth++) {
+		sqlite3_stmt *s;
 		struct slice name;
 
+		if (conn->dir_keys && dir_keys_find(conn->dir_keys, ino, &known))
+			break;
+		if (depth < WALK_KEPT)
+			walked[depth] = ino;
+		s = conn_statement(conn, "SELECT parent, name FROM inode WHERE ino = ?1");
 		if (!s)
 			return conn_error(conn);
 		sqlite3_bind_int64(s, 1, (int64_t)ino);
@@ -184,7 +204,23 @@ int inode_key(struct conn *conn, uint64_t ino, struct key *ret)
 		if (ino == 0)
 			return -ENOENT;
 	}
-	return key_set(ret, (struct slice){path + at, sizeof(path) - at}) ? 0 : -EIO;
+	if (known.len) {
+		if (known.len + (depth > 0) > at)
+			return -EIO;
+		if (depth > 0)
+			path[--at] = '/';
+		at -= known.len;
+		memcpy(path + at, known.p, known.len);
+	}
+	if (!key_set(ret, (struct slice){path + at, sizeof(path) - at}))
+		return -EIO;
+	keep_dir_key(conn, key_slice(ret), walked, depth, dir);
+	return 0;
+}
+
+int inode_key(struct conn *conn, uint64_t ino, struct key *ret)
+{
+	return walk_up(conn, ino, false, ret);
 }
 
 int inode_target(struct conn *conn, uint64_t ino, char **ret)
@@ -294,7 +330,7 @@ int name_key(struct conn *conn, uint64_t parent, struct slice name, struct key *
 		return r;
 	if (!S_ISDIR(dir->mode))
 		return -ENOTDIR;
-	r = inode_key(conn, parent, ret);
+	r = walk_up(conn, parent, true, ret);
 	if (r)
 		return r;
 	if (ret->len + (ret->len > 0) + name.len > KEY_MAX)

@@ -57,6 +57,7 @@ static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 		conn, "DELETE FROM dentry WHERE parent = ?1 AND name = ?2 AND ino = ?3");
 	int r;
 
+	dir_keys_moved(conn->dir_keys, ino);
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)parent);

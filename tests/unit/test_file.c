@@ -18,9 +18,76 @@ static void a_created_file_is_journalled_by_its_release(void **state)
 	assert_int_equal(inode.size, 6);
 	file_release(file);
 	assert_string_equal(journal_text(f), "put f;");
-	assert_int_equal(row_of(f, ino).size, 6);
+	/* The row of a dirty inode follows at the seal. */
+	assert_int_equal(tree_lookup(f->cache, ROOT_INO, slice_of("f"), &inode), 0);
+	assert_int_equal(inode.size, 6);
 	assert_content(f, ino, "hello!");
 	assert_string_equal(journal_text(f), "put f;");
+	assert_int_equal(seal_now(f, ino).size, 6);
+	assert_int_equal(row_of(f, ino).size, 6);
+	assert_int_equal(row_of(f, ino).mtime_ns, inode.mtime_ns);
+	assert_false(row_of(f, ino).dirty);
+}
+
+/* Its first version needs no new generation; each that somebody has seen does. */
+static void versions_that_were_seen_are_told_apart(void **state)
+{
+	struct fixture *f = *state;
+	struct content_version first, second;
+	struct inode inode;
+	struct file *file;
+
+	assert_int_equal(tree_create_open(f->cache, ROOT_INO, slice_of("v"), S_IFREG | 0644, 0, 0,
+				 true, &inode, &file),
+		0);
+	assert_int_equal(file_write(file, "1", 1, 0, false), 1);
+	assert_int_equal(file_flush(file), 0);
+	assert_string_equal(journal_text(f), "put v;");
+	/* Written after a flush: that is another row. */
+	assert_int_equal(file_write(file, "2", 1, 1, false), 1);
+	assert_int_equal(file_flush(file), 0);
+	assert_string_equal(journal_text(f), "put v;put v;");
+	assert_int_equal(content_seal(f->cache, inode.ino, 0, NULL, &first), 0);
+	assert_int_equal(file_write(file, "3", 1, 1, false), 1);
+	assert_int_equal(content_seal(f->cache, inode.ino, 0, NULL, &second), 0);
+	assert_true(first.generation < second.generation);
+	assert_memory_not_equal(first.hash, second.hash, SHA256_SIZE);
+	file_release(file);
+	assert_string_equal(journal_text(f), "put v;put v;put v;");
+
+	/* Sealed while open and never flushed. */
+	assert_int_equal(tree_create_open(f->cache, ROOT_INO, slice_of("w"), S_IFREG | 0644, 0, 0,
+				 true, &inode, &file),
+		0);
+	assert_int_equal(file_write(file, "1", 1, 0, false), 1);
+	first = seal_now(f, inode.ino);
+	assert_true(row_of(f, inode.ino).dirty);
+	journal_clear(f);
+	assert_int_equal(file_write(file, "2", 1, 0, false), 1);
+	file_release(file);
+	assert_string_equal(journal_text(f), "put w;");
+	second = seal_now(f, inode.ino);
+	assert_false(second.unchanged);
+	assert_memory_not_equal(first.hash, second.hash, SHA256_SIZE);
+	assert_false(row_of(f, inode.ino).dirty);
+}
+
+/* utimensat comes between the reading of a version and its recording: what it set stays. */
+static void an_mtime_that_is_set_during_a_seal_stays(void **state)
+{
+	struct fixture *f = *state;
+	struct inode set = {.mtime_ns = 1234567890123456789}, inode;
+	uint64_t ino = make_file(f, ROOT_INO, "m", "x");
+	struct content_version v;
+	struct conn *conn;
+
+	assert_int_equal(content_seal(f->cache, ino, 0, NULL, &v), 0);
+	assert_int_equal(tree_setattr(f->cache, ino, SET_MTIME, &set, &inode), 0);
+	assert_int_equal(cache_begin(f->cache, &conn), 0);
+	assert_int_equal(content_sealed(conn, &v), 0);
+	assert_int_equal(cache_commit(conn), 0);
+	assert_int_equal(row_of(f, ino).mtime_ns, set.mtime_ns);
+	assert_false(row_of(f, ino).dirty);
 }
 
 static void only_changes_make_versions(void **state)
@@ -449,6 +516,8 @@ int main(void)
 		TEST(a_created_file_is_journalled_by_its_release),
 		TEST(a_flush_puts_the_row_and_the_release_none),
 		TEST(only_changes_make_versions),
+		TEST(versions_that_were_seen_are_told_apart),
+		TEST(an_mtime_that_is_set_during_a_seal_stays),
 		TEST(wrong_use_is_refused),
 		TEST(fsync_and_age_put_rows_for_open_files),
 		TEST(an_unlinked_open_file_lives_until_its_release),
