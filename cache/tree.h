@@ -51,7 +51,8 @@ enum {
 	SET_ATIME = 16,
 	SET_MTIME = 32,
 	SET_CTIME = 64,
-	SET_KILL = 128 /* clear suid, and sgid of what the group may execute */
+	SET_KILL = 128,	    /* clear suid, and sgid of what the group may execute */
+	SET_KILL_SGID = 256 /* clear sgid */
 };
 /* Sets what mask names from v, then returns all. SET_SIZE on a regular file marks it dirty (content
  * that is not here: -EREMOTE unless the new size is 0; call cache_fetch and repeat). chown clears

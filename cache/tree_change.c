@@ -481,6 +481,8 @@ static void apply(struct inode_row *row, unsigned mask, const struct inode *v)
 	row->ctime_ns = mask & SET_CTIME ? v->ctime_ns : clock_realtime_ns();
 	if (mask & (SET_UID | SET_GID | SET_KILL))
 		clear_setid(row);
+	if (mask & SET_KILL_SGID && !S_ISDIR(row->mode))
+		row->mode &= ~(uint32_t)S_ISGID;
 	if (mask & SET_MODE)
 		row->mode = (row->mode & S_IFMT) | (v->mode & 07777);
 	if (mask & SET_UID)
@@ -516,7 +518,7 @@ static int change_attr(
 		r = write_attr(conn, row);
 	if (!r && mask & SET_MODE)
 		r = inode_follow_mode(conn, row);
-	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_KILL))
+	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_KILL | SET_KILL_SGID))
 		r = journal_inode(conn, ino);
 	/* Before the commit, while the writer is ours: tree_flush_times looks again inside its own
 	 * transaction and so never writes an older time over this one. */
@@ -547,7 +549,7 @@ int tree_setattr(
 	 * any. */
 	mask &= ~(unsigned)SET_SIZE;
 	if (!(ret->mode & (S_ISUID | S_ISGID)))
-		mask &= ~(unsigned)SET_KILL;
+		mask &= ~(unsigned)(SET_KILL | SET_KILL_SGID);
 	if (!mask)
 		return 0;
 	r = change_attr(c, ino, mask, v, &row);

@@ -27,6 +27,7 @@ struct handle {
 	struct passthrough_open open;
 	/* setid_generation + 1 when the file had no set-id bits; 0: not looked up */
 	_Atomic uint64_t setid_seen;
+	bool writes; /* constant once linked */
 	struct handle *prev, *next;
 };
 
@@ -166,6 +167,11 @@ void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *v
 	int flags);
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 
+/* name.c: what of SET_KILL and SET_KILL_SGID this caller's change of the content or owner of now
+ * does. */
+unsigned setid_mask(fuse_req_t req, const struct inode *now);
+/* io.c: somebody has ino open for writing. Looks through all handles. */
+bool handles_write(struct fs *fs, uint64_t ino);
 /* name.c: ino is opened, listed or followed, with these flags of open(2). */
 void accessed(struct fs *fs, fuse_ino_t ino, int open_flags);
 

@@ -48,6 +48,17 @@ void handles_release(struct fs *fs)
 		handle_free(fs, fs->handles);
 }
 
+bool handles_write(struct fs *fs, uint64_t ino)
+{
+	struct handle *h;
+
+	mutex_lock(&fs->lock);
+	for (h = fs->handles; h && !(h->writes && file_ino(h->open.file) == ino); h = h->next)
+		;
+	mutex_unlock(&fs->lock);
+	return h != NULL;
+}
+
 static bool wants_write(int flags)
 {
 	return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
@@ -59,6 +70,7 @@ static int handle_answer(struct fs *fs, struct handle *h, struct fuse_file_info 
 	bool keep_cache;
 	int id = passthrough_begin(fs, &h->open, fi->flags, &keep_cache);
 
+	h->writes = wants_write(fi->flags);
 	handle_link(fs, h);
 	fi->fh = (uintptr_t)h;
 	fi->keep_cache = keep_cache;
@@ -68,12 +80,16 @@ static int handle_answer(struct fs *fs, struct handle *h, struct fuse_file_info 
 
 /* What the kernel has left to us: see killpriv.c. That it may fail for lack of space is no reason to
  * refuse what the caller asked for. */
-static void clear_setid(struct fs *fs, fuse_ino_t ino)
+static void clear_setid(fuse_req_t req, fuse_ino_t ino)
 {
+	struct cache *cache = fs_of(req)->cache;
 	const struct inode nothing = {0};
 	struct inode inode;
+	int r = tree_getattr(cache, ino, &inode);
 
-	if (tree_setattr(fs->cache, ino, SET_KILL, &nothing, &inode))
+	if (!r && inode.mode & (S_ISUID | S_ISGID))
+		r = tree_setattr(cache, ino, setid_mask(req, &inode), &nothing, &inode);
+	if (r)
 		log_warn("set-id bits not cleared ino=%llu", (unsigned long long)ino);
 }
 
@@ -97,7 +113,7 @@ int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *
 		return 0;
 	}
 	if ((fi->flags & O_TRUNC) && killpriv_asked())
-		clear_setid(fs, ino);
+		clear_setid(req, ino);
 	accessed(fs, ino, fi->flags);
 	id = handle_answer(fs, h, &out);
 	/* The caller was killed meanwhile: no release will come. */
@@ -128,8 +144,9 @@ void op_create(
 		return;
 	}
 	ids_creator(req, &uid, &gid);
-	r = tree_create_open(fs->cache, parent, slice_of(name), S_IFREG | (mode & 07777) | CREATE_UMASK(ctx->umask), uid,
-		gid, wants_write(fi->flags), &inode, &h->open.file);
+	r = tree_create_open(fs->cache, parent, slice_of(name),
+		S_IFREG | (mode & 07777) | CREATE_UMASK(ctx->umask), uid, gid,
+		wants_write(fi->flags), &inode, &h->open.file);
 	if (r) {
 		free(h);
 		/* The name came from elsewhere after the kernel had found it absent. ESTALE makes
@@ -162,8 +179,9 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 
 /* Nearly every file has no such bits: looked up once for each open, and again when some file got
  * them. */
-static void write_clears_setid(struct fs *fs, struct handle *h)
+static void write_clears_setid(fuse_req_t req, struct handle *h)
 {
+	struct fs *fs = fs_of(req);
 	uint64_t generation = atomic_load(&fs->setid_generation);
 	struct inode inode;
 
@@ -172,7 +190,7 @@ static void write_clears_setid(struct fs *fs, struct handle *h)
 	if (tree_getattr(fs->cache, file_ino(h->open.file), &inode))
 		return;
 	if (inode.mode & (S_ISUID | S_ISGID))
-		clear_setid(fs, inode.ino);
+		clear_setid(req, inode.ino);
 	else
 		atomic_store(&h->setid_seen, generation + 1);
 }
@@ -187,7 +205,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t 
 	ssize_t n;
 
 	if (killpriv_asked())
-		write_clears_setid(fs_of(req), h);
+		write_clears_setid(req, h);
 	n = file_write(h->open.file, p, size, (uint64_t)off, append);
 	if (n < 0)
 		reply(req, (int)n);

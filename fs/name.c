@@ -211,6 +211,39 @@ static unsigned set_mask(int to_set, const struct stat *attr, struct inode *v)
 	return mask;
 }
 
+unsigned setid_mask(fuse_req_t req, const struct inode *now)
+{
+	if (now->mode & S_ISGID && !(now->mode & S_IXGRP) && !ids_in_group(req, now->gid))
+		return SET_KILL | SET_KILL_SGID;
+	return SET_KILL;
+}
+
+/* Adds to *mask what falls of set-id bits. A setattr that sets nothing comes before a write that is
+ * passed through, and of chown(-1, -1), which takes nothing away from other people's files: who
+ * writes has the file open. */
+static int check_setid(fuse_req_t req, fuse_ino_t ino, unsigned *mask)
+{
+	struct fs *fs = fs_of(req);
+	struct inode now;
+	uint32_t uid, gid;
+	unsigned kill;
+	int r;
+
+	if (!killpriv_asked() && !(*mask & (SET_UID | SET_GID)))
+		return 0;
+	r = tree_getattr(fs->cache, ino, &now);
+	if (r || !(now.mode & (S_ISUID | S_ISGID)) || S_ISDIR(now.mode))
+		return r;
+	ids_creator(req, &uid, &gid);
+	kill = setid_mask(req, &now);
+	if (kill == SET_KILL && !(now.mode & (S_ISUID | S_IXGRP)))
+		return 0; /* nothing falls: who may set sgid keeps it as a mark of its own */
+	if (*mask == 0 && uid != 0 && uid != now.uid && !handles_write(fs, ino))
+		return -EPERM;
+	*mask |= kill;
+	return 0;
+}
+
 void op_setattr(
 	fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
@@ -218,9 +251,13 @@ void op_setattr(
 	unsigned mask = set_mask(to_set, attr, &v);
 	int r;
 
-	if (killpriv_asked())
-		mask |= SET_KILL;
-	r = ids_keep_attr(fs_of(req), ino, &mask, &v);
+	r = check_setid(req, ino, &mask);
+	if (!r)
+		r = ids_keep_attr(fs_of(req), ino, &mask, &v);
+	if (!mask) {
+		mask = SET_CTIME; /* chown(-1, -1) */
+		v.ctime_ns = clock_realtime_ns();
+	}
 	if (!r)
 		r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
 	if (r == -EREMOTE)
@@ -257,8 +294,7 @@ static void create(
 
 	ids_creator(req, &uid, &gid);
 	mode |= CREATE_UMASK(fuse_req_ctx(req)->umask);
-	r = tree_create(
-		fs_of(req)->cache, parent, slice_of(name), mode, uid, gid, target, &inode);
+	r = tree_create(fs_of(req)->cache, parent, slice_of(name), mode, uid, gid, target, &inode);
 	reply_entry(req, r, &inode);
 }
 

@@ -23,6 +23,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "cache/acl.h"
+
 enum { NUMBER_SIZE = 32 };
 
 void object_entry_done(struct object_entry *e)
@@ -192,7 +194,10 @@ static bool xattrs_valid(const uint8_t *p, size_t n)
 	for (uint64_t i = 0; i < count && !r.failed; i++) {
 		size_t len, value_len;
 		const uint8_t *name = reader_bytes(&r, 255, &len);
-		if (!name || !len || memchr(name, 0, len) || !reader_bytes(&r, 65536, &value_len))
+		const uint8_t *value = reader_bytes(&r, 65536, &value_len);
+		if (!name || !len || memchr(name, 0, len) || !value ||
+			!acl_attribute_valid((struct slice){(const char *)name, len},
+				(struct slice){(const char *)value, value_len}))
 			return false;
 		if (last) {
 			int c = memcmp(last, name, last_len < len ? last_len : len);

@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <zlib.h>
 
+#include "cache/acl.h"
+
 #define MAGIC "MRDNSEG"
 #define MAGIC_SIZE 7
 #define VERSION 1
@@ -120,8 +122,7 @@ static bool xattrs_valid(const uint8_t *p, size_t n)
 	struct slice last = {0};
 
 	for (uint64_t i = 0; i < count && !r.failed; i++) {
-		struct slice name;
-		size_t value_len;
+		struct slice name, value;
 		int order;
 
 		name.p = (const char *)reader_bytes(&r, XATTR_NAME_MAX, &name.len);
@@ -132,7 +133,8 @@ static bool xattrs_valid(const uint8_t *p, size_t n)
 		if (order > 0 || (order == 0 && last.len >= name.len))
 			return false;
 		last = name;
-		if (!reader_bytes(&r, XATTR_VALUE_MAX, &value_len))
+		value.p = (const char *)reader_bytes(&r, XATTR_VALUE_MAX, &value.len);
+		if (!value.p || !acl_attribute_valid(name, value))
 			return false;
 	}
 	return !r.failed && reader_left(&r) == 0 && count > 0;

@@ -207,6 +207,8 @@ static void hostile_xattrs(void **state)
 	refuse_xattrs("\1\1a\0x", 5);	   /* more than it says */
 	refuse_xattrs("\1\3a\0b\0", 6);	   /* NUL in a name */
 	refuse_xattrs("\0x", 2);
+	refuse_xattrs("\1\x17system.posix_acl_access\4\2\0\0\0", 30); /* an empty ACL */
+	refuse_xattrs("\1\x18system.posix_acl_default\2\2\0", 29);
 }
 
 static void truncated_records(void **state)
