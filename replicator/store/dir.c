@@ -718,6 +718,7 @@ int store_dir_open(const struct store_config *config, struct store **ret, struct
 	atomic_store(&d->s.capabilities, STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH |
 						 STORE_CAP_DELETE_IF_MATCH | STORE_CAP_COPY |
 						 STORE_CAP_COPY_IF_MATCH);
+	d->s.limits = (struct store_limits){.put_max = INT64_MAX, .object_max = INT64_MAX};
 	*ret = &d->s;
 	return 0;
 }

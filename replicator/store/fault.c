@@ -93,6 +93,25 @@ static enum store_result fault_copy(struct store *s, const char *from, const cha
 	return r == STORE_OK ? ask(s, "copy", to, true, error) : r;
 }
 
+static enum store_result fault_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	static const char *const name[] = {"begin", "part", "part copy", "end", "abort"};
+	enum store_result r = ask(s, name[u->step], u->key, false, error);
+
+	if (r == STORE_OK)
+		r = s->inner->ops->upload(s->inner, u, call, error);
+	return r == STORE_OK ? ask(s, name[u->step], u->key, true, error) : r;
+}
+
+static enum store_result fault_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	enum store_result r = ask(s, "uploads", prefix, false, error);
+
+	return r == STORE_OK ? s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error) : r;
+}
+
 static void fault_close(struct store *s)
 {
 	store_close(s->inner);
@@ -107,6 +126,8 @@ static const struct store_ops fault_ops = {
 	.list = fault_list,
 	.remove = fault_remove,
 	.copy = fault_copy,
+	.upload = fault_upload,
+	.uploads = fault_uploads,
 	.close = fault_close,
 };
 

@@ -180,6 +180,26 @@ static enum store_result limit_copy(struct store *s, const char *from, const cha
 	return leave(s, store_copy(s->inner, from, to, meta, if_match, etag, call, error));
 }
 
+static enum store_result limit_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	enum store_result r = enter(s, call, error);
+
+	if (r != STORE_OK)
+		return r;
+	return leave(s, s->inner->ops->upload(s->inner, u, call, error));
+}
+
+static enum store_result limit_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	enum store_result r = enter(s, call, error);
+
+	if (r != STORE_OK)
+		return r;
+	return leave(s, s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error));
+}
+
 static void limit_close(struct store *s)
 {
 	struct limit *l = (struct limit *)s;
@@ -198,6 +218,8 @@ static const struct store_ops limit_ops = {
 	.list = limit_list,
 	.remove = limit_remove,
 	.copy = limit_copy,
+	.upload = limit_upload,
+	.uploads = limit_uploads,
 	.close = limit_close,
 };
 

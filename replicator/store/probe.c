@@ -178,6 +178,94 @@ static enum store_result probe_delete(struct probe *p, const char *stale, const 
 	return r;
 }
 
+/* One upload of one part, begun. */
+struct probe_upload {
+	struct probe *p;
+	char id[STORE_UPLOAD_ID_SIZE];
+	struct store_part part;
+	struct store_meta meta;
+};
+
+/* Past the gateway, like put. */
+static enum store_result end_upload(struct probe_upload *u, const struct store_condition *condition)
+{
+	char etag[STORE_ETAG_SIZE] = "";
+	const struct store_upload end = {.step = STORE_UPLOAD_END,
+		.key = u->p->b,
+		.id = u->id,
+		.meta = &u->meta,
+		.part = &u->part,
+		.part_count = 1,
+		.condition = condition,
+		.etag = etag};
+
+	memset(u->p->error, 0, sizeof(*u->p->error));
+	return u->p->s->ops->upload(u->p->s, &end, u->p->call, u->p->error);
+}
+
+/* The object is there, so neither condition holds. An upload that ended all the same is gone. */
+static enum store_result probe_end(struct probe_upload *u, const char *stale)
+{
+	const struct store_condition absent = {.if_absent = true}, match = {.if_match = stale};
+
+	enum store_result r = end_upload(u, &absent);
+	if (r == STORE_EXISTS) {
+		r = end_upload(u, &match);
+		if (r == STORE_PRECONDITION)
+			u->p->found |= STORE_CAP_UPLOAD_IF;
+	}
+	return is_refusal(r) || r == STORE_ABSENT ? STORE_OK : r;
+}
+
+static enum store_result probe_parts(struct probe_upload *u)
+{
+	struct store_memory memory = {.p = "part", .len = 4};
+	struct store_source source = store_source_memory(&memory);
+	struct store_part copied = {.number = 2};
+	struct probe *p = u->p;
+
+	enum store_result r =
+		store_upload_part(p->s, p->b, u->id, &source, &u->part, p->call, p->error);
+	if (r != STORE_OK)
+		return r;
+	p->found |= STORE_CAP_UPLOAD;
+	r = store_upload_copy(p->s, p->b, u->id, p->b, 0, 1, NULL, &copied, p->call, p->error);
+	if (r == STORE_OK)
+		p->found |= STORE_CAP_UPLOAD_COPY;
+	return is_refusal(r) || r == STORE_ABSENT ? STORE_OK : r;
+}
+
+static enum store_result probe_upload(struct probe *p, const char *stale)
+{
+	const struct store_condition none = {0};
+	struct probe_upload u = {.p = p, .part = {.number = 1}};
+	char etag[STORE_ETAG_SIZE] = "";
+	struct store_error abort_error = {0};
+
+	if (!p->s->ops->upload)
+		return STORE_OK;
+	if (store_meta_set(&u.meta, "meridian-probe", "upload") < 0)
+		return store_error_local(p->error, -ENOMEM, "probe metadata");
+	enum store_result r = STORE_OK;
+	if (!(p->found & STORE_CAP_PUT_IF_ABSENT))
+		r = put(p, p->b, "1", "upload", &none, etag);
+	if (r == STORE_OK)
+		r = store_upload_begin(p->s, p->b, &u.meta, u.id, p->call, p->error);
+	if (r == STORE_OK) {
+		r = probe_parts(&u);
+		if (r == STORE_OK)
+			r = probe_end(&u, stale);
+		enum store_result aborted =
+			store_upload_abort(p->s, p->b, u.id, p->call, &abort_error);
+		if (r == STORE_OK && aborted != STORE_OK) {
+			*p->error = abort_error;
+			r = aborted;
+		}
+	}
+	store_meta_done(&u.meta);
+	return is_refusal(r) ? STORE_OK : r;
+}
+
 static enum store_result probe_clean(struct probe *p, struct store_error *error)
 {
 	static const struct store_call anew;
@@ -212,6 +300,8 @@ enum store_result store_probe(
 		r = probe_if_absent(&p);
 	if (r == STORE_OK)
 		r = probe_copy(&p, stale, now);
+	if (r == STORE_OK)
+		r = probe_upload(&p, stale);
 	if (r == STORE_OK)
 		r = probe_delete(&p, stale, now);
 	enum store_result cleaned = probe_clean(&p, &clean_error);

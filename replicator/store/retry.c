@@ -10,6 +10,9 @@
  *           objects could look alike, so the bodies are compared instead.
  *   copy    the target has this metadata and the source's size: it happened.
  *   remove  the object is gone: it happened (or somebody else did it, which comes to the same).
+ *   upload  its end, as a put; its other steps show nothing to anybody and are simply repeated (a
+ *           beginning whose answer was lost leaves an upload without parts, which its owner's next
+ *           start aborts)
  * Otherwise the same request with the same condition goes out again. The first request may still
  * land in between, so when the repeat meets "exists" or "precondition lost", HEAD decides again
  * whether that is our own work. A change is never reported as failed by its condition while it may
@@ -467,6 +470,71 @@ static enum store_result retry_remove(struct store *s, const char *key, const ch
 	}
 }
 
+static enum store_result upload_happened(struct attempt *a, const struct store_upload *u,
+	bool *ret_happened, struct store_error *error)
+{
+	CLEANUP(store_meta_done) struct store_meta have = {0};
+	struct store_object object = {0};
+	uint64_t size = 0;
+
+	for (size_t i = 0; i < u->part_count; i++)
+		size += u->part[i].size;
+	enum store_result r = head_attempts(a, u->key, &object, &have, error);
+	*ret_happened = false;
+	if (r == STORE_ABSENT)
+		return STORE_OK;
+	/* Without metadata nothing tells this object from another of its size. */
+	if (r != STORE_OK || !u->meta->count || object.size != size || !meta_covers(&have, u->meta))
+		return r;
+	memcpy(u->etag, object.etag, STORE_ETAG_SIZE);
+	*ret_happened = true;
+	return STORE_OK;
+}
+
+static enum store_result retry_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	struct attempt a = attempt_begin(s, call);
+	bool unknown = false;
+
+	for (;;) {
+		enum store_result r = s->inner->ops->upload(s->inner, u, &a.call, error);
+		if (u->step == STORE_UPLOAD_END)
+			unknown |= note_unknown(call, r);
+		if (unknown && (r == STORE_UNKNOWN || r == STORE_EXISTS ||
+				       r == STORE_PRECONDITION || r == STORE_ABSENT)) {
+			bool happened;
+			struct store_error head_error = {0};
+			enum store_result v = upload_happened(&a, u, &happened, &head_error);
+			if (v != STORE_OK) {
+				*error = head_error;
+				return still_unknown(&a, v, error);
+			}
+			if (happened) {
+				memset(error, 0, sizeof(*error));
+				return STORE_OK;
+			}
+		}
+		if (!store_result_passing(r))
+			return r;
+		if (!attempt_again(&a, error))
+			return finish(&a, unknown ? STORE_UNKNOWN : r, error);
+	}
+}
+
+static enum store_result retry_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	struct attempt a = attempt_begin(s, call);
+
+	for (;;) {
+		enum store_result r =
+			s->inner->ops->uploads(s->inner, prefix, fn, ctx, &a.call, error);
+		if (!store_result_passing(r) || !attempt_again(&a, error))
+			return finish(&a, r, error);
+	}
+}
+
 static void retry_close(struct store *s)
 {
 	store_close(s->inner);
@@ -481,6 +549,8 @@ static const struct store_ops retry_ops = {
 	.list = retry_list,
 	.remove = retry_remove,
 	.copy = retry_copy,
+	.upload = retry_upload,
+	.uploads = retry_uploads,
 	.close = retry_close,
 };
 

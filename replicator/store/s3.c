@@ -26,20 +26,12 @@
 #include "src/base/hash.h"
 #include "src/base/log.h"
 
-/* Smaller bodies are read once, hashed and sent from memory. */
-#define BODY_IN_MEMORY (1024 * 1024)
-/* A server-side copy of gigabytes is silent for long. */
-#define COPY_STALL_MS 300000
-/* And some stores are, when they have all of a large body. */
-#define LARGE_STALL_MS 60000
-
-/* A store counts the prefix, too: such a key cannot be there. */
-static bool too_long(const struct s3 *s, const char *key)
+bool s3_too_long(const struct s3 *s, const char *key)
 {
 	return strlen(s->prefix) + strlen(key) > STORE_KEY_MAX;
 }
 
-static enum store_result refuse_long(const struct s3 *s, struct store_error *e)
+enum store_result s3_refuse_long(const struct s3 *s, struct store_error *e)
 {
 	return store_error_set(e, STORE_TOO_LARGE,
 		"the key and its prefix '%.80s' have more than %d bytes", s->prefix, STORE_KEY_MAX);
@@ -127,7 +119,7 @@ static enum store_result s3_head(struct store *store, const char *key, struct st
 	struct store_meta *meta, const struct store_call *call, struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
-	if (too_long(s, key))
+	if (s3_too_long(s, key))
 		return STORE_ABSENT;
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
@@ -216,7 +208,7 @@ static enum store_result s3_get(struct store *store, const char *key, uint64_t o
 	struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
-	if (too_long(s, key))
+	if (s3_too_long(s, key))
 		return STORE_ABSENT;
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
@@ -251,73 +243,7 @@ static enum store_result s3_get(struct store *store, const char *key, uint64_t o
 	return STORE_OK;
 }
 
-/* A body made ready: where to read it from, and the hash to sign. */
-struct body {
-	uint8_t *memory; /* small ones */
-	uint64_t size;
-	const struct store_source *source;
-	char hash[SHA256_HEX_SIZE];
-};
-
-static void body_done(struct body *b)
-{
-	free(b->memory);
-}
-
-static ssize_t body_read(void *ctx, uint64_t offset, void *p, size_t len)
-{
-	struct body *b = ctx;
-	if (!b->memory)
-		return b->source->read(b->source->ctx, offset, p, len);
-	memcpy(p, b->memory + offset, len);
-	return (ssize_t)len;
-}
-
-/* Reads the source through; into memory when that is there. 0 or -errno. */
-static int body_hash(struct body *b, const struct store_call *call)
-{
-	uint8_t digest[SHA256_SIZE];
-	char *block AUTO_FREE = b->memory ? NULL : malloc(65536);
-	if (!b->memory && !block)
-		return -ENOMEM;
-	struct sha256 h CLEANUP(sha256_done);
-	sha256_init(&h);
-	for (uint64_t at = 0; at < b->size;) {
-		uint64_t left = b->size - at;
-		void *p = b->memory ? (void *)(b->memory + at) : (void *)block;
-		if (call && call->cancel && atomic_load(call->cancel))
-			return -ECANCELED;
-		ssize_t n =
-			b->source->read(b->source->ctx, at, p, left < 65536 ? (size_t)left : 65536);
-		if (n <= 0)
-			return n < 0 ? (int)n : -EIO;
-		sha256_update(&h, p, (size_t)n);
-		at += (uint64_t)n;
-	}
-	sha256_final(&h, digest);
-	hex_encode(digest, sizeof(digest), b->hash);
-	return 0;
-}
-
-/* Over TLS the body of a large object need not be signed: it cannot be changed on its way. */
-static int body_prepare(struct body *b, const struct s3 *s, const struct store_source *source,
-	const struct store_call *call)
-{
-	b->source = source;
-	b->size = source->size;
-	if (b->size > BODY_IN_MEMORY && s->secure) {
-		strcpy(b->hash, "UNSIGNED-PAYLOAD");
-		return 0;
-	}
-	if (b->size <= BODY_IN_MEMORY) {
-		b->memory = malloc(b->size ? (size_t)b->size : 1);
-		if (!b->memory)
-			return -ENOMEM;
-	}
-	return body_hash(b, call);
-}
-
-static enum store_result put_once(struct s3 *s, const char *key, struct body *body,
+static enum store_result put_once(struct s3 *s, const char *key, struct s3_body *body,
 	const struct store_meta *meta, const struct store_condition *condition, bool bare,
 	char *etag, const struct store_call *call, struct store_error *e)
 {
@@ -327,12 +253,7 @@ static enum store_result put_once(struct s3 *s, const char *key, struct body *bo
 	bool if_absent = condition && condition->if_absent;
 	s3_request_init(&q, s, "PUT", key);
 	q.change = true;
-	q.payload_hash = body->hash;
-	q.body_size = body->size;
-	q.body_read = body_read;
-	q.body_ctx = body;
-	if (body->size > BODY_IN_MEMORY)
-		q.stall_timeout_ms = LARGE_STALL_MS;
+	s3_body_attach(&q, body);
 	s3_request_meta(&q, meta);
 	if (if_absent)
 		s3_request_header(&q, "if-none-match", "*");
@@ -355,7 +276,7 @@ static enum store_result put_once(struct s3 *s, const char *key, struct body *bo
 	return STORE_OK;
 }
 
-static enum store_result put_if_match(struct s3 *s, const char *key, struct body *body,
+static enum store_result put_if_match(struct s3 *s, const char *key, struct s3_body *body,
 	const struct store_meta *meta, const struct store_condition *condition, char *etag,
 	const struct store_call *call, struct store_error *e)
 {
@@ -388,16 +309,12 @@ static enum store_result s3_put(struct store *store, const char *key,
 	struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
-	if (too_long(s, key))
-		return refuse_long(s, e);
-	struct body body CLEANUP(body_done) = {0};
-	int r = body_prepare(&body, s, source, call);
-	if (r < 0) {
-		e->local_errno = -r;
-		snprintf(e->text, sizeof(e->text), "cannot read what to upload as %.100s: %s", key,
-			strerror(-r));
-		return STORE_LOCAL;
-	}
+	if (s3_too_long(s, key))
+		return s3_refuse_long(s, e);
+	struct s3_body body CLEANUP(s3_body_done) = {0};
+	int r = s3_body_prepare(&body, s, source, call);
+	if (r < 0)
+		return s3_body_unreadable(key, r, e);
 	if (condition && condition->if_match)
 		return put_if_match(s, key, &body, meta, condition, etag, call, e);
 	return put_once(s, key, &body, meta, condition, false, etag, call, e);
@@ -407,7 +324,7 @@ static enum store_result s3_remove(struct store *store, const char *key, const c
 	const struct store_call *call, struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
-	if (too_long(s, key))
+	if (s3_too_long(s, key))
 		return STORE_OK;
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
@@ -426,21 +343,17 @@ static enum store_result s3_copy(struct store *store, const char *from, const ch
 	const struct store_call *call, struct store_error *e)
 {
 	struct s3 *s = (struct s3 *)store;
-	if (too_long(s, from))
+	if (s3_too_long(s, from))
 		return STORE_ABSENT;
-	if (too_long(s, to))
-		return refuse_long(s, e);
+	if (s3_too_long(s, to))
+		return s3_refuse_long(s, e);
 	struct s3_request q CLEANUP(s3_request_done);
 	struct http_response r CLEANUP(http_response_done);
 	struct s3_answer answer = {0};
 	s3_request_init(&q, s, "PUT", to);
 	q.change = true;
-	q.stall_timeout_ms = COPY_STALL_MS;
-	size_t at = q.text.len;
-	buf_printf(&q.text, "/%s/", s->bucket);
-	s3_sign_encode(&q.text, s->prefix, true);
-	s3_sign_encode(&q.text, from, true);
-	s3_request_header(&q, "x-amz-copy-source", s3_request_text(&q, at));
+	q.stall_timeout_ms = S3_COPY_STALL_MS;
+	s3_request_source(&q, s, from);
 	s3_request_header(&q, "x-amz-metadata-directive", "REPLACE");
 	s3_request_meta(&q, meta);
 	if (if_match)
@@ -584,6 +497,15 @@ static void s3_close(struct store *store)
 	free(s);
 }
 
+/* Amazon S3's (User Guide, "Multipart upload limits"); the others have the same or more. */
+static const struct store_limits s3_limits = {
+	.put_max = UINT64_C(5) << 30,
+	.object_max = UINT64_C(5) << 40,
+	.part_min = UINT64_C(5) << 20,
+	.part_max = UINT64_C(5) << 30,
+	.parts_max = 10000,
+};
+
 static const struct store_ops s3_ops = {
 	.name = "s3",
 	.get = s3_get,
@@ -592,6 +514,8 @@ static const struct store_ops s3_ops = {
 	.list = s3_list,
 	.remove = s3_remove,
 	.copy = s3_copy,
+	.upload = s3_upload,
+	.uploads = s3_uploads,
 	.close = s3_close,
 };
 
@@ -726,7 +650,9 @@ int store_s3_open(const struct store_config *config, struct store **ret, struct 
 	s->store.ops = &s3_ops;
 	atomic_init(&s->store.capabilities, STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH |
 						    STORE_CAP_DELETE_IF_MATCH | STORE_CAP_COPY |
-						    STORE_CAP_COPY_IF_MATCH);
+						    STORE_CAP_COPY_IF_MATCH | STORE_CAP_UPLOAD |
+						    STORE_CAP_UPLOAD_COPY | STORE_CAP_UPLOAD_IF);
+	s->store.limits = s3_limits;
 	int r = s3_init(s, config, err);
 	if (r < 0) {
 		s3_close(&s->store);

@@ -79,6 +79,15 @@ void s3_request_meta(struct s3_request *q, const struct store_meta *meta)
 	}
 }
 
+void s3_request_source(struct s3_request *q, const struct s3 *s, const char *from)
+{
+	size_t at = q->text.len;
+	buf_printf(&q->text, "/%s/", s->bucket);
+	s3_sign_encode(&q->text, s->prefix, true);
+	s3_sign_encode(&q->text, from, true);
+	s3_request_header(q, "x-amz-copy-source", s3_request_text(q, at));
+}
+
 /* What each of S3's codes means; the statuses below decide for those that are not listed. */
 static const struct {
 	const char *code;
@@ -86,6 +95,8 @@ static const struct {
 } code_table[] = {
 	{"NoSuchKey", STORE_ABSENT},
 	{"NotFound", STORE_ABSENT},
+	{"NoSuchUpload", STORE_ABSENT},
+	{"InvalidPart", STORE_ABSENT},
 	{"NoSuchBucket", STORE_DENIED},
 	{"PreconditionFailed", STORE_PRECONDITION},
 	{"ConditionalRequestConflict", STORE_TRANSIENT},

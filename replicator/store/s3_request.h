@@ -9,6 +9,7 @@
 #include "replicator/store/credentials.h"
 #include "replicator/store/s3_sign.h"
 #include "replicator/store/store.h"
+#include "src/base/hash.h"
 
 #define S3_REQUEST_TEXT 32768 /* strings of one request: keys and metadata, encoded */
 
@@ -62,6 +63,40 @@ void s3_request_meta(struct s3_request *q, const struct store_meta *meta);
 /* Ends the string that the caller appended to q->text from there; at most S3_REQUEST_TEXT in all.
  */
 const char *s3_request_text(struct s3_request *q, size_t from);
+
+/* x-amz-copy-source: an object of this bucket. */
+void s3_request_source(struct s3_request *q, const struct s3 *s, const char *from);
+
+/* s3_body.c: a body made ready, with the hash to sign. {0} is empty. */
+#define S3_BODY_IN_MEMORY (1024 * 1024)
+struct s3_body {
+	uint8_t *memory; /* up to S3_BODY_IN_MEMORY bytes */
+	uint64_t size;
+	const struct store_source *source; /* borrowed */
+	char hash[SHA256_HEX_SIZE];
+};
+
+/* 0 or -errno of the source; -ECANCELED. */
+int s3_body_prepare(struct s3_body *b, const struct s3 *s, const struct store_source *source,
+	const struct store_call *call) MUST_CHECK;
+void s3_body_done(struct s3_body *b); /* also the CLEANUP function */
+/* b is borrowed until the request is done. */
+void s3_body_attach(struct s3_request *q, struct s3_body *b);
+/* STORE_LOCAL for a body that could not be prepared. */
+enum store_result s3_body_unreadable(const char *key, int r, struct store_error *e);
+
+/* A server-side copy of gigabytes is silent for long. */
+#define S3_COPY_STALL_MS 300000
+
+/* s3.c. A store counts the prefix, too: such a key cannot be there. */
+bool s3_too_long(const struct s3 *s, const char *key);
+enum store_result s3_refuse_long(const struct s3 *s, struct store_error *e);
+
+/* s3_upload.c */
+enum store_result s3_upload(struct store *store, const struct store_upload *u,
+	const struct store_call *call, struct store_error *e);
+enum store_result s3_uploads(struct store *store, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *e);
 
 /* One exchange. STORE_OK for a 2xx answer; r is filled whatever the result is, and is to be
  * released. */

@@ -315,7 +315,10 @@ static void answer_begin(struct parse *p, const char *path)
 	if (p->depth != 1)
 		return;
 	a->is_error = strcmp(path, "/Error") == 0;
-	p->root_seen = a->is_error || strcmp(path, "/CopyObjectResult") == 0;
+	p->root_seen = a->is_error || strcmp(path, "/CopyObjectResult") == 0 ||
+		       strcmp(path, "/CopyPartResult") == 0 ||
+		       strcmp(path, "/CompleteMultipartUploadResult") == 0 ||
+		       strcmp(path, "/InitiateMultipartUploadResult") == 0;
 	if (!p->root_seen)
 		parse_fail(p);
 }
@@ -326,6 +329,26 @@ static void copy_printable(char *to, size_t size, const char *from)
 	for (; from[i] && i + 1 < size; i++)
 		to[i] = from[i] >= ' ' && from[i] <= '~' ? from[i] : '?';
 	to[i] = 0;
+}
+
+static bool is_etag(const char *path)
+{
+	return strcmp(path, "/CopyObjectResult/ETag") == 0 ||
+	       strcmp(path, "/CopyPartResult/ETag") == 0;
+}
+
+/* Upload ids are opaque, but go into URLs and the database. */
+static bool set_id(char out[STORE_UPLOAD_ID_SIZE], const char *text)
+{
+	size_t len = strlen(text);
+	if (len == 0 || len >= STORE_UPLOAD_ID_SIZE)
+		return false;
+	for (size_t i = 0; i < len; i++) {
+		if (text[i] <= ' ' || text[i] > '~')
+			return false;
+	}
+	memcpy(out, text, len + 1);
+	return true;
 }
 
 static void answer_end(struct parse *p, const char *path, const char *text)
@@ -339,7 +362,13 @@ static void answer_end(struct parse *p, const char *path, const char *text)
 		copy_printable(a->request_id, sizeof(a->request_id), text);
 	else if (strcmp(path, "/Error/Region") == 0)
 		copy_printable(a->region, sizeof(a->region), text);
-	else if (strcmp(path, "/CopyObjectResult/ETag") == 0 && !s3_etag_set(a->etag, text))
+	else if (is_etag(path) && !s3_etag_set(a->etag, text))
+		parse_fail(p);
+	else if (strcmp(path, "/CompleteMultipartUploadResult/ETag") == 0 &&
+		 !s3_etag_set(a->etag, text))
+		a->etag[0] = '\0'; /* Ceph leaves it empty */
+	else if (strcmp(path, "/InitiateMultipartUploadResult/UploadId") == 0 &&
+		 !set_id(a->upload_id, text))
 		parse_fail(p);
 }
 
@@ -354,4 +383,109 @@ int s3_xml_answer(const void *data, size_t n, struct s3_answer *ret)
 		return -EBADMSG;
 	*ret = a;
 	return 0;
+}
+
+static void uploads_begin(struct parse *p, const char *path)
+{
+	struct s3_uploads_page *page = p->result;
+	if (p->depth == 1) {
+		p->root_seen = strcmp(path, "/ListMultipartUploadsResult") == 0;
+		if (!p->root_seen)
+			parse_fail(p);
+	} else if (strcmp(path, "/ListMultipartUploadsResult/Upload") == 0) {
+		if (page->count >= S3_LIST_PAGE) {
+			parse_fail(p);
+			return;
+		}
+		if (!page->item) {
+			page->item = calloc(S3_LIST_PAGE, sizeof(*page->item));
+			CHECK(page->item != NULL);
+		}
+		page->item[page->count++] = (struct s3_uploads_item){0};
+	}
+}
+
+static bool set_key(char **ret, const char *text)
+{
+	if (*text && !*ret)
+		*ret = strdup(text);
+	return *text && *ret;
+}
+
+/* Ceph encodes and does not say so; moto does neither. What an encoder would not have left is not
+ * encoded. */
+static bool looks_encoded(const char *key)
+{
+	for (; *key; key++) {
+		if (*key <= ' ' || *key > '~' || strchr("\"<>\\^`{|}", *key) ||
+			(*key == '%' && (hex_digit(key[1]) < 0 || hex_digit(key[2]) < 0)))
+			return false;
+	}
+	return true;
+}
+
+static bool decode_key(char **key, bool encoded)
+{
+	struct buf b CLEANUP(buf_done) = {0};
+	if (!*key || (!encoded && !looks_encoded(*key)))
+		return true;
+	if (!put_decoded(&b, *key) || !b.len || memchr(b.data, 0, b.len))
+		return false;
+	free(*key);
+	*key = strndup((const char *)b.data, b.len);
+	return *key != NULL;
+}
+
+static void uploads_end(struct parse *p, const char *path, const char *text)
+{
+	static const char root[] = "/ListMultipartUploadsResult/";
+	struct s3_uploads_page *page = p->result;
+	if (strncmp(path, root, sizeof(root) - 1) != 0)
+		return;
+	const char *name = path + sizeof(root) - 1;
+	struct s3_uploads_item *item = page->count ? &page->item[page->count - 1] : NULL;
+	bool ok = true;
+	if (strncmp(name, "Upload", 6) == 0 && item) {
+		if (strcmp(name, "Upload/Key") == 0)
+			ok = set_key(&item->key, text);
+		else if (strcmp(name, "Upload/UploadId") == 0)
+			ok = set_id(item->id, text);
+		else if (strcmp(name, "Upload/Initiated") == 0)
+			ok = parse_time(text, &item->begun_ms);
+		else if (strcmp(name, "Upload") == 0)
+			ok = item->key && item->id[0];
+	} else if (strcmp(name, "IsTruncated") == 0) {
+		page->truncated = strcmp(text, "true") == 0;
+	} else if (strcmp(name, "EncodingType") == 0) {
+		p->encoded = strcmp(text, "url") == 0;
+	} else if (strcmp(name, "NextKeyMarker") == 0 && *text) {
+		ok = set_key(&page->next_key, text);
+	} else if (strcmp(name, "NextUploadIdMarker") == 0 && *text) {
+		ok = set_id(page->next_id, text);
+	}
+	if (!ok)
+		parse_fail(p);
+}
+
+int s3_xml_uploads(const void *data, size_t n, struct s3_uploads_page *page)
+{
+	memset(page, 0, sizeof(*page));
+	struct parse p = {.begin = uploads_begin, .end = uploads_end, .result = page};
+	int r = parse_run(&p, data, n);
+	for (size_t i = 0; r == 0 && i < page->count; i++)
+		r = decode_key(&page->item[i].key, p.encoded) ? 0 : -EBADMSG;
+	if (r == 0 && !decode_key(&page->next_key, p.encoded))
+		r = -EBADMSG;
+	if (r < 0)
+		s3_uploads_page_done(page);
+	return r;
+}
+
+void s3_uploads_page_done(struct s3_uploads_page *page)
+{
+	for (size_t i = 0; i < page->count; i++)
+		free(page->item[i].key);
+	free(page->item);
+	free(page->next_key);
+	memset(page, 0, sizeof(*page));
 }

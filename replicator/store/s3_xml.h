@@ -39,7 +39,7 @@ static inline const char *s3_list_key(const struct s3_list_page *page, size_t i)
 	return (const char *)page->keys.data + page->item[i].key;
 }
 
-/* An Error document, or the ETag of a CopyObjectResult. */
+/* An Error document, or the result of a copy, or of an upload's beginning or end. */
 struct s3_answer {
 	bool is_error;
 	char code[64];
@@ -47,10 +47,30 @@ struct s3_answer {
 	char request_id[64];
 	char region[64];
 	char etag[STORE_ETAG_SIZE];
+	char upload_id[STORE_UPLOAD_ID_SIZE];
 };
 
-/* -EBADMSG when it is neither. */
+/* -EBADMSG when it is none of these. */
 int s3_xml_answer(const void *p, size_t n, struct s3_answer *ret) MUST_CHECK;
+
+struct s3_uploads_item {
+	char *key;
+	char id[STORE_UPLOAD_ID_SIZE];
+	int64_t begun_ms;
+};
+
+/* One page of ListMultipartUploads, asked with encoding-type=url. {0} is empty. */
+struct s3_uploads_page {
+	struct s3_uploads_item *item;
+	size_t count;
+	bool truncated;
+	char *next_key;
+	char next_id[STORE_UPLOAD_ID_SIZE];
+};
+
+/* -EBADMSG when it is no such answer; page is empty then. Release with s3_uploads_page_done. */
+int s3_xml_uploads(const void *p, size_t n, struct s3_uploads_page *page) MUST_CHECK;
+void s3_uploads_page_done(struct s3_uploads_page *page); /* also the CLEANUP function */
 
 /* Copies an ETag without its quotes; false when it is empty, too long or not printable. */
 bool s3_etag_set(char out[STORE_ETAG_SIZE], const char *etag) MUST_CHECK;

@@ -116,6 +116,29 @@ static enum store_result stats_copy(struct store *s, const char *from, const cha
 	return count(s, store_copy(s->inner, from, to, meta, if_match, etag, call, error));
 }
 
+static enum store_result stats_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	struct counting_source k = {.from = u->source};
+	struct store_source counting = {.read = counting_read, .ctx = &k};
+	struct store_upload counted = *u;
+
+	if (u->source) {
+		counting.size = u->source->size;
+		counted.source = &counting;
+	}
+	enum store_result r = s->inner->ops->upload(s->inner, &counted, call, error);
+	atomic_fetch_add_explicit(&stats_of(s)->bytes_sent, k.bytes, memory_order_relaxed);
+	metric_add(METRIC_BYTES_SENT, k.bytes);
+	return count(s, r);
+}
+
+static enum store_result stats_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	return count(s, s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error));
+}
+
 static void stats_close(struct store *s)
 {
 	store_close(s->inner);
@@ -130,6 +153,8 @@ static const struct store_ops stats_ops = {
 	.list = stats_list,
 	.remove = stats_remove,
 	.copy = stats_copy,
+	.upload = stats_upload,
+	.uploads = stats_uploads,
 	.close = stats_close,
 };
 

@@ -130,7 +130,55 @@ enum {
 	STORE_CAP_DELETE_IF_MATCH = 1 << 2,
 	STORE_CAP_COPY = 1 << 3,
 	STORE_CAP_COPY_IF_MATCH = 1 << 4, /* condition on the source */
+	STORE_CAP_UPLOAD = 1 << 5,	  /* uploads in parts */
+	STORE_CAP_UPLOAD_COPY = 1 << 6,	  /* parts copied from a range of another object */
+	STORE_CAP_UPLOAD_IF = 1 << 7,	  /* conditions when an upload ends */
 };
+
+/* What one store takes. Fixed when it is opened. */
+struct store_limits {
+	uint64_t put_max;    /* bytes of one put */
+	uint64_t object_max; /* bytes of an object made of parts */
+	uint64_t part_min;   /* bytes of every part but the last */
+	uint64_t part_max;
+	uint32_t parts_max;
+};
+
+#define STORE_UPLOAD_ID_SIZE 512 /* with NUL; a longer one is STORE_CORRUPT */
+
+/* One part that was sent: what ending the upload needs. Numbers start at 1. */
+struct store_part {
+	uint32_t number;
+	uint64_t size;
+	char etag[STORE_ETAG_SIZE];
+};
+
+/* One step of an upload in parts, as a request: so that a layer has one function for all. */
+struct store_upload {
+	enum store_upload_step {
+		STORE_UPLOAD_BEGIN,
+		STORE_UPLOAD_PART,
+		STORE_UPLOAD_COPY,
+		STORE_UPLOAD_END,
+		STORE_UPLOAD_ABORT,
+	} step;
+	const char *key;
+	const char *id;			   /* all but BEGIN */
+	const struct store_meta *meta;	   /* BEGIN */
+	char *ret_id;			   /* BEGIN: STORE_UPLOAD_ID_SIZE bytes */
+	uint32_t number;		   /* PART, COPY */
+	const struct store_source *source; /* PART */
+	const char *from;		   /* COPY: another object of this store … */
+	uint64_t offset, length;	   /* … and the bytes of it, length > 0 */
+	const char *if_match;		   /* COPY: condition on it, or NULL */
+	const struct store_part *part;	   /* END: in order of number */
+	size_t part_count;
+	const struct store_condition *condition; /* END */
+	char *etag;				 /* PART, COPY, END */
+};
+
+/* An upload that was begun and neither ended nor aborted. Non-zero ends the listing. */
+typedef int (*store_uploads_fn)(void *ctx, const char *key, const char *id, int64_t begun_ms);
 
 struct store;
 
@@ -179,6 +227,18 @@ struct store_ops {
 		const struct store_meta *meta, const char *if_match, char *etag,
 		const struct store_call *call, struct store_error *error);
 
+	/* Optional (STORE_CAP_UPLOAD). The object appears, whole, with END. A part sent again
+	 * replaces the one before. STORE_ABSENT: there is no such upload (COPY: or no such source).
+	 * PART and COPY change nothing that others see: an answer that was lost is
+	 * STORE_TRANSIENT. */
+	enum store_result (*upload)(struct store *s, const struct store_upload *u,
+		const struct store_call *call, struct store_error *error);
+
+	/* Optional (STORE_CAP_UPLOAD). Uploads under way for keys that start with prefix, in no
+	 * particular order; a listing that is repeated may show one twice. */
+	enum store_result (*uploads)(struct store *s, const char *prefix, store_uploads_fn fn,
+		void *ctx, const struct store_call *call, struct store_error *error);
+
 	/* Releases everything, inner layers too. No call may be under way. */
 	void (*close)(struct store *s);
 };
@@ -192,6 +252,7 @@ struct store {
 	/* Store's clock less this machine's, from the last answer's Date; 0 until known. Layers
 	 * keep it in the innermost store: read it with store_clock_skew_ms. */
 	_Atomic int64_t clock_skew_ms;
+	struct store_limits limits; /* of the innermost store: read them with store_limits */
 };
 
 /* The one gateway: these check arguments (key length, condition) and call the ops. */
@@ -213,6 +274,35 @@ enum store_result store_remove(struct store *s, const char *key, const char *if_
 enum store_result store_copy(struct store *s, const char *from, const char *to,
 	const struct store_meta *meta, const char *if_match, char *etag,
 	const struct store_call *call, struct store_error *error) MUST_CHECK;
+
+/* Uploads in parts (store_upload.c). The caller keeps the id and the parts, so that it can go on
+ * after a restart; parts may be sent from several threads at once and in any order. */
+enum store_result store_upload_begin(struct store *s, const char *key,
+	const struct store_meta *meta, char id[STORE_UPLOAD_ID_SIZE], const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
+/* On success part->etag and part->size are set; part->number is the caller's. */
+enum store_result store_upload_part(struct store *s, const char *key, const char *id,
+	const struct store_source *source, struct store_part *part, const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
+/* The part is bytes [offset, offset + length) of another object, copied inside the store. */
+enum store_result store_upload_copy(struct store *s, const char *key, const char *id,
+	const char *from, uint64_t offset, uint64_t length, const char *if_match,
+	struct store_part *part, const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
+/* Makes the object of the parts, which are in order of number. With STORE_OK, EXISTS and PRECONDITION
+ * the meaning is that of a put; the upload is there until it is aborted unless it ended with
+ * STORE_OK. STORE_ABSENT: no such upload, begin again. */
+enum store_result store_upload_end(struct store *s, const char *key, const char *id,
+	const struct store_part *part, size_t count, const struct store_meta *meta,
+	const struct store_condition *condition, char *etag, const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
+/* Drops the parts. STORE_OK also when there is no such upload. */
+enum store_result store_upload_abort(struct store *s, const char *key, const char *id,
+	const struct store_call *call, struct store_error *error) MUST_CHECK;
+enum store_result store_uploads(struct store *s, const char *prefix, store_uploads_fn fn, void *ctx,
+	const struct store_call *call, struct store_error *error) MUST_CHECK;
+const struct store_limits *store_limits(struct store *s);
+
 void store_close(struct store *s); /* NULL is fine */
 int64_t store_clock_skew_ms(struct store *s);
 

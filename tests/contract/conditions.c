@@ -16,11 +16,12 @@ static void probed_capabilities(void **state)
 		unsigned capability;
 	} map[] = {{'a', STORE_CAP_PUT_IF_ABSENT}, {'m', STORE_CAP_PUT_IF_MATCH},
 		{'d', STORE_CAP_DELETE_IF_MATCH}, {'c', STORE_CAP_COPY},
-		{'s', STORE_CAP_COPY_IF_MATCH}};
+		{'s', STORE_CAP_COPY_IF_MATCH}, {'u', STORE_CAP_UPLOAD},
+		{'p', STORE_CAP_UPLOAD_COPY}, {'i', STORE_CAP_UPLOAD_IF}};
 	const char *want = getenv("CONTRACT_EXPECT");
 
 	if (!want)
-		want = "amdcs";
+		want = "amdcsupi";
 	for (size_t i = 0; i < ARRAY_SIZE(map); i++)
 		if (!(capabilities & map[i].capability) != !strchr(want, map[i].letter)) {
 			print_error("capability %c: found %d\n", map[i].letter,

@@ -156,6 +156,7 @@ int main(void)
 	ADD(condition);
 	ADD(list);
 	ADD(layer);
+	ADD(upload);
 	return cmocka_run_group_tests_name(
 		getenv("CONTRACT_NAME") ? getenv("CONTRACT_NAME") : "store", all, setup, teardown);
 }

@@ -44,7 +44,9 @@ void assert_text(const char *key, const char *text);
 			skip();                                                                    \
 	} while (0)
 
-extern const struct CMUnitTest object_cases[], condition_cases[], list_cases[], layer_cases[];
-extern const size_t object_case_count, condition_case_count, list_case_count, layer_case_count;
+extern const struct CMUnitTest object_cases[], condition_cases[], list_cases[], layer_cases[],
+	upload_cases[];
+extern const size_t object_case_count, condition_case_count, list_case_count, layer_case_count,
+	upload_case_count;
 
 #endif

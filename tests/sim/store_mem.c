@@ -4,7 +4,7 @@
  * without the lock: they may take locks of any rank. A listing takes one object at a time and finds
  * its place again by key, so it tolerates changes.
  *
- * lock (LOCK_RANK_STORE) guards object, count, cap and version.
+ * lock (LOCK_RANK_STORE) guards object, count, cap, version and upload.
  */
 #include "tests/sim/store_mem.h"
 
@@ -39,6 +39,23 @@ struct mem {
 	size_t count;
 	size_t cap;
 	uint64_t version;
+	struct upload *upload;
+};
+
+struct part {
+	struct part *next; /* in order of number */
+	uint32_t number;
+	struct body *body;
+	char etag[STORE_ETAG_SIZE];
+};
+
+struct upload {
+	struct upload *next;
+	char *key;
+	char id[32];
+	struct store_meta meta;
+	int64_t begun_ms;
+	struct part *part;
 };
 
 static struct mem *mem_of(struct store *s)
@@ -200,15 +217,22 @@ static enum store_result mem_head(struct store *s, const char *key, struct store
 	return r;
 }
 
-static enum store_result read_body(const struct store_source *source, struct body **ret,
-	const struct store_call *call, struct store_error *error)
+static struct body *body_new(size_t size)
 {
-	struct body *b = malloc(sizeof(*b) + source->size);
-	enum store_result r = STORE_OK;
+	struct body *b = malloc(sizeof(*b) + size);
 
 	CHECK(b);
 	atomic_init(&b->refs, 1);
-	b->size = source->size;
+	b->size = size;
+	return b;
+}
+
+static enum store_result read_body(const struct store_source *source, struct body **ret,
+	const struct store_call *call, struct store_error *error)
+{
+	struct body *b = body_new(source->size);
+	enum store_result r = STORE_OK;
+
 	for (uint64_t at = 0; at < b->size && r == STORE_OK;) {
 		r = store_call_check(call, error);
 		ssize_t n = r == STORE_OK
@@ -356,9 +380,254 @@ static enum store_result mem_copy(struct store *s, const char *from, const char 
 	return r;
 }
 
+/* ---- uploads in parts ---- */
+
+static void part_free(struct part *p)
+{
+	body_unref(p->body);
+	free(p);
+}
+
+static void upload_free(struct upload *u)
+{
+	while (u->part) {
+		struct part *p = u->part;
+		u->part = p->next;
+		part_free(p);
+	}
+	store_meta_done(&u->meta);
+	free(u->key);
+	free(u);
+}
+
+/* With the lock held. */
+static struct upload **find_upload(struct mem *m, const char *key, const char *id)
+{
+	struct upload **at = &m->upload;
+
+	while (*at && (strcmp((*at)->key, key) || strcmp((*at)->id, id)))
+		at = &(*at)->next;
+	return *at ? at : NULL;
+}
+
+static enum store_result begin_upload(struct mem *m, const struct store_upload *q)
+{
+	struct upload *u = calloc(1, sizeof(*u));
+
+	CHECK(u);
+	u->key = strdup(q->key);
+	CHECK(u->key && store_meta_copy(&u->meta, q->meta) == 0);
+	u->begun_ms = clock_realtime_ms();
+	mutex_lock(&m->lock);
+	snprintf(u->id, sizeof(u->id), "u%llu", (unsigned long long)++m->version);
+	memcpy(q->ret_id, u->id, sizeof(u->id));
+	u->next = m->upload;
+	m->upload = u;
+	mutex_unlock(&m->lock);
+	return STORE_OK;
+}
+
+/* Takes body over. */
+static enum store_result add_part(struct mem *m, const struct store_upload *q, struct body *body)
+{
+	struct part *p = calloc(1, sizeof(*p)), *old = NULL;
+	enum store_result r = STORE_ABSENT;
+
+	CHECK(p);
+	p->number = q->number;
+	p->body = body;
+	mutex_lock(&m->lock);
+	struct upload **u = find_upload(m, q->key, q->id);
+	if (u) {
+		struct part **at = &(*u)->part;
+
+		while (*at && (*at)->number < p->number)
+			at = &(*at)->next;
+		if (*at && (*at)->number == p->number) {
+			old = *at;
+			*at = old->next;
+		}
+		snprintf(p->etag, sizeof(p->etag), "p%llu", (unsigned long long)++m->version);
+		memcpy(q->etag, p->etag, STORE_ETAG_SIZE);
+		p->next = *at;
+		*at = p;
+		p = NULL;
+		r = STORE_OK;
+	}
+	mutex_unlock(&m->lock);
+	if (p)
+		part_free(p);
+	if (old)
+		part_free(old);
+	return r;
+}
+
+static enum store_result copy_part(
+	struct mem *m, const struct store_upload *q, struct store_error *error)
+{
+	struct object *o = find(m, q->from);
+	enum store_result r = o ? STORE_OK : STORE_ABSENT;
+
+	if (o && q->if_match && strcmp(q->if_match, o->is.etag))
+		r = STORE_PRECONDITION;
+	else if (o && (q->offset > o->body->size || q->length > o->body->size - q->offset))
+		r = store_error_set(error, STORE_UNSUPPORTED, "range behind the end");
+	if (r == STORE_OK) {
+		struct body *b = body_new(q->length);
+		memcpy(b->bytes, o->body->bytes + q->offset, q->length);
+		r = add_part(m, q, b);
+	}
+	object_unref(o);
+	return r;
+}
+
+/* The parts that q names, put together; NULL when one is not there or too small. With the lock. */
+static struct body *join(const struct mem *m, const struct upload *u, const struct store_upload *q)
+{
+	size_t size = 0, at = 0;
+	struct body *b = NULL;
+
+	for (int pass = 0; pass < 2; pass++) {
+		const struct part *p = u->part;
+
+		for (size_t i = 0; i < q->part_count; i++) {
+			while (p && p->number < q->part[i].number)
+				p = p->next;
+			if (!p || p->number != q->part[i].number ||
+				strcmp(p->etag, q->part[i].etag) ||
+				(i + 1 < q->part_count && p->body->size < m->s.limits.part_min))
+				return NULL;
+			if (pass == 0)
+				size += p->body->size;
+			else
+				memcpy(b->bytes + at, p->body->bytes, p->body->size);
+			at += pass ? p->body->size : 0;
+		}
+		if (pass == 0)
+			b = body_new(size);
+	}
+	return b;
+}
+
+static enum store_result end_upload(struct mem *m, const struct store_upload *q)
+{
+	enum store_result r = STORE_OK;
+	struct upload *done = NULL;
+	struct object *old = NULL;
+
+	mutex_lock(&m->lock);
+	struct upload **at = find_upload(m, q->key, q->id);
+	const struct object *there = find_locked(m, q->key);
+	static const struct store_condition none;
+	const struct store_condition *c = m->has & STORE_CAP_UPLOAD_IF ? q->condition : &none;
+	struct body *body = at ? join(m, *at, q) : NULL;
+	if (!body)
+		r = STORE_ABSENT;
+	else if (c->if_absent && there)
+		r = STORE_EXISTS;
+	else if (c->if_match && (!there || strcmp(there->is.etag, c->if_match)))
+		r = STORE_PRECONDITION;
+	if (r == STORE_OK) {
+		struct object *o = object_new(q->key, body, &(*at)->meta);
+		old = install_locked(m, o);
+		memcpy(q->etag, o->is.etag, STORE_ETAG_SIZE);
+		body = NULL;
+		done = *at;
+		*at = done->next;
+	}
+	mutex_unlock(&m->lock);
+	if (body)
+		body_unref(body);
+	object_unref(old);
+	if (done)
+		upload_free(done);
+	return r;
+}
+
+static enum store_result abort_upload(struct mem *m, const struct store_upload *q)
+{
+	struct upload *u = NULL;
+
+	mutex_lock(&m->lock);
+	struct upload **at = find_upload(m, q->key, q->id);
+	if (at) {
+		u = *at;
+		*at = u->next;
+	}
+	mutex_unlock(&m->lock);
+	if (!u)
+		return STORE_ABSENT;
+	upload_free(u);
+	return STORE_OK;
+}
+
+static enum store_result mem_upload(struct store *s, const struct store_upload *q,
+	const struct store_call *call, struct store_error *error)
+{
+	struct mem *m = mem_of(s);
+	enum store_result r = store_call_check(call, error);
+	struct body *body;
+
+	if (r == STORE_OK && !(m->has & STORE_CAP_UPLOAD))
+		r = store_error_set(error, STORE_UNSUPPORTED, "no uploads");
+	if (r != STORE_OK)
+		return r;
+	switch (q->step) {
+	case STORE_UPLOAD_BEGIN:
+		return begin_upload(m, q);
+	case STORE_UPLOAD_PART:
+		r = read_body(q->source, &body, call, error);
+		return r == STORE_OK ? add_part(m, q, body) : r;
+	case STORE_UPLOAD_COPY:
+		if (!(m->has & STORE_CAP_UPLOAD_COPY))
+			return store_error_set(error, STORE_UNSUPPORTED, "no copies of parts");
+		return copy_part(m, q, error);
+	case STORE_UPLOAD_END:
+		return end_upload(m, q);
+	case STORE_UPLOAD_ABORT:
+		return abort_upload(m, q);
+	}
+	return STORE_UNSUPPORTED;
+}
+
+static enum store_result mem_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	struct mem *m = mem_of(s);
+	enum store_result r = store_call_check(call, error);
+	bool stop = false;
+
+	for (size_t n = 0; r == STORE_OK && !stop; n++) {
+		char key[STORE_KEY_MAX + 1], id[32];
+		int64_t begun_ms = 0;
+		size_t i = 0;
+
+		mutex_lock(&m->lock);
+		struct upload *u = m->upload;
+		for (; u; u = u->next) {
+			if (!strncmp(u->key, prefix, strlen(prefix)) && i++ == n)
+				break;
+		}
+		if (u) {
+			snprintf(key, sizeof(key), "%s", u->key);
+			memcpy(id, u->id, sizeof(id));
+			begun_ms = u->begun_ms;
+		}
+		mutex_unlock(&m->lock);
+		stop = !u || fn(ctx, key, id, begun_ms) != 0;
+	}
+	return r;
+}
+
 static void mem_close(struct store *s)
 {
 	struct mem *m = mem_of(s);
+
+	while (m->upload) {
+		struct upload *u = m->upload;
+		m->upload = u->next;
+		upload_free(u);
+	}
 
 	for (size_t i = 0; i < m->count; i++)
 		object_unref(m->object[i]);
@@ -375,6 +644,8 @@ static const struct store_ops mem_ops = {
 	.list = mem_list,
 	.remove = mem_remove,
 	.copy = mem_copy,
+	.upload = mem_upload,
+	.uploads = mem_uploads,
 	.close = mem_close,
 };
 
@@ -385,9 +656,31 @@ struct store *store_mem_new(unsigned capabilities)
 	CHECK(m);
 	m->s.ops = &mem_ops;
 	m->has = capabilities;
+	m->s.limits = (struct store_limits){.put_max = SIZE_MAX,
+		.object_max = SIZE_MAX,
+		.part_min = 8,
+		.part_max = SIZE_MAX,
+		.parts_max = 10000};
 	mutex_init(&m->lock, LOCK_RANK_STORE);
 	atomic_store(&m->s.capabilities, STORE_MEM_ALL);
 	return &m->s;
+}
+
+void store_mem_set_limits(struct store *s, const struct store_limits *limits)
+{
+	s->limits = *limits;
+}
+
+size_t store_mem_uploads(struct store *s)
+{
+	struct mem *m = mem_of(s);
+	size_t n = 0;
+
+	mutex_lock(&m->lock);
+	for (const struct upload *u = m->upload; u; u = u->next)
+		n++;
+	mutex_unlock(&m->lock);
+	return n;
 }
 
 size_t store_mem_count(struct store *s)

@@ -23,6 +23,8 @@ static void every_combination(void **state)
 		/* A condition on a copy needs a copy. */
 		if (!(has & STORE_CAP_COPY))
 			want &= ~(unsigned)STORE_CAP_COPY_IF_MATCH;
+		if (!(has & STORE_CAP_UPLOAD))
+			want &= ~(unsigned)(STORE_CAP_UPLOAD_COPY | STORE_CAP_UPLOAD_IF);
 		assert_int_equal(store_probe(s, NULL, &e), STORE_OK);
 		assert_int_equal(atomic_load(&s->capabilities), want);
 		assert_int_equal(store_mem_count(mem), 0);

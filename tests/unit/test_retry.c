@@ -194,6 +194,20 @@ static enum store_result script_remove(struct store *s, const char *key, const c
 	return failure(s, c, error);
 }
 
+static enum store_result script_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	char c = next(s, u->step == STORE_UPLOAD_END ? "end" : "part");
+
+	if (c == '-')
+		return s->inner->ops->upload(s->inner, u, call, error);
+	if (c == 'U') {
+		assert_int_equal(s->inner->ops->upload(s->inner, u, call, error), STORE_OK);
+		return STORE_UNKNOWN;
+	}
+	return failure(s, c, error);
+}
+
 static void script_close(struct store *s)
 {
 	store_close(s->inner);
@@ -206,6 +220,7 @@ static const struct store_ops script_ops = {
 	.head = script_head,
 	.list = script_list,
 	.remove = script_remove,
+	.upload = script_upload,
 	.close = script_close,
 };
 
@@ -406,6 +421,38 @@ static int collect(void *ctx, const char *key, const struct store_object *object
 	return 0;
 }
 
+static enum store_result upload(struct store *s, const char *body)
+{
+	struct store_memory memory = {.p = body, .len = strlen(body)};
+	struct store_source source = store_source_memory(&memory);
+	CLEANUP(store_meta_done) struct store_meta m = {0};
+	struct store_part part = {.number = 1};
+	char id[STORE_UPLOAD_ID_SIZE];
+
+	mark(&m, body);
+	assert_int_equal(store_upload_begin(s, "k", &m, id, NULL, NULL), STORE_OK);
+	enum store_result r = store_upload_part(s, "k", id, &source, &part, NULL, NULL);
+	if (r == STORE_OK)
+		r = store_upload_end(s, "k", id, &part, 1, &m, NULL, NULL, NULL, NULL);
+	return r;
+}
+
+/* The end happened: the repeat would find no such upload, and HEAD tells. Parts are just sent again. */
+static void unknown_end_of_an_upload(void **state)
+{
+	struct script p;
+	struct store *s = scripted(&p, "part:-t;end:U");
+
+	assert_int_equal(upload(s, "body"), STORE_OK);
+	assert_string_equal(p.log, "part part part end head ");
+	store_close(s);
+
+	s = scripted(&p, "end:uu;head:-t");
+	assert_int_equal(upload(s, "body"), STORE_OK);
+	assert_string_equal(p.log, "part part end head end head head end ");
+	store_close(s);
+}
+
 static void listing_goes_on(void **state)
 {
 	struct script p;
@@ -449,6 +496,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(unknown_puts, setup, teardown),
 		cmocka_unit_test_setup_teardown(unknown_replacement, setup, teardown),
 		cmocka_unit_test_setup_teardown(unknown_removes, setup, teardown),
+		cmocka_unit_test_setup_teardown(unknown_end_of_an_upload, setup, teardown),
 		cmocka_unit_test_setup_teardown(listing_goes_on, setup, teardown),
 	};
 

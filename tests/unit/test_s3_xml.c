@@ -147,6 +147,59 @@ static void test_answer(void **state)
 	assert_int_equal(s3_xml_answer(nameless, strlen(nameless), &a), -EBADMSG);
 }
 
+#define UPLOAD(key, id)                                                                            \
+	"<Upload><Key>" key "</Key><UploadId>" id                                                  \
+	"</UploadId><Initiated>2009-10-12T17:50:30.000Z</Initiated></Upload>"
+
+static int uploads(const char *text, struct s3_uploads_page *page)
+{
+	return s3_xml_uploads(text, strlen(text), page);
+}
+
+static void test_uploads(void **state)
+{
+	struct s3_uploads_page page CLEANUP(s3_uploads_page_done) = {0};
+	assert_int_equal(
+		uploads("<ListMultipartUploadsResult><EncodingType>url</EncodingType>" UPLOAD(
+				"a%20b+c", "i-1")
+				UPLOAD("z", "i-2") "<IsTruncated>true</IsTruncated>"
+						   "<NextKeyMarker>z%2B</NextKeyMarker><"
+						   "NextUploadIdMarker>i-2</"
+						   "NextUploadIdMarker>"
+						   "</ListMultipartUploadsResult>",
+			&page),
+		0);
+	assert_int_equal(page.count, 2);
+	assert_string_equal(page.item[0].key, "a b c");
+	assert_string_equal(page.item[0].id, "i-1");
+	assert_int_equal(page.item[0].begun_ms, 1255369830000);
+	assert_true(page.truncated);
+	assert_string_equal(page.next_key, "z+");
+	assert_string_equal(page.next_id, "i-2");
+}
+
+static void test_uploads_refused(void **state)
+{
+	static const char *const bad[] = {
+		"<ListBucketResult></ListBucketResult>",
+		"<ListMultipartUploadsResult>" UPLOAD("", "i") "</ListMultipartUploadsResult>",
+		"<ListMultipartUploadsResult>" UPLOAD("k", "") "</ListMultipartUploadsResult>",
+		"<ListMultipartUploadsResult>" UPLOAD("k", "a b") "</ListMultipartUploadsResult>",
+		"<ListMultipartUploadsResult>" UPLOAD("a%00b", "i") "</ListMultipartUploadsResult>",
+		"<ListMultipartUploadsResult><Upload></Upload></ListMultipartUploadsResult>",
+	};
+	struct s3_uploads_page page;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_int_equal(uploads(bad[i], &page), -EBADMSG);
+		assert_null(page.item);
+	}
+	const char *begun = "<InitiateMultipartUploadResult><UploadId>2~x</UploadId>"
+			    "</InitiateMultipartUploadResult>";
+	struct s3_answer a;
+	assert_int_equal(s3_xml_answer(begun, strlen(begun), &a), 0);
+	assert_string_equal(a.upload_id, "2~x");
+}
+
 static void test_etag(void **state)
 {
 	char etag[STORE_ETAG_SIZE] = "kept";
@@ -174,6 +227,8 @@ int main(void)
 		cmocka_unit_test(test_entities_refused),
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_answer),
+		cmocka_unit_test(test_uploads),
+		cmocka_unit_test(test_uploads_refused),
 		cmocka_unit_test(test_etag),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
