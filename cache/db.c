@@ -266,10 +266,22 @@ int conn_take(struct cache *c, struct conn **ret)
 	return 0;
 }
 
+int conn_take_warm(struct cache *c, struct conn **ret)
+{
+	if (!mutex_trylock(&c->writer_lock))
+		return conn_take(c, ret);
+	*ret = c->writer;
+	return 0;
+}
+
 void conn_give(struct conn *conn)
 {
 	struct cache *c = conn->cache;
 
+	if (conn->writer) {
+		mutex_unlock(&c->writer_lock);
+		return;
+	}
 	mutex_lock(&c->readers_lock);
 	conn->next = c->idle;
 	c->idle = conn;

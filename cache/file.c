@@ -129,7 +129,7 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 
 	if (atomic_load(&rec->fd) >= 0)
 		return 0;
-	r = conn_take(c, &conn);
+	r = conn_take_warm(c, &conn);
 	if (r)
 		return r;
 	r = inode_get(conn, rec->ino, &row);

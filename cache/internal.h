@@ -148,6 +148,10 @@ int conn_open(struct cache *c, bool writer, struct conn **ret) MUST_CHECK;
 void conn_close(struct conn *conn);
 /* A read connection without a transaction, for calls that need one statement only. */
 int conn_take(struct cache *c, struct conn **ret) MUST_CHECK;
+/* The same for a statement or two with nothing but leaf locks in between: the writer connection
+ * when it is idle, whose pages are warm, while a reader finds all of them stale after each commit.
+ */
+int conn_take_warm(struct cache *c, struct conn **ret) MUST_CHECK;
 void conn_give(struct conn *conn);
 void conn_pool_close(struct cache *c);
 /* After commit and outside the lock: removes the content file of ino, with its snapshots. */

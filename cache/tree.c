@@ -353,7 +353,7 @@ int tree_lookup(struct cache *c, uint64_t parent, struct slice name, struct inod
 		return -ENAMETOOLONG;
 	if (reserved(parent, name))
 		return -ENOENT;
-	r = conn_take(c, &conn);
+	r = conn_take_warm(c, &conn);
 	if (r)
 		return r;
 	r = inode_child(conn, parent, name, &row);
@@ -368,7 +368,7 @@ int tree_getattr(struct cache *c, uint64_t ino, struct inode *ret)
 {
 	struct conn *conn AUTO_GIVE = NULL;
 	struct inode_row row;
-	int r = conn_take(c, &conn);
+	int r = conn_take_warm(c, &conn);
 
 	if (!r)
 		r = inode_get(conn, ino, &row);
@@ -380,7 +380,7 @@ int tree_getattr(struct cache *c, uint64_t ino, struct inode *ret)
 int tree_readlink(struct cache *c, uint64_t ino, char **ret)
 {
 	struct conn *conn AUTO_GIVE = NULL;
-	int r = conn_take(c, &conn);
+	int r = conn_take_warm(c, &conn);
 
 	return r ? r : inode_target(conn, ino, ret);
 }

@@ -129,7 +129,7 @@ ssize_t tree_getxattr(struct cache *c, uint64_t ino, const char *name, void *val
 
 	if (!tree_may_have_xattrs(c, ino))
 		return -ENODATA;
-	r = conn_take(c, &conn);
+	r = conn_take_warm(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (r)
@@ -158,7 +158,7 @@ ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size)
 
 	if (!tree_may_have_xattrs(c, ino))
 		return 0;
-	r = conn_take(c, &conn);
+	r = conn_take_warm(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (r || row.xattrs == 0)

@@ -597,6 +597,7 @@ static void *dispatch(void *arg)
 	struct outbox_row *rows = calloc(QUEUE_MAX, sizeof(*rows));
 
 	CHECK(rows);
+	thread_background();
 	while (!stopping(d)) {
 		unsigned taken = 0;
 
@@ -650,6 +651,7 @@ static void *worker(void *arg)
 	struct job *j = calloc(1, sizeof(*j));
 
 	CHECK(j);
+	thread_background();
 	for (;;) {
 		memset(j, 0, sizeof(*j));
 		mutex_lock(&d->lock);

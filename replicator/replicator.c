@@ -27,6 +27,7 @@ enum {
 	FETCH_THREADS = 8,
 	INLINE_CACHE_BYTES = 32 << 20,
 	SEAL_GATHER_MS = 20,
+	SEAL_PAUSE_MS = 100,
 	SEAL_IDLE_MS = 500,
 	ENOUGH_RECORDS = 2000,
 	LOCAL_FAILURE_MS = 1000,
@@ -365,18 +366,23 @@ static void *seal_loop(void *arg)
 	uint64_t seen = 0;
 	int last = 0;
 
+	thread_background();
 	while (!is_stopping(r)) {
 		bool did = false;
+		int64_t start = clock_monotonic_ms(), took;
 		int code = replicator_step_seal(r, &did);
 
 		local_failure(r, "sealing", code, &last);
 		if (code < 0)
 			wait_ms(r, LOCAL_FAILURE_MS, NULL, false);
-		if (did)
-			continue;
-		journal_wait(r->cache, &seen, SEAL_IDLE_MS);
-		/* So that a burst of changes is not sealed one by one. */
-		wait_ms(r, SEAL_GATHER_MS, NULL, true);
+		if (!did)
+			journal_wait(r->cache, &seen, SEAL_IDLE_MS);
+		/* So that a burst of changes is not sealed one by one, nor the applications that
+		 * make it kept from the processor and the database for more than half the time. */
+		took = clock_monotonic_ms() - start;
+		wait_ms(r, did && took > SEAL_GATHER_MS ? (took < SEAL_PAUSE_MS ? took : SEAL_PAUSE_MS)
+						: SEAL_GATHER_MS,
+			NULL, true);
 	}
 	return NULL;
 }
@@ -431,6 +437,7 @@ static void *announce_loop(void *arg)
 	uint64_t seen = 0;
 	int last = 0;
 
+	thread_background();
 	while (!is_stopping(r)) {
 		int code = 0;
 
@@ -451,6 +458,7 @@ static void *pull_loop(void *arg)
 	struct replicator *r = arg;
 	int last = 0;
 
+	thread_background();
 	while (!is_stopping(r)) {
 		int64_t pause = r->o.poll_interval_ms, start = clock_monotonic_ms();
 		bool did = false;
@@ -503,6 +511,7 @@ static void *house_loop(void *arg)
 {
 	struct replicator *r = arg;
 
+	thread_background();
 	while (!is_stopping(r)) {
 		upkeep(r);
 		int code = cache_checkpoint(r->cache, HOUSE_LOG_BYTES);

@@ -13,7 +13,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "src/base/log.h"
 
@@ -105,6 +107,18 @@ void mutex_lock(struct mutex *m)
 	held_check(m);
 	CHECK(pthread_mutex_lock(&m->m) == 0);
 	held_add(m);
+}
+
+bool mutex_trylock(struct mutex *m)
+{
+	int r = pthread_mutex_trylock(&m->m);
+
+	CHECK(r == 0 || r == EBUSY);
+	if (r)
+		return false;
+	held_check(m);
+	held_add(m);
+	return true;
 }
 
 void mutex_unlock(struct mutex *m)
@@ -217,4 +231,16 @@ int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg)
 	if (r)
 		free(start);
 	return -r;
+}
+
+void thread_background(void)
+{
+	id_t tid = (id_t)gettid();
+	int now;
+
+	errno = 0;
+	now = getpriority(PRIO_PROCESS, tid);
+	/* Relative: the whole daemon may have been started with another. Failing is no harm. */
+	if (errno || setpriority(PRIO_PROCESS, tid, now + BACKGROUND_NICE))
+		log_debug("thread priority not lowered error=%d", errno);
 }

@@ -31,6 +31,8 @@ struct mutex {
 void mutex_init(struct mutex *m, enum lock_rank rank);
 void mutex_done(struct mutex *m);
 void mutex_lock(struct mutex *m);
+/* False when somebody has it, also the caller itself. */
+bool mutex_trylock(struct mutex *m) MUST_CHECK;
 void mutex_unlock(struct mutex *m);
 
 /* Waits and signals use the monotonic clock. A wait releases and retakes m. */
@@ -49,5 +51,10 @@ void cond_broadcast(struct cond *c);
 /* Starts a thread with a 256 KiB stack, all signals blocked and a name of at most 15 bytes.
  * Returns 0 or -errno. Join with pthread_join. */
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg) MUST_CHECK;
+
+/* The calling thread gives way to those that answer applications: nice BACKGROUND_NICE from now on.
+ * It may hold locks that they wait for, so the step is small. */
+#define BACKGROUND_NICE 5
+void thread_background(void);
 
 #endif
