@@ -1,9 +1,10 @@
 /* Times operations in a loop and prints JSON: nanoseconds per operation, MiB/s for sequences.
  *
- *     ops DIRECTORY [count=N] [data=MIB] [random=N] [syncs=N] [list=FILE] [only=NAME,...]
+ *     ops DIRECTORY [count=N] [data=MIB] [random=N] [syncs=N] [near=FILE] [far=FILE] [only=NAME,...]
  *
- * list: also looks up each path of FILE (lines, absolute) and makes and removes a file beside it.
- * only: metadata, data, fsync, or single operations of metadata (each needs what those before it leave). DIRECTORY is made, used and left empty. One pass; the caller repeats it and takes minima. Any failure ends the program. */
+ * near, far: also look up each path of FILE (lines, absolute) and make and remove a file beside it.
+ * only: metadata, write_data, read_data, fsync, or single operations of metadata; each needs what those before it leave. DIRECTORY is made if
+ * need be, and removed when nothing is left in it. One pass; the caller repeats it and takes minima. Any failure ends the program. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -191,7 +192,7 @@ static uint64_t read_all(int fd, uint64_t mib)
 	return now() - start;
 }
 
-static void data(uint64_t mib, unsigned count)
+static void write_data(uint64_t mib, unsigned count)
 {
 	int fd = open("data", O_CREAT | O_RDWR, 0644);
 	check(fd >= 0, "data");
@@ -206,13 +207,16 @@ static void data(uint64_t mib, unsigned count)
 	print("seq_overwrite_mib_s", rate(mib, now() - start));
 	random_io(fd, mib, count);
 	close(fd);
-	/* As another program finds it: opened for reading only, and warm. */
-	fd = open("data", O_RDONLY);
+}
+
+/* As another program finds it: opened for reading only, and warm. */
+static void read_data(uint64_t mib, unsigned count)
+{
+	int fd = open("data", O_RDONLY);
 	check(fd >= 0, "data");
 	read_all(fd, mib);
 	print("seq_read_mib_s", rate(mib, read_all(fd, mib)));
-	uint64_t state = 1234567ULL, blocks = mib * CHUNK / BLOCK;
-	start = now();
+	uint64_t state = 1234567ULL, blocks = mib * CHUNK / BLOCK, start = now();
 	for (unsigned n = 0; n < count; n++)
 		check(pread(fd, block, BLOCK, (off_t)(next_random(&state) % blocks) * BLOCK) ==
 				BLOCK,
@@ -276,28 +280,41 @@ static struct list read_list(const char *name)
 	return list;
 }
 
-static void scattered(const char *name)
+static void print_listed(const char *what, const char *suffix, double value)
 {
-	struct list list = read_list(name);
+	char name[64];
+	snprintf(name, sizeof(name), "%s_%s", what, suffix);
+	print(name, value);
+}
+
+/* What names lie in is known to the kernel before the clock starts. */
+static void listed(const char *file, const char *suffix)
+{
+	struct list list = read_list(file);
 	struct stat st;
+	char path[4096];
+	for (unsigned n = 0; n < list.count; n++) {
+		snprintf(path, sizeof(path), "%s", list.path[n]);
+		*strrchr(path, '/') = '\0';
+		check(!stat(path, &st), path);
+	}
 	uint64_t start = now();
 	for (unsigned n = 0; n < list.count; n++)
 		check(!stat(list.path[n], &st), list.path[n]);
-	print("lookup_scattered", (double)(now() - start) / list.count);
-	char path[4096];
+	print_listed("lookup", suffix, (double)(now() - start) / list.count);
 	start = now();
 	for (unsigned n = 0; n < list.count; n++) {
 		snprintf(path, sizeof(path), "%s.new", list.path[n]);
 		int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
 		check(fd >= 0 && write(fd, block, BLOCK) == BLOCK && !close(fd), path);
 	}
-	print("create_scattered", (double)(now() - start) / list.count);
+	print_listed("create", suffix, (double)(now() - start) / list.count);
 	start = now();
 	for (unsigned n = 0; n < list.count; n++) {
 		snprintf(path, sizeof(path), "%s.new", list.path[n]);
 		check(!unlink(path), path);
 	}
-	print("unlink_scattered", (double)(now() - start) / list.count);
+	print_listed("unlink", suffix, (double)(now() - start) / list.count);
 	for (unsigned n = 0; n < list.count; n++)
 		free(list.path[n]);
 	free(list.path);
@@ -316,8 +333,8 @@ int main(int argc, char **argv)
 {
 	if (argc < 2) {
 		fprintf(stderr, "usage: ops DIRECTORY [count=N] [data=MIB] [random=N] [syncs=N] "
-				"[list=FILE] "
-				"[only=metadata,data,fsync or single names]\n");
+				"[near=FILE] [far=FILE] "
+				"[only=metadata,write_data,read_data,fsync or single names]\n");
 		return 2;
 	}
 	for (int i = 2; i < argc; i++)
@@ -326,21 +343,24 @@ int main(int argc, char **argv)
 	block = malloc(CHUNK);
 	check(block != NULL, "memory");
 	memset(block, 'x', CHUNK);
-	check(!mkdir(argv[1], 0755) && !chdir(argv[1]), argv[1]);
+	check((!mkdir(argv[1], 0755) || errno == EEXIST) && !chdir(argv[1]), argv[1]);
 	for (int i = 2; i < argc; i++)
-		if (!strncmp(argv[i], "list=", 5))
-			scattered(argv[i] + 5);
+		if (!strncmp(argv[i], "near=", 5) || !strncmp(argv[i], "far=", 4))
+			listed(strchr(argv[i], '=') + 1, argv[i][0] == 'n' ? "near" : "far");
 	metadata((unsigned)option(argc, argv, "count", 2000));
-	if (wanted("data"))
-		data(option(argc, argv, "data", 256),
-			(unsigned)option(argc, argv, "random", 20000));
+	uint64_t mib = option(argc, argv, "data", 256);
+	unsigned random = (unsigned)option(argc, argv, "random", 20000);
+	if (wanted("write_data"))
+		write_data(mib, random);
+	if (wanted("read_data"))
+		read_data(mib, random);
 	unsigned count = (unsigned)option(argc, argv, "syncs", 200);
 	if (wanted("fsync")) {
 		syncs("fsync_1", 1, count);
 		syncs("fsync_8", SYNC_THREADS, count);
 	}
 	printf("%s}\n", first ? "{" : "");
-	check(!chdir("/") && !rmdir(argv[1]), argv[1]);
+	check(!chdir("/") && (!rmdir(argv[1]) || errno == ENOTEMPTY), argv[1]);
 	free(block);
 	return 0;
 }
