@@ -23,11 +23,15 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "src/base/clock.h"
 #include "src/base/log.h"
 
 #define NO_PRIVILEGES "no privileges (CAP_SYS_ADMIN)"
+#define SPACE_MARGIN (16U << 20)
+#define SPACE_EVERY_MS 100
 #define LOOK_FIRST_MS 5 /* after the last release: then the closing task has let go */
 #define LOOK_MAX_MS 1000
 
@@ -154,6 +158,22 @@ static void turn_off(struct passthrough *p, const char *reason)
 	log_info("passthrough is off reason=\"%s\"", reason);
 }
 
+/* With the lock. Writes that are passed through know no reserve (cache.h), so near to it files are not:
+ * whoever opens one then gets ENOSPC in time. Who had one open before may use the reserve up. */
+static bool is_short_of_space(struct fs *fs)
+{
+	struct passthrough *p = &fs->passthrough;
+	int64_t now = clock_monotonic_ms();
+	struct statvfs st;
+
+	if (p->space_ms && now - p->space_ms < SPACE_EVERY_MS)
+		return p->short_of_space;
+	p->space_ms = now;
+	p->short_of_space = tree_statfs(fs->cache, &st) == 0 &&
+			    (uint64_t)st.f_bavail * st.f_frsize < SPACE_MARGIN;
+	return p->short_of_space;
+}
+
 /* With the lock. Errors that concern this file alone (descriptors or memory are short) leave the
  * others alone. */
 static int register_file(struct fs *fs, int fd)
@@ -161,15 +181,15 @@ static int register_file(struct fs *fs, int fd)
 	struct passthrough *p = &fs->passthrough;
 	int id;
 
-	if (!atomic_load(&p->on))
+	if (!atomic_load(&p->on) || is_short_of_space(fs))
 		return 0;
-	if (!p->proven && !leases_work(fd)) {
+	if (!atomic_load(&p->proven) && !leases_work(fd)) {
 		turn_off(p, "the state directory's file system has no leases");
 		return 0;
 	}
 	id = backing_open(fs, fd);
 	if (id > 0) {
-		p->proven = true;
+		atomic_store(&p->proven, true);
 		return id;
 	}
 	if (id == -EPERM)
@@ -199,7 +219,7 @@ int passthrough_begin(struct fs *fs, struct passthrough_open *o, int flags, bool
 	*keep_cache = true;
 	o->writable = (flags & O_ACCMODE) != O_RDONLY;
 	/* Once off it may still have passed through files, whose mode holds. */
-	if (!atomic_load(&p->on) && !p->proven)
+	if (!atomic_load(&p->on) && !atomic_load(&p->proven))
 		return 0;
 	mutex_lock(&p->lock);
 	at = find(p, file_ino(o->file));

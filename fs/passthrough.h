@@ -34,6 +34,8 @@ struct passthrough {
 	struct mutex lock; /* guards what follows; held over the registration of a file */
 	struct cond changed;
 	struct passthrough_inode *buckets[PASSTHROUGH_BUCKETS];
+	int64_t space_ms; /* when short_of_space was found out, monotonic; 0: never */
+	bool short_of_space;
 	unsigned kept; /* inodes without an open that are still mapped, perhaps */
 	bool closed;
 	bool started;
