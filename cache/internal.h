@@ -218,6 +218,9 @@ struct inode_row {
 void column_inode(sqlite3_stmt *s, int first, struct inode_row *ret);
 /* What a caller is shown: open or dirty content and directory times in memory are applied. */
 void inode_present(struct cache *c, const struct inode_row *row, struct inode *ret);
+/* The place of a name in the listing of a directory: 62 bits of a hash over 2^62, so that it is a
+ * position that stays good whatever other names come and go. */
+int64_t name_place(struct slice name);
 /* -ENAMETOOLONG, -EINVAL for "", -EPERM for the reserved name. */
 int name_check(uint64_t parent, struct slice name) MUST_CHECK;
 /* The key of name in parent, -ENAMETOOLONG over KEY_MAX, -ENOTDIR, -ENOENT. dir: the parent's row.

@@ -266,7 +266,8 @@ static int next_name(struct walk *w, struct slice last, char name[NAME_MAX_BYTES
 {
 	sqlite3_stmt *s = conn_statement(w->conn,
 		"SELECT d.name, d.ino, i.mode FROM dentry d JOIN inode i ON i.ino = d.ino"
-		" WHERE d.parent = ?1 AND d.name > ?2 ORDER BY d.name LIMIT 1");
+		" WHERE d.parent = ?1 AND (d.place, d.name) > (?3, ?2)"
+		" ORDER BY d.place, d.name LIMIT 1");
 	struct slice found;
 	int r;
 
@@ -274,6 +275,7 @@ static int next_name(struct walk *w, struct slice last, char name[NAME_MAX_BYTES
 		return conn_error(w->conn);
 	sqlite3_bind_int64(s, 1, (int64_t)w->level[w->depth].dir);
 	bind_slice(s, 2, last);
+	sqlite3_bind_int64(s, 3, last.len ? name_place(last) : 0);
 	r = conn_row(w->conn, s);
 	if (r <= 0)
 		return r;

@@ -71,8 +71,8 @@ int journal_local_state(struct conn *conn, struct slice key, struct local_state 
 void local_state_done(struct local_state *s);
 
 /* Names below the directory at key, depth first, in batches: calls fn for up to limit paths
- * greater than after in the order of the walk (a directory before its content, names in byte
- * order). Used to expand RENAME_DIR. */
+ * greater than after in the order of the walk (a directory before its content, names by
+ * place). Used to expand RENAME_DIR. */
 typedef int (*journal_walk_fn)(void *ctx, struct slice key);
 int journal_walk(struct conn *conn, struct slice root, struct slice after, unsigned limit,
 	journal_walk_fn fn, void *ctx) MUST_CHECK;

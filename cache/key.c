@@ -1,5 +1,5 @@
 /* Paths as keys: syntax only, no state. */
-#include "cache/cache.h"
+#include "cache/internal.h"
 
 #define RESERVED ".meridian"
 
@@ -57,4 +57,18 @@ struct slice key_name(struct slice s)
 	if (!slash)
 		return s;
 	return (struct slice){slash + 1, s.len - (size_t)(slash + 1 - s.p)};
+}
+
+/* FNV-1a (Fowler, Noll, Vo), then the finaliser of MurmurHash3, since the last bytes of a name move
+ * few bits of the former. Part of the database's format. */
+int64_t name_place(struct slice name)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < name.len; i++)
+		h = (h ^ (uint8_t)name.p[i]) * UINT64_C(0x100000001b3);
+	h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd);
+	h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+	h ^= h >> 33;
+	return (int64_t)(h >> 2 | UINT64_C(1) << 62);
 }

@@ -42,9 +42,10 @@ const char *const schema_tree[] = {
 	"CREATE INDEX inode_detached ON inode(ino) WHERE nlink = 0",
 	"CREATE TABLE dentry("
 	" parent INTEGER NOT NULL,"
+	" place INTEGER NOT NULL," /* name_place(name): listings are in this order */
 	" name BLOB NOT NULL,"
 	" ino INTEGER NOT NULL,"
-	" PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID",
+	" PRIMARY KEY(parent, place, name)) STRICT, WITHOUT ROWID",
 	"CREATE TABLE xattr("
 	" ino INTEGER NOT NULL,"
 	" name TEXT NOT NULL,"

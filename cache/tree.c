@@ -103,25 +103,28 @@ int inode_child(struct conn *conn, uint64_t parent, struct slice name, struct in
 {
 	sqlite3_stmt *s = conn_statement(conn,
 		"SELECT " INODE_COLUMNS " FROM dentry d JOIN inode i ON i.ino = d.ino"
-		" WHERE d.parent = ?1 AND d.name = ?2");
+		" WHERE d.parent = ?1 AND d.place = ?3 AND d.name = ?2");
 
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
+	sqlite3_bind_int64(s, 3, name_place(name));
 	return one_inode(conn, s, ret);
 }
 
 static int child_ino(struct conn *conn, uint64_t parent, struct slice name, uint64_t *ret)
 {
 	sqlite3_stmt *s =
-		conn_statement(conn, "SELECT ino FROM dentry WHERE parent = ?1 AND name = ?2");
+		conn_statement(conn, "SELECT ino FROM dentry WHERE parent = ?1 AND place = ?3"
+				     " AND name = ?2");
 	int r;
 
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
+	sqlite3_bind_int64(s, 3, name_place(name));
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -ENOENT;
@@ -385,7 +388,7 @@ int tree_readlink(struct cache *c, uint64_t ino, char **ret)
 	return r ? r : inode_target(conn, ino, ret);
 }
 
-int tree_readdir(struct cache *c, uint64_t dir, struct slice after, unsigned limit,
+int tree_readdir(struct cache *c, uint64_t dir, int64_t after, unsigned limit,
 	tree_dirent_fn fn, void *ctx)
 {
 	struct conn *conn AUTO_GIVE = NULL;
@@ -402,18 +405,19 @@ int tree_readdir(struct cache *c, uint64_t dir, struct slice after, unsigned lim
 		return -ENOTDIR;
 	s = conn_statement(conn,
 		"SELECT d.name, " INODE_COLUMNS " FROM dentry d JOIN inode i ON i.ino = d.ino"
-		" WHERE d.parent = ?1 AND d.name > ?2 ORDER BY d.name LIMIT ?3");
+		" WHERE d.parent = ?1 AND d.place > ?2 ORDER BY d.place, d.name LIMIT ?3");
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)dir);
-	bind_slice(s, 2, after);
+	sqlite3_bind_int64(s, 2, after);
 	sqlite3_bind_int64(s, 3, limit);
 	while ((r = conn_row(conn, s)) > 0) {
+		struct slice name = column_slice(s, 0);
 		struct inode inode;
 
 		column_inode(s, 1, &row);
 		inode_present(c, &row, &inode);
-		if (fn(ctx, column_slice(s, 0), &inode)) {
+		if (fn(ctx, name, name_place(name), &inode)) {
 			sqlite3_reset(s);
 			return 0;
 		}

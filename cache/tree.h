@@ -74,11 +74,13 @@ int tree_rmdir(struct cache *c, uint64_t parent, struct slice name) MUST_CHECK;
 int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t new_parent,
 	struct slice new_name, unsigned flags) MUST_CHECK;
 
-/* Calls fn for up to limit names greater than after (byte order; after.len 0: from the first),
- * each with its attributes. Non-zero from fn ends it. fn runs inside a read transaction and must
- * not call the cache. */
-typedef int (*tree_dirent_fn)(void *ctx, struct slice name, const struct inode *inode);
-int tree_readdir(struct cache *c, uint64_t dir, struct slice after, unsigned limit,
+/* Calls fn for up to limit names whose place is greater than after (0: all), in the order of their
+ * places, each with its attributes. A place depends on the name alone and is at least 2^62; names
+ * with the same one, which is rare, have to be taken together. Non-zero from fn ends it. fn runs
+ * inside a read transaction and must not call the cache. */
+typedef int (*tree_dirent_fn)(
+	void *ctx, struct slice name, int64_t place, const struct inode *inode);
+int tree_readdir(struct cache *c, uint64_t dir, int64_t after, unsigned limit,
 	tree_dirent_fn fn, void *ctx) MUST_CHECK;
 /* The parent of a directory (ROOT_INO for the root itself). */
 int tree_parent(struct cache *c, uint64_t dir, uint64_t *ret) MUST_CHECK;

@@ -41,20 +41,23 @@ static int note_length(struct conn *conn, size_t len)
 static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
 {
 	sqlite3_stmt *s =
-		conn_statement(conn, "INSERT INTO dentry(parent, name, ino) VALUES(?1, ?2, ?3)");
+		conn_statement(conn, "INSERT INTO dentry(parent, name, ino, place)"
+				     " VALUES(?1, ?2, ?3, ?4)");
 
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_int64(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	sqlite3_bind_int64(s, 3, (int64_t)ino);
+	sqlite3_bind_int64(s, 4, name_place(name));
 	return conn_run(conn, s);
 }
 
 static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
 {
 	sqlite3_stmt *s = conn_statement(
-		conn, "DELETE FROM dentry WHERE parent = ?1 AND name = ?2 AND ino = ?3");
+		conn, "DELETE FROM dentry WHERE parent = ?1 AND place = ?4 AND name = ?2"
+		      " AND ino = ?3");
 	int r;
 
 	dir_keys_moved(conn->dir_keys, ino);
@@ -63,6 +66,7 @@ static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 	sqlite3_bind_int64(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	sqlite3_bind_int64(s, 3, (int64_t)ino);
+	sqlite3_bind_int64(s, 4, name_place(name));
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) != 1)
 		r = -ENOENT;

@@ -73,10 +73,9 @@ struct fs {
 	_Atomic uint64_t errors;
 	_Atomic int failed; /* errno of a device that failed */
 
-	struct mutex lock; /* guards handles, dirs and fetches; nothing is called with it held */
+	struct mutex lock; /* guards handles and fetches; nothing is called with it held */
 	struct cond fetches_idle;
 	struct handle *handles;
-	struct dir *dirs;
 	struct fetch *fetches;
 	uint64_t fetches_waiting;
 	unsigned fetches_running;
@@ -90,6 +89,7 @@ struct fs {
 	struct fs_ids ids; /* constant */
 	bool noatime;	   /* constant */
 	bool acl;	   /* written by init, before any other request */
+	bool no_opendir;   /* likewise */
 };
 
 static inline struct fs *fs_of(fuse_req_t req)
@@ -157,8 +157,6 @@ void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void op_readdirplus(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
-void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
-void dirs_release(struct fs *fs);
 
 /* xattr.c */
 void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);

@@ -84,6 +84,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	want(conn, FUSE_CAP_POSIX_ACL, !ids_hide(fs));
 	fs->acl = conn->want & FUSE_CAP_POSIX_ACL;
 	want(conn, FUSE_CAP_DONT_MASK, true);
+	want(conn, FUSE_CAP_NO_OPENDIR_SUPPORT, true);
+	fs->no_opendir = conn->want & FUSE_CAP_NO_OPENDIR_SUPPORT;
 	/* Handles outlive the kernel's memory of an inode: see op_lookup. */
 	want(conn, FUSE_CAP_EXPORT_SUPPORT, true);
 	/* Its second version is asked for: see killpriv.c. */
@@ -122,7 +124,6 @@ static const struct fuse_lowlevel_ops operations = {
 	.opendir = op_opendir,
 	.readdir = op_readdir,
 	.readdirplus = op_readdirplus,
-	.releasedir = op_releasedir,
 	.fsyncdir = op_fsyncdir,
 	.statfs = op_statfs,
 	.getxattr = op_getxattr,
@@ -468,7 +469,6 @@ void fs_free(struct fs *fs)
 	fs_unmount(fs);
 	notifier_stop(fs);
 	fetches_cancel(fs);
-	dirs_release(fs);
 	handles_release(fs);
 	passthrough_stop(fs);
 	if (fs->session)

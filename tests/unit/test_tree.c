@@ -214,13 +214,18 @@ static void renames(void **state)
 }
 
 struct names {
+	int64_t last;
 	char text[512];
 	unsigned stop_after;
 };
 
-static int collect(void *ctx, struct slice name, const struct inode *inode)
+static int collect(void *ctx, struct slice name, int64_t place, const struct inode *inode)
 {
 	struct names *n = ctx;
+
+	assert_int_equal(place, name_place(name));
+	assert_true(place > n->last);
+	n->last = place;
 
 	assert_true(inode->ino > ROOT_INO);
 	strncat(n->text, name.p, name.len);
@@ -228,26 +233,43 @@ static int collect(void *ctx, struct slice name, const struct inode *inode)
 	return n->stop_after && --n->stop_after == 0;
 }
 
-static void listings_resume_after_a_name(void **state)
+static void listings_resume_after_a_place(void **state)
 {
 	struct fixture *f = *state;
 	uint64_t dir = make_dir(f, ROOT_INO, "d"), parent = 0;
-	struct names n = {0};
+	struct names n = {0}, all;
+	char first[2] = "";
 
 	make_dir(f, dir, "b");
 	make_dir(f, dir, "a");
 	make_dir(f, dir, "\xff");
 	make_dir(f, dir, "c");
 	make_dir(f, ROOT_INO, "other");
-	assert_int_equal(tree_readdir(f->cache, dir, slice_of(""), 100, collect, &n), 0);
-	assert_string_equal(n.text, "a b c \xff ");
+	assert_int_equal(tree_readdir(f->cache, dir, 0, 100, collect, &n), 0);
+	assert_int_equal(strlen(n.text), 8);
+	all = n;
 	n = (struct names){0};
-	assert_int_equal(tree_readdir(f->cache, dir, slice_of("a"), 2, collect, &n), 0);
-	assert_string_equal(n.text, "b c ");
+	/* After the first, and after it when it is gone. */
+	first[0] = all.text[0];
+	for (int i = 0; i < 2; i++) {
+		n = (struct names){0};
+		assert_int_equal(
+			tree_readdir(f->cache, dir, name_place(slice_of(first)), 2, collect, &n),
+			0);
+		assert_int_equal(strlen(n.text), 4);
+		assert_memory_equal(n.text, all.text + 2, 4);
+		if (i == 0)
+			assert_int_equal(tree_rmdir(f->cache, dir, slice_of(first)), 0);
+	}
 	n = (struct names){.stop_after = 1};
-	assert_int_equal(tree_readdir(f->cache, dir, slice_of("bb"), 100, collect, &n), 0);
-	assert_string_equal(n.text, "c ");
-	assert_int_equal(tree_readdir(f->cache, 999, slice_of(""), 1, collect, &n), -ENOENT);
+	assert_int_equal(tree_readdir(f->cache, dir, n.last, 100, collect, &n), 0);
+	assert_int_equal(strlen(n.text), 2);
+	assert_int_equal(tree_readdir(f->cache, dir, all.last, 100, collect, &n), 0);
+	assert_int_equal(strlen(n.text), 2);
+	assert_int_equal(tree_readdir(f->cache, 999, 0, 1, collect, &n), -ENOENT);
+	/* Part of the database's format. */
+	assert_int_equal(name_place(slice_of("")), INT64_C(0x7bf407d82ea64a49));
+	assert_int_equal(name_place(slice_of("a")), INT64_C(0x60a8aa562a6fb396));
 	assert_int_equal(tree_parent(f->cache, dir, &parent), 0);
 	assert_int_equal(parent, ROOT_INO);
 	assert_int_equal(tree_parent(f->cache, ROOT_INO, &parent), 0);
@@ -328,7 +350,7 @@ int main(void)
 		TEST(attributes_are_set_and_journalled),
 		TEST(removal),
 		TEST(renames),
-		TEST(listings_resume_after_a_name),
+		TEST(listings_resume_after_a_place),
 		TEST(directory_times_are_current_and_written_later),
 		TEST(more_directories_change_than_are_remembered),
 		TEST(free_space_leaves_out_the_reserve),
