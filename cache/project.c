@@ -91,6 +91,41 @@ static int set_implied(struct conn *conn, uint64_t parent, uint64_t ino, bool im
 	return conn_run(conn, s);
 }
 
+/* Notes whether the directory at p is shown over a live file or symlink. */
+static int note_shadowing(struct place *p, const struct entry *e)
+{
+	bool over = e && entry_live(e) && e->kind != KIND_DIR;
+	sqlite3_stmt *s = conn_statement(
+		p->conn, over ? "INSERT OR REPLACE INTO shadowing(ino, key) VALUES(?1, ?2)"
+			      : "DELETE FROM shadowing WHERE ino = ?1");
+
+	if (!s)
+		return conn_error(p->conn);
+	sqlite3_bind_int64(s, 1, (int64_t)p->now.ino);
+	if (over)
+		sqlite3_bind_blob(s, 2, p->key.p, (int)p->key.len, SQLITE_STATIC);
+	return conn_run(p->conn, s);
+}
+
+int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *ret)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT 1 FROM shadowing WHERE ino = ?1 AND key = ?2");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	sqlite3_bind_blob(s, 2, key.p, (int)key.len, SQLITE_STATIC);
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = r == 1;
+	if (r == 1)
+		sqlite3_reset(s);
+	return 0;
+}
+
 /* The implied inode of parent after *ino: 1, 0 or -errno. */
 static int next_implied(struct conn *conn, uint64_t parent, uint64_t *ino)
 {
@@ -495,7 +530,9 @@ static int make_dir(struct place *p, const struct entry *e)
 	struct inode_row row = new_inode(S_IFDIR, &look);
 	int r = inode_make(p->conn, p->parent.ino, p->name, &row, NULL);
 
-	return r ? r : finish_make(p, row.ino, &look);
+	if (!r)
+		r = finish_make(p, row.ino, &look);
+	return r ? r : note_shadowing(p, e);
 }
 
 static int make_file(struct place *p, const struct entry *e, struct incoming *incoming)
@@ -591,7 +628,8 @@ static int show_dir(struct place *p, const struct entry *e, uint64_t *keep_ino)
 
 	if (p->now.ino && S_ISDIR(p->now.mode)) {
 		look = look_of(e, KIND_DIR, &p->parent);
-		return apply_look(p->conn, &p->now, &look);
+		r = apply_look(p->conn, &p->now, &look);
+		return r ? r : note_shadowing(p, e);
 	}
 	if (p->now.ino) {
 		r = same_target(p->conn, &p->now, e, &same);

@@ -38,6 +38,10 @@ int project_ancestors(struct conn *conn, struct slice key) MUST_CHECK;
  * something further below implies it follows, as it does on the other servers. */
 int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
 
+/* Whether the directory ino, of that key, is there only because of what lies below it, over a live
+ * file or symlink: nobody made it. */
+int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *ret) MUST_CHECK;
+
 /* The inode (without a name now) that holds the content of a hidden or displaced file, for its
  * delivery. -ENOENT: not kept here, or with another content. */
 int project_hidden_ino(struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE],

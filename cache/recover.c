@@ -328,6 +328,24 @@ static int recover_displaced(struct cache *c)
 
 /* ---- orphans ---- */
 
+/* Local removals leave the marks of the directories that they remove. */
+static int forget_shadowing(struct cache *c)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	sqlite3_stmt *s;
+	int r = cache_begin(c, &conn);
+
+	if (r)
+		return r;
+	s = conn_statement(conn, "DELETE FROM shadowing WHERE ino NOT IN (SELECT ino FROM inode)");
+	r = s ? conn_run(conn, s) : conn_error(conn);
+	if (r)
+		return r;
+	r = cache_commit(conn);
+	conn = NULL;
+	return r;
+}
+
 static int recover_detached(struct cache *c)
 {
 	struct batch b;
@@ -425,6 +443,8 @@ int recover_run(struct cache *c, struct err *err)
 	r = recover_displaced(c);
 	if (!r)
 		r = recover_detached(c);
+	if (!r)
+		r = forget_shadowing(c);
 	if (!r && !c->was_clean)
 		r = recover_dirty(c);
 	return r ? err_errno(err, r, "cannot recover %s after the last stop", c->state_dir) : 0;

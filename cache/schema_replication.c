@@ -113,5 +113,10 @@ const char *const schema_replication[] = {
 	" parent INTEGER NOT NULL,"
 	" ino INTEGER NOT NULL,"
 	" PRIMARY KEY(parent, ino)) STRICT, WITHOUT ROWID",
+	/* Directories that are shown over a live file or symlink of their name: nobody made them. The
+	   key tells whether they still have that name. */
+	"CREATE TABLE shadowing("
+	" ino INTEGER PRIMARY KEY,"
+	" key BLOB NOT NULL) STRICT",
 	NULL,
 };

@@ -278,14 +278,19 @@ static struct stamp new_stamp(
 }
 
 /* The tree shows a directory only because of what lies below it, over a file or symlink that has
- * the name: hidden, not lost (project.h). */
+ * the name: hidden, not lost (project.h). A directory that somebody made in the place of a file can
+ * have live entries below it before it is sealed itself: a row is sealed by the state that its key
+ * has now, and an ancestor's own row may come later. So the projection is asked which one it is. */
 static int is_implied(
 	struct conn *conn, const struct seal_target *t, const struct entry *old, bool *ret)
 {
+	int r;
+
 	*ret = false;
 	if (t->local.kind != KIND_DIR || !entry_live(old) || old->kind == KIND_DIR)
 		return 0;
-	return entry_has_live_below(conn, t->key, ret);
+	r = project_shadowing(conn, t->key, t->local.ino, ret);
+	return r || !*ret ? r : entry_has_live_below(conn, t->key, ret);
 }
 
 /* Nobody made that directory, so it is not sealed over the hidden file; its attributes and time are
