@@ -126,8 +126,8 @@ int cache_sweep(struct cache *c, bool *more) MUST_CHECK;
  * what was not pushed dies with the machine. */
 bool cache_dir_volatile(const char *path);
 
-/* Reads every page of the state's database, and that its totals are right, while nobody has it
- * open. 0, or -EIO with the first faults in report; -EBUSY and the others as cache_open. */
+/* Reads every page of a state's database and puts right what the last stop left, while nobody has
+ * it open. 0, or -EIO with the first faults in report; -EBUSY and the others as cache_open. */
 struct buf;
 int cache_check(const char *state_dir, struct buf *report, struct err *err) MUST_CHECK;
 

@@ -1,7 +1,8 @@
-/* Why this file: look at a configuration without mounting anything. */
+/* Why this file: look at a configuration, or at a state, without mounting anything. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cache/cache.h"
 #include "replicator/replicator.h"
@@ -35,6 +36,30 @@ int verb_config_show(const struct verb_arguments *a)
 		return code;
 	config_print(config, &out);
 	fputs(buf_str(&out), stdout);
+	return fflush(stdout) == 0 ? EXIT_OK : EXIT_RETRY;
+}
+
+int verb_check(const struct verb_arguments *a)
+{
+	struct config *config AUTO_CONFIG = NULL;
+	struct buf report CLEANUP(buf_done) = {0};
+	struct err err = {0};
+	struct stat st;
+	int r, code = load(a->operand[0], &config);
+
+	if (code != EXIT_OK)
+		return code;
+	/* Opening would make it. */
+	if (stat(config->state_dir, &st) != 0) {
+		r = err_errno(&err, -errno, "%s", config->state_dir);
+		return verb_fail(verb_exit_code(r), &err);
+	}
+	r = cache_check(config->state_dir, &report, &err);
+	fputs(buf_str(&report), stdout);
+	fflush(stdout);
+	if (r < 0)
+		return verb_fail(r == -EIO ? EXIT_OPERATOR : verb_exit_code(r), &err);
+	printf("%s: ok\n", config->state_dir);
 	return fflush(stdout) == 0 ? EXIT_OK : EXIT_RETRY;
 }
 

@@ -74,6 +74,7 @@ int verb_mount(const struct verb_arguments *a);
 int verb_umount(const struct verb_arguments *a);
 int verb_status(const struct verb_arguments *a);
 int verb_flush(const struct verb_arguments *a);
+int verb_check(const struct verb_arguments *a);
 int verb_config_check(const struct verb_arguments *a);
 int verb_config_show(const struct verb_arguments *a);
 

@@ -1,10 +1,11 @@
 """What must be refused is refused with one clear line that says what to do, and a non-zero exit."""
 import os
 import pathlib
+import sqlite3
 import subprocess
 import unittest
 
-from harness import World, Ceph, MERIDIAN, main
+from harness import World, Ceph, MERIDIAN, converge, main
 
 
 class Refuse(unittest.TestCase):
@@ -72,6 +73,95 @@ class Refuse(unittest.TestCase):
         size = max(database.stat().st_size, 65536)
         database.write_bytes(os.urandom(size))
         self.refused(server, "meridian.db", "hint")
+
+    def test_newer_database(self):
+        server = self.world.server("newer", self.world.directories("newer"))
+        server.start()
+        self.assertEqual(server.stop(), 0)
+        database = sqlite3.connect(server.state / "meridian.db")
+        database.execute("PRAGMA user_version = 4711")
+        database.close()
+        self.refused(server, "meridian.db", "4711", "newer")
+
+    def test_state_of_another_volume(self):
+        servers = []
+        for name in ("mine", "theirs"):
+            server = self.world.server(name, self.world.directories(name))
+            server.start()
+            server.flush()
+            self.assertEqual(server.stop(), 0)
+            servers.append(server)
+        wrong = self.world.server("wrong-state", self.world.directories("theirs"), state=servers[0].state)
+        self.refused(wrong, "theirs", "volume")
+
+    def test_missing_content(self):
+        server = self.world.server("nocontent", self.world.directories("nocontent"))
+        server.start()
+        (server.mount / "f").write_text("x")
+        server.flush()
+        self.assertEqual(server.stop(), 0)
+        (server.state / "content").rename(server.state / "elsewhere")
+        self.refused(server, "content is missing", "hint")
+        (server.state / "elsewhere").rename(server.state / "content")
+        server.start()
+        self.assertEqual((server.mount / "f").read_text(), "x")
+        # One file alone: fetched again, and said.
+        self.assertEqual(server.stop(), 0)
+        for path in (server.state / "content").glob("*/*"):
+            path.unlink()
+        server.start()
+        self.assertEqual((server.mount / "f").read_text(), "x")
+        self.assertIn("was missing", server.status_text())
+        self.assertEqual(server.status()["counters"]["content_lost_total"], 1)
+        self.assertEqual(server.stop(), 0)
+
+    def test_read_only_file_system(self):
+        disk = self.world.mount_tmpfs("readonly", "16m")
+        state = disk / "state"
+        server = self.world.server("readonly-state", self.world.directories("readonly"), state=state)
+        server.start()
+        self.assertEqual(server.stop(), 0)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        self.refused(server, str(state), "read-only")
+        fresh = self.world.server("readonly-fresh", self.world.directories("readonly"), state=disk / "fresh")
+        self.refused(fresh, str(disk / "fresh"), "read-only")
+
+    def test_state_in_memory_is_warned_of(self):
+        disk = self.world.mount_tmpfs("memory", "64m")
+        server = self.world.server("memory-state", self.world.directories("memory"), state=disk / "state")
+        self.assertIn("in memory", server.run("config", "check", "--offline", server.config).stdout)
+        server.start()
+        self.assertIn("in memory", server.tail())
+        self.assertIn("in memory", server.status_text())
+        self.assertTrue(server.status()["cache"]["state_volatile"])
+        self.assertEqual(server.stop(), 0)
+        server = self.world.server("disk-state", self.world.directories("memory"))
+        if subprocess.run(["stat", "-f", "-c", "%T", server.root], capture_output=True, text=True, check=True).stdout.strip() != "tmpfs":
+            self.assertNotIn("in memory", server.run("config", "check", "--offline", server.config).stdout)
+
+    def test_a_copied_state_becomes_another_server(self):
+        """Two of one identity would number their segments alike, and peers would pass over one of them."""
+        regions = self.world.directories("copied")
+        first = self.world.server("original", regions)
+        first.start()
+        (first.mount / "before").write_text("before")
+        first.flush()
+        node = first.status()["node"]
+        self.assertEqual(first.stop(), 0)
+        copy = self.world.server("copy", regions)
+        subprocess.run(["cp", "-a", first.state, copy.state], check=True)
+        first.start()
+        (first.mount / "after").write_text("after")
+        first.flush()
+        copy.start()
+        self.assertEqual(first.status()["node"], node)
+        self.assertNotEqual(copy.status()["node"], node)
+        self.assertIn("becomes a new server", copy.tail())
+        (copy.mount / "of the copy").write_text("copy")
+        converge(first, copy)
+        self.assertEqual({p.name for p in first.mount.iterdir()}, {"before", "after", "of the copy"})
+        self.assertEqual(copy.stop(), 0)
+        self.assertEqual(first.stop(), 0)
 
     def test_unwritable_directory(self):
         blocker = self.world.dir / "file"
