@@ -20,7 +20,7 @@
 #define CACHE_SECONDS 86400.0  /* how long the kernel may believe us: see fs.h */
 #define REQUEST_MAX (1U << 20) /* bytes of one read or write */
 #define FS_THREADS_MAX 64
-#define SLOW_THREADS 4
+#define SLOW_THREADS 8
 
 /* One open file. Linked so that fs_free can release what the kernel never released. */
 struct handle {
@@ -58,6 +58,14 @@ struct slow_pool {
 /* Requests that wait for content from a region (fetch.c). */
 struct fetch;
 
+/* Directories that were removed and may still be open (gone.c). */
+#define GONE_SLOTS 256
+struct gone {
+	struct mutex lock; /* leaf; guards what follows */
+	struct inode slot[GONE_SLOTS];
+	unsigned next;
+};
+
 struct fs {
 	struct cache *cache;
 	struct fuse_session *session;
@@ -83,6 +91,7 @@ struct fs {
 
 	struct notifier notifier;
 	struct slow_pool slow;
+	struct gone gone;
 	struct passthrough passthrough;
 	_Atomic uint64_t setid_generation; /* raised when some file may have got set-id bits */
 
@@ -203,6 +212,16 @@ int notifier_start(struct fs *fs) MUST_CHECK;
 /* Drops what is queued and waits for the thread. Workers must still serve: see notify.c. */
 void notifier_stop(struct fs *fs);
 void notifier_put(void *fs, const struct invalidation *i); /* cache_invalidate_fn */
+
+/* gone.c */
+void gone_init(struct gone *g);
+void gone_done(struct gone *g);
+/* Before the call that may remove it: true when name is a directory. */
+bool gone_look(struct fs *fs, uint64_t parent, const char *name, struct inode *ret);
+void gone_note(struct fs *fs, const struct inode *inode); /* it has been removed */
+/* Attributes of a removed directory, after setting what mask names from v. -ENOENT. */
+int gone_attr(struct fs *fs, uint64_t ino, unsigned mask, const struct inode *v,
+	struct inode *ret) MUST_CHECK;
 
 /* guard.c: ends the connection should this process be killed. guard_stop after the unmount. */
 int guard_start(struct fs *fs) MUST_CHECK;

@@ -306,6 +306,7 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 		fs->ids = *o->ids;
 	notifier_init(&fs->notifier);
 	slow_init(&fs->slow);
+	gone_init(&fs->gone);
 	passthrough_init(&fs->passthrough, !o->no_passthrough);
 	fs->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return fs;
@@ -476,6 +477,7 @@ void fs_free(struct fs *fs)
 	fs->session = NULL;
 	notifier_done(&fs->notifier);
 	slow_done(&fs->slow);
+	gone_done(&fs->gone);
 	passthrough_done(&fs->passthrough);
 	if (fs->wake_fd >= 0)
 		close(fs->wake_fd);

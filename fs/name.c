@@ -176,6 +176,8 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	int r;
 
 	r = tree_getattr(fs_of(req)->cache, ino, &inode);
+	if (r == -ENOENT)
+		r = gone_attr(fs_of(req), ino, 0, NULL, &inode);
 	reply_attr(req, r, &inode);
 }
 
@@ -260,6 +262,8 @@ void op_setattr(
 	}
 	if (!r)
 		r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
+	if (r == -ENOENT)
+		r = gone_attr(fs_of(req), ino, mask, &v, &inode);
 	if (r == -EREMOTE)
 		fetch_setattr(req, ino, mask, &v);
 	else
@@ -323,7 +327,14 @@ void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	reply(req, tree_rmdir(fs_of(req)->cache, parent, slice_of(name)));
+	struct fs *fs = fs_of(req);
+	struct inode inode;
+	bool found = gone_look(fs, parent, name, &inode);
+	int r = tree_rmdir(fs->cache, parent, slice_of(name));
+
+	if (!r && found)
+		gone_note(fs, &inode);
+	reply(req, r);
 }
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -334,12 +345,21 @@ void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 	const char *new_name, unsigned flags)
 {
+	struct fs *fs = fs_of(req);
+	struct inode replaced;
+	bool found;
+	int r;
+
 	if (flags & ~(unsigned)RENAME_NOREPLACE) {
 		reply(req, -EINVAL);
 		return;
 	}
-	reply(req, tree_rename(fs_of(req)->cache, parent, slice_of(name), new_parent,
-			   slice_of(new_name), flags));
+	found = gone_look(fs, new_parent, new_name, &replaced);
+	r = tree_rename(
+		fs->cache, parent, slice_of(name), new_parent, slice_of(new_name), flags);
+	if (!r && found)
+		gone_note(fs, &replaced);
+	reply(req, r);
 }
 
 void op_statfs(fuse_req_t req, fuse_ino_t ino)
