@@ -12,7 +12,7 @@
  *
  * The clean mark is taken off, and that is flushed, before anything else changes; so whatever a
  * crash or a power cut leaves behind is found by the next open. Flushing shares work: a caller of
- * cache_sync needs a flush that started after it came, and one flush serves all that waited for it.
+ * cache_sync needs a flush that covers the commits before it, and one serves all that waited for it.
  */
 #include "cache/cache.h"
 
@@ -442,29 +442,29 @@ struct stamp cache_stamp(struct cache *c)
 
 int cache_sync(struct cache *c)
 {
-	uint64_t mine;
+	uint64_t want = atomic_load(&c->commits);
 	int r;
 
 	if (c->sync_off)
 		return 0;
 	mutex_lock(&c->sync_lock);
-	mine = c->sync_started + 1;
-	while (c->sync_finished < mine && !c->sync_error) {
-		uint64_t number;
+	while (c->synced < want && !c->sync_error) {
+		uint64_t covered;
 
 		if (c->syncing) {
 			cond_wait(&c->sync_cond, &c->sync_lock);
 			continue;
 		}
 		c->syncing = true;
-		number = ++c->sync_started;
 		mutex_unlock(&c->sync_lock);
+		covered = atomic_load(&c->commits);
 		r = fdatasync(c->wal_fd) == 0 ? 0 : -errno;
 		mutex_lock(&c->sync_lock);
 		c->syncing = false;
-		c->sync_finished = number;
 		if (r)
 			c->sync_error = r;
+		else
+			c->synced = covered;
 		cond_broadcast(&c->sync_cond);
 	}
 	r = c->sync_error;

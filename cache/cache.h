@@ -110,8 +110,9 @@ struct hlc *cache_clock(struct cache *c);
 /* A new stamp of this node. */
 struct stamp cache_stamp(struct cache *c);
 
-/* Makes everything that committed before this call survive power loss. Concurrent calls share one
- * flush. Returns after fdatasync of the write-ahead log. */
+/* Makes everything that committed before this call survive power loss, but for lazy transactions
+ * after the last one that was not. Concurrent calls share one flush; none is made when nothing
+ * needs it. Returns after fdatasync of the write-ahead log. */
 int cache_sync(struct cache *c) MUST_CHECK;
 
 /* Moves the write-ahead log into the database if it is over bytes; for the housekeeper's thread. */
@@ -157,6 +158,9 @@ void cache_read_end(struct conn *conn);
  * commit and rollback ends it. After commit returned 0 the change survives kill -9. A failed
  * commit has rolled back. The thread may hold no cache file lock and do no network I/O inside. */
 int cache_begin(struct cache *c, struct conn **ret) MUST_CHECK;
+/* The same for what no fsync has to wait for: it is done again when a power cut takes it (sealing,
+ * pushing, pulling, and the journal rows of dirty files). */
+int cache_begin_lazy(struct cache *c, struct conn **ret) MUST_CHECK;
 int cache_commit(struct conn *conn) MUST_CHECK;
 void cache_rollback(struct conn *conn);
 struct cache *conn_cache(struct conn *conn);

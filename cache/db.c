@@ -81,7 +81,7 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	if (writer && !conn->dir_keys) {
 		r = -ENOMEM;
 	} else if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-		    vfs_name()) != SQLITE_OK) {
+			   vfs_name()) != SQLITE_OK) {
 		r = conn->db ? conn_error(conn) : -ENOMEM;
 	} else {
 		sqlite3_busy_timeout(conn->db, BUSY_MS);
@@ -359,6 +359,15 @@ int cache_begin(struct cache *c, struct conn **ret)
 	return 0;
 }
 
+int cache_begin_lazy(struct cache *c, struct conn **ret)
+{
+	int r = cache_begin(c, ret);
+
+	if (!r)
+		(*ret)->lazy = true;
+	return r;
+}
+
 static struct note *take_notes(struct conn *conn)
 {
 	struct note *n = conn->notes;
@@ -373,7 +382,7 @@ static void leave(struct conn *conn)
 {
 	struct cache *c = conn->cache;
 
-	conn->journalled = false;
+	conn->journalled = conn->lazy = false;
 	conn->account = (struct totals){0};
 	conn->ceiling = conn->longest_key = 0;
 	conn->ino_next = conn->ino_limit = 0;
@@ -450,6 +459,8 @@ int cache_commit(struct conn *conn)
 		cache_rollback(conn);
 		return r;
 	}
+	if (!conn->lazy)
+		atomic_fetch_add(&c->commits, 1);
 	publish(conn);
 	notes = take_notes(conn);
 	journalled = conn->journalled;

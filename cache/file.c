@@ -316,10 +316,9 @@ static bool hides_changes(struct cache *c, struct record *rec)
 static int update_row(
 	struct conn *conn, struct record *rec, const struct stat *st, uint64_t generation)
 {
-	sqlite3_stmt *s =
-		conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
-				     " ctime_ns = max(ctime_ns, ?3), generation = ?4"
-				     " WHERE ino = ?1");
+	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
+					       " ctime_ns = max(ctime_ns, ?3), generation = ?4"
+					       " WHERE ino = ?1");
 
 	if (!s)
 		return conn_error(conn);
@@ -370,7 +369,7 @@ static int settle(struct cache *c, struct record *rec, uint64_t *generation)
 	bool clean;
 	int r;
 
-	r = cache_begin(c, &conn);
+	r = cache_begin_lazy(c, &conn);
 	if (!r)
 		r = inode_get(conn, rec->ino, &row);
 	if (r)

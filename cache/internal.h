@@ -53,6 +53,7 @@ struct conn {
 	sqlite3 *db;
 	bool writer;
 	bool in_transaction;
+	bool lazy; /* it is one of cache_begin_lazy */
 	struct conn *next; /* idle list, guarded by readers_lock */
 	struct {
 		const char *sql;
@@ -114,10 +115,10 @@ struct cache {
 	uint64_t journal_count; /* guarded by journal_lock: transactions that appended rows, and
 				   kicks */
 
-	struct mutex sync_lock; /* leaf; guards the five below */
+	_Atomic uint64_t commits;   /* transactions that an fsync has to make durable */
+	struct mutex sync_lock;	    /* leaf; guards the four below */
 	struct cond sync_cond;
-	uint64_t sync_started;
-	uint64_t sync_finished;
+	uint64_t synced; /* the value of commits that the last flush covers */
 	bool syncing;
 	int sync_error; /* sticks: after a failed flush nothing is known about the log */
 

@@ -354,7 +354,7 @@ static int get_progress(struct announcer *a, struct region_progress *p)
 static int set_progress(struct announcer *a, const struct region_progress *p)
 {
 	struct conn *conn;
-	int r = cache_begin(a->o.cache, &conn);
+	int r = cache_begin_lazy(a->o.cache, &conn);
 
 	if (r < 0)
 		return r;
@@ -383,7 +383,7 @@ static int sent(struct announcer *a, struct region_progress *p, const struct bat
 	p->sent_seq++;
 	memcpy(p->sent_name, p->pending_name, sizeof(p->sent_name));
 	p->pending_name[0] = '\0';
-	int r = cache_begin(a->o.cache, &conn);
+	int r = cache_begin_lazy(a->o.cache, &conn);
 	if (r < 0)
 		return r;
 	r = region_progress_set(conn, a->o.region->id, p);
@@ -437,7 +437,7 @@ static int take_as_sent(struct announcer *a, struct region_progress *p, const st
 	p->sent_seq++;
 	memcpy(p->sent_name, p->pending_name, sizeof(p->sent_name));
 	p->pending_name[0] = '\0';
-	int r = cache_begin(a->o.cache, &ctx.conn);
+	int r = cache_begin_lazy(a->o.cache, &ctx.conn);
 	if (r < 0)
 		return r;
 	r = segment_each(s, resolve_record, &ctx);
@@ -599,7 +599,7 @@ static enum store_result put_segment(struct announcer *a, const char *name, cons
 static int finish_gone(struct announcer *a, const struct batch *b)
 {
 	struct conn *conn;
-	int r = cache_begin(a->o.cache, &conn);
+	int r = cache_begin_lazy(a->o.cache, &conn);
 
 	if (r < 0)
 		return r;

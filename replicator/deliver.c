@@ -354,7 +354,7 @@ static int apply_all(struct deliverer *d, const struct job *jobs, unsigned count
 
 	if (!count)
 		return 0;
-	int r = cache_begin(d->o.cache, &conn);
+	int r = cache_begin_lazy(d->o.cache, &conn);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; r == 0 && i < count; i++)
@@ -393,7 +393,7 @@ static int mark_interrupted(struct deliverer *d)
 		r = due_rows(d, queue_state[q], 0, QUEUE_MAX, rows, &count);
 		if (r < 0 || !count)
 			continue;
-		r = cache_begin(d->o.cache, &conn);
+		r = cache_begin_lazy(d->o.cache, &conn);
 		if (r < 0)
 			return r;
 		for (unsigned i = 0; r == 0 && i < count; i++)
@@ -433,7 +433,7 @@ static int recheck(struct deliverer *d)
 		return r;
 	}
 	d->recheck_at_ms = 0;
-	r = cache_begin(d->o.cache, &conn);
+	r = cache_begin_lazy(d->o.cache, &conn);
 	if (r < 0)
 		return r;
 	r = touched_enqueue(conn, now, FLUSH_ROWS, &count);

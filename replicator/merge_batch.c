@@ -580,7 +580,7 @@ static int attempt_commit(struct merge_batch *b, unsigned attempt,
 	int code = seal_pending(b);
 
 	if (!code)
-		code = cache_begin(b->cache, &conn);
+		code = cache_begin_lazy(b->cache, &conn);
 	if (code)
 		return code;
 	code = check_pending(b, conn, attempt, again);

@@ -342,7 +342,7 @@ static int move_cursor(struct pull *l, const char *cursor)
 	if (id.ms <= cursor_ms(cursor))
 		return 0;
 	segment_name(&id, name);
-	int r = cache_begin(l->p->cache, &conn);
+	int r = cache_begin_lazy(l->p->cache, &conn);
 	if (r < 0)
 		return r;
 	r = cursor_set(conn, l->region->id, name);

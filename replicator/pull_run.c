@@ -43,7 +43,7 @@ int run_begin(struct run *run)
 static int add_bad(struct pull *l, const char *name, const char *reason)
 {
 	struct conn *conn;
-	int r = cache_begin(l->p->cache, &conn);
+	int r = cache_begin_lazy(l->p->cache, &conn);
 
 	if (r < 0)
 		return r;

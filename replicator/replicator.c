@@ -369,7 +369,6 @@ static void *seal_loop(void *arg)
 	thread_background();
 	while (!is_stopping(r)) {
 		bool did = false;
-		int64_t start = clock_monotonic_ms(), took;
 		int code = replicator_step_seal(r, &did);
 
 		local_failure(r, "sealing", code, &last);
@@ -377,12 +376,9 @@ static void *seal_loop(void *arg)
 			wait_ms(r, LOCAL_FAILURE_MS, NULL, false);
 		if (!did)
 			journal_wait(r->cache, &seen, SEAL_IDLE_MS);
-		/* So that a burst of changes is not sealed one by one, nor the applications that
-		 * make it kept from the processor and the database for more than half the time. */
-		took = clock_monotonic_ms() - start;
-		wait_ms(r, did && took > SEAL_GATHER_MS ? (took < SEAL_PAUSE_MS ? took : SEAL_PAUSE_MS)
-						: SEAL_GATHER_MS,
-			NULL, true);
+		/* So that a burst of changes is not sealed one by one; and while changes go on, what
+		 * announcing gathers anyway is sealed in few rounds, not version by version. */
+		wait_ms(r, did ? SEAL_PAUSE_MS : SEAL_GATHER_MS, NULL, true);
 	}
 	return NULL;
 }

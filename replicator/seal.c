@@ -192,7 +192,7 @@ static int seal_set_commit(struct sealer *s, unsigned count, struct round *round
 {
 	struct conn *conn;
 	unsigned sealed = 0;
-	int r = cache_begin(s->cache, &conn);
+	int r = cache_begin_lazy(s->cache, &conn);
 
 	if (r)
 		return r;
