@@ -2,7 +2,7 @@
  * subject run STATE: a fixed sequence of file-system operations, sealing and delivery to a
  * directory; each operation is logged to standard output after it returned ("try" before, "ok" or
  * "failed ERRNO" after). subject list STATE: opens the state and prints every path with size and
- * SHA-256.
+ * SHA-256. SUBJECT_BOOT: the boot id to open with, after a power cut.
  *
  * Single-threaded, so that the number of a system call means the same in every run.
  */
@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -194,7 +195,9 @@ static int list(void)
 
 int main(int argc, char **argv)
 {
-	struct cache_options o = {.state_dir = argc == 3 ? argv[2] : NULL, .reserve_bytes = 1};
+	struct cache_options o = {.state_dir = argc == 3 ? argv[2] : NULL,
+		.reserve_bytes = 1,
+		.boot_id = getenv("SUBJECT_BOOT")};
 	struct err err = {0};
 
 	if (argc != 3)
