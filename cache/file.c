@@ -702,6 +702,55 @@ int file_truncate(struct file *f, uint64_t size)
 	return r;
 }
 
+int file_allocate(struct file *f, int mode, uint64_t offset, uint64_t length)
+{
+	struct record *rec = f->rec;
+	int r = 0;
+
+	if (!f->writable)
+		return -EBADF;
+	if (length == 0 || offset > INT64_MAX || length > INT64_MAX - offset)
+		return length ? -EFBIG : -EINVAL;
+	if (!(mode & FALLOC_FL_PUNCH_HOLE))
+		r = content_check_reserve(f->cache, length);
+	if (r)
+		return r;
+	mutex_lock(&rec->lock);
+	/* Space alone is no change of content. */
+	if (mode != FALLOC_FL_KEEP_SIZE)
+		record_changing(rec, offset, length);
+	if (fallocate(atomic_load(&rec->fd), mode, (off_t)offset, (off_t)length) != 0)
+		r = -errno;
+	mutex_unlock(&rec->lock);
+	return r;
+}
+
+ssize_t file_copy(
+	struct file *from, uint64_t offset, struct file *to, uint64_t to_offset, size_t n)
+{
+	loff_t at = (loff_t)offset, to_at = (loff_t)to_offset;
+	struct record *rec = to->rec;
+	ssize_t copied;
+	int r;
+
+	if (!to->writable)
+		return -EBADF;
+	if (offset > INT64_MAX || to_offset > INT64_MAX || n > INT64_MAX - to_offset)
+		return -EFBIG;
+	if (n == 0)
+		return 0;
+	r = content_check_reserve(to->cache, n);
+	if (r)
+		return r;
+	mutex_lock(&rec->lock);
+	record_changing(rec, to_offset, n);
+	copied = copy_file_range(file_fd(from), &at, atomic_load(&rec->fd), &to_at, n, 0);
+	if (copied < 0)
+		copied = -errno;
+	mutex_unlock(&rec->lock);
+	return copied;
+}
+
 static int flush_content(struct cache *c, struct record *rec, bool data_only)
 {
 	int fd = atomic_load(&rec->fd);

@@ -49,6 +49,12 @@ ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset) MUST_CHECK
 ssize_t file_write(
 	struct file *f, const void *p, size_t n, uint64_t offset, bool append) MUST_CHECK;
 int file_truncate(struct file *f, uint64_t size) MUST_CHECK;
+/* fallocate(2) with its modes; -EOPNOTSUPP for those that the state directory's file system lacks. */
+int file_allocate(struct file *f, int mode, uint64_t offset, uint64_t length) MUST_CHECK;
+/* copy_file_range(2): how much was copied, by reflink where the file system has it. -EOPNOTSUPP, -EXDEV
+ * and -EINVAL say that the bytes have to be read and written instead. */
+ssize_t file_copy(struct file *from, uint64_t offset, struct file *to, uint64_t to_offset,
+	size_t n) MUST_CHECK;
 /* Content, then the write-ahead log, flushed to disk; a journal row is put so that the change is
  * sealed now. */
 int file_fsync(struct file *f, bool data_only) MUST_CHECK;

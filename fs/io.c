@@ -8,10 +8,11 @@
 #include "fs/internal.h"
 
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <unistd.h>
 
 #include "src/base/log.h"
+
+#define COPY_MAX ((size_t)16 << 20) /* of one request: a worker is away so long */
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
 {
@@ -239,33 +240,26 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 	slow_sync(req, NULL, datasync);
 }
 
-/* Space is reserved in the content file behind the cache's back, which changes neither content nor
- * size; a larger size then goes through the cache. */
-static int reserve(struct fs *fs, struct file *f, int mode, off_t off, off_t len)
-{
-	struct inode inode;
-	off_t end;
-	int r;
-
-	if (mode & ~FALLOC_FL_KEEP_SIZE)
-		return -EOPNOTSUPP;
-	if (__builtin_add_overflow(off, len, &end))
-		return -EFBIG;
-	if (fallocate(file_fd(f), FALLOC_FL_KEEP_SIZE, off, len) < 0)
-		return -errno;
-	if (mode & FALLOC_FL_KEEP_SIZE)
-		return 0;
-	r = tree_getattr(fs->cache, file_ino(f), &inode);
-	if (r)
-		return r;
-	/* The kernel holds the inode's lock, so no write of this mount comes between. */
-	return inode.size < (uint64_t)end ? file_truncate(f, (uint64_t)end) : 0;
-}
-
 void op_fallocate(
 	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	reply(req, reserve(fs_of(req), handle_of(fi)->open.file, mode, off, len));
+	reply(req, file_allocate(handle_of(fi)->open.file, mode, (uint64_t)off, (uint64_t)len));
+}
+
+void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off, struct fuse_file_info *fi,
+	fuse_ino_t to_ino, off_t to_off, struct fuse_file_info *to_fi, size_t size, int flags)
+{
+	size_t n = size < COPY_MAX ? size : COPY_MAX;
+	ssize_t done = file_copy(handle_of(fi)->open.file, (uint64_t)off,
+		handle_of(to_fi)->open.file, (uint64_t)to_off, n);
+
+	/* Whatever keeps the file system below from it, the kernel can still read and write. */
+	if (done == -EINVAL || done == -EXDEV || done == -ENOSYS)
+		done = -EOPNOTSUPP;
+	if (done < 0)
+		reply(req, (int)done);
+	else
+		fuse_reply_write(req, (size_t)done);
 }
 
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)

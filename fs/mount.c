@@ -97,8 +97,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->time_gran = 1;
 }
 
-/* access and copy_file_range are left out: ENOSYS leaves the first to default_permissions and makes
- * the kernel copy by itself. */
+/* access is left out: ENOSYS leaves it to default_permissions. */
 static const struct fuse_lowlevel_ops operations = {
 	.init = op_init,
 	.lookup = op_lookup,
@@ -132,6 +131,7 @@ static const struct fuse_lowlevel_ops operations = {
 	.removexattr = op_removexattr,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
+	.copy_file_range = op_copy_file_range,
 };
 
 /* ---- mounting ---- */

@@ -2,7 +2,7 @@
 the region, what survives kill -9, and that neither reads nor writes ask the daemon. The same calls with passthrough
 switched off, and for a user without privileges."""
 import ctypes
-import fcntl
+import errno
 import hashlib
 import mmap
 import os
@@ -283,6 +283,35 @@ class Passthrough(unittest.TestCase):
         os.posix_fallocate(fd, 4 << 20, 4096)
         self.assertEqual(os.fstat(fd).st_size, (4 << 20) + 4096)
         os.close(fd)
+
+    def test_fallocate(self):
+        """Each mode as the file system below does it, size, content and answer."""
+        keep, punch, zero, collapse, insert = 1, 2, 16, 8, 32
+        LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+        results = []
+        for root in (self.root, pathlib.Path(self.server.state)):
+            path = root / "allocated"
+            path.write_bytes(b"f" * 20000)
+            fd = os.open(path, os.O_RDWR)
+            result = []
+            for mode, offset, length in ((keep, 0, 100000), (punch | keep, 4096, 8192), (zero, 1000, 500),
+                                         (zero | keep, 19000, 5000), (0, 30000, 1000), (zero, 40000, 10),
+                                         (punch | keep, 100, 50)):
+                code = LIBC.fallocate(fd, mode, offset, length)
+                error = ctypes.get_errno() if code else 0
+                result.append((mode, error, os.fstat(fd).st_size, hashlib.sha256(os.pread(fd, 60000, 0)).hexdigest()))
+            result.append([os.lseek(fd, 0, os.SEEK_HOLE), os.lseek(fd, 4096, os.SEEK_DATA)])
+            results.append(result)
+            if root == self.root:
+                for mode in (collapse, insert):
+                    self.assertEqual(LIBC.fallocate(fd, mode, 4096, 4096), -1)
+                    self.assertEqual(ctypes.get_errno(), errno.EOPNOTSUPP)
+                data = os.pread(fd, 60000, 0)
+            os.close(fd)
+            if root != self.root:
+                os.unlink(path)
+        self.assertEqual(*results)
+        self.object_is("allocated", data)
 
     def test_copies(self):
         source, target = self.root / "from", self.root / "to"
