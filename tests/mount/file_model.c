@@ -9,7 +9,6 @@
  * must be there; others that are missing are left out. Ends with 1 at the first difference, after
  * printing seed, step, the last operations and the first byte that differs.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

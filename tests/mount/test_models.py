@@ -10,8 +10,8 @@ ROUNDS = int(os.environ.get("MODEL_ROUNDS", 10))
 OPERATIONS = int(os.environ.get("MODEL_OPERATIONS", 51000))  # in each round
 FILE_MODEL = os.environ["FILE_MODEL"]
 TREE_MODEL = os.environ["TREE_MODEL"]
-FILE_NEEDS = ("punch", "zero", "direct", "copy")
-TREE_NEEDS = ("link", "exchange", "special", "acl")
+FILE_NEEDS = ("direct", "copy")
+TREE_NEEDS = ("acl",)
 
 
 class Models(unittest.TestCase):

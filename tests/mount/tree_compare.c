@@ -1,6 +1,5 @@
 /* Comparing whole trees: names, kinds, attributes, content, extended attributes, and which names are
  * of one inode. */
-#define _GNU_SOURCE
 #include "tests/mount/tree_model.h"
 
 #include <dirent.h>

@@ -13,7 +13,6 @@
  * settle, after a kill, which may take directories' times of the last seconds: compares but for these,
  * and sets them on both sides.
  */
-#define _GNU_SOURCE
 #include "tests/mount/tree_model.h"
 
 #include <dirent.h>
@@ -326,7 +325,7 @@ static void random_op(struct op *op)
 	op->mode = random_mode(op->mask);
 	op->handle = (unsigned)below(HANDLES);
 	op->uid = (uid_t[]){0, 1000, 1001, (uid_t)-1}[below(4)];
-	op->gid = (gid_t[]){0, 1000, 1001, (gid_t)-1}[below(4)];
+	op->gid = (gid_t[]){0, 1000, 1001, (gid_t)-1}[below(op->uid == (uid_t)-1 ? 3 : 4)];
 	op->times[0] = random_time();
 	op->times[1] = random_time();
 	op->len = below((size_t)1 << below(14));
@@ -689,6 +688,14 @@ static void describe(const struct op *op)
 		op->name ? op->name : "");
 }
 
+static void describe_result(long r)
+{
+	char *line = history[step % HISTORY];
+	size_t n = strlen(line);
+
+	snprintf(line + n, sizeof(history[0]) - n, " = %ld", r);
+}
+
 static void run(uint64_t steps)
 {
 	static struct outcome o[2];
@@ -702,6 +709,7 @@ static void run(uint64_t steps)
 		while (leave_out(&op));
 		describe(&op);
 		perform(&side[MODEL], &op, &o[MODEL]);
+		describe_result(o[MODEL].r);
 		perform(&side[MOUNT], &op, &o[MOUNT]);
 		compare_outcomes(kinds[op.kind].name, op.a, o);
 		done[op.kind] += o[MODEL].r >= 0;
