@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 
@@ -198,6 +199,16 @@ static void make_state_parent(const struct config *c)
 		log_debug("cannot make " CONFIG_STATE_DIRECTORY ": %s", strerror(errno));
 }
 
+/* The kernel may still know the attributes of a dead mount's root; statfs always asks the daemon. */
+static bool is_dead(const char *mountpoint)
+{
+	struct stat st;
+	struct statvfs vfs;
+
+	return (stat(mountpoint, &st) < 0 || statvfs(mountpoint, &vfs) < 0) &&
+	       (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
 /* A dead mount (its daemon was killed) is cleared; a live one is refused. */
 static int prepare_mountpoint(const char *mountpoint, struct err *err)
 {
@@ -207,7 +218,7 @@ static int prepare_mountpoint(const char *mountpoint, struct err *err)
 	if (!mount)
 		return err_errno(err, -ENOMEM, "%s", mountpoint);
 	/* Several daemons may have died on top of each other. */
-	for (int tries = 0; stat(mountpoint, &st) < 0 && errno == ENOTCONN && tries < 16; tries++) {
+	for (int tries = 0; tries < 16 && is_dead(mountpoint); tries++) {
 		int r = mounts_unmount(mountpoint, true, err);
 
 		if (r < 0)

@@ -1,0 +1,92 @@
+"""After an unclean death: the dead mount point is cleared by the next mount, by whatever name it is called."""
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import unittest
+
+from harness import MERIDIAN, World, main, wait_until
+from programs import ROOT
+
+
+class Remount(unittest.TestCase):
+    def setUp(self):
+        if not ROOT:
+            self.skipTest("needs root")
+        self.world = World()
+        self.server = self.world.server("a", self.world.directories("east"))
+        self.helper = self.world.dir / "mount.fuse.meridian"
+        self.helper.symlink_to(pathlib.Path(MERIDIAN).resolve())
+
+    def tearDown(self):
+        subprocess.run([MERIDIAN, "umount", "--force", "--timeout", "1s", self.server.mount], check=False,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.world.close()
+
+    def die(self):
+        """kill -9, and what is left: a mount point that answers ENOTCONN."""
+        self.server.process.send_signal(signal.SIGKILL)
+        self.server.process.wait()
+        self.assertTrue(self.server.mounted())
+
+        def dead():
+            try:
+                os.statvfs(self.server.mount)
+            except OSError as error:
+                return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+            return False
+        wait_until("the mount is dead", dead, 20)
+
+    def mounts(self):
+        with open("/proc/self/mountinfo", encoding="utf-8") as table:
+            return sum(line.split()[4] == str(self.server.mount) for line in table)
+
+    def run_it(self, *arguments):
+        return subprocess.run([str(a) for a in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=60, stdin=subprocess.DEVNULL, check=False)
+
+    def test_the_next_mount_clears_it(self):
+        ways = [(MERIDIAN, "mount", self.server.config, self.server.mount),
+                (self.helper, self.server.config, self.server.mount, "-o", "rw,_netdev")]
+        for number, way in enumerate(ways):
+            self.server.start()
+            (self.server.mount / f"f{number}").write_text("written before the death")
+            self.die()
+            run = self.run_it(*way)
+            self.assertEqual((run.returncode, run.stdout.count("removed a dead mount")), (0, 1), run.stdout)
+            self.assertEqual(self.mounts(), 1, "nothing lies below the new mount")
+            self.assertEqual((self.server.mount / f"f{number}").read_text(), "written before the death")
+            self.assertEqual(self.run_it(MERIDIAN, "umount", self.server.mount).returncode, 0)
+            self.assertEqual(self.mounts(), 0)
+
+    def test_while_somebody_is_in_it(self):
+        """A program whose working directory is in the dead mount does not keep it from being cleared."""
+        self.server.start()
+        (self.server.mount / "d").mkdir()
+        with subprocess.Popen(["sleep", "60"], cwd=self.server.mount / "d") as inside:
+            try:
+                self.die()
+                run = self.run_it(MERIDIAN, "mount", self.server.config, self.server.mount)
+                self.assertEqual(run.returncode, 0, run.stdout)
+                self.assertEqual(os.listdir(self.server.mount), ["d"])
+            finally:
+                inside.kill()
+
+    def test_umount_clears_it(self):
+        self.server.start()
+        self.die()
+        run = self.run_it(MERIDIAN, "umount", self.server.mount)
+        self.assertEqual(self.mounts(), 0, run.stdout)
+
+    def test_what_is_not_dead_stays(self):
+        self.server.start()
+        run = self.run_it(self.helper, self.server.config, self.server.mount)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("mounted there already", run.stdout)
+        self.assertEqual(self.mounts(), 1)
+        (self.server.mount / "f").write_text("still there")
+
+
+if __name__ == "__main__":
+    main()
