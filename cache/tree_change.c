@@ -721,6 +721,28 @@ static int check_moved_dir(struct conn *conn, const struct renaming *n)
 	return r ? r : note_length(conn, longest);
 }
 
+/* A file that takes another's name before it was sealed: recovery after a power loss must know how
+ * much of it there was (recover.c). */
+static int note_size(struct conn *conn, const struct inode_row *row)
+{
+	struct inode shown;
+	sqlite3_stmt *s;
+
+	if (!S_ISREG(row->mode) || !row->dirty)
+		return 0;
+	inode_present(conn->cache, row, &shown);
+	if (shown.size == row->size)
+		return 0;
+	s = conn_statement(conn, "UPDATE inode SET size = ?2 WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	sqlite3_bind_int64(s, 2, (int64_t)shown.size);
+	if (row->state == STATE_LOCAL)
+		conn_account(conn, row->ino, 0, 0, (int64_t)shown.size - (int64_t)row->size);
+	return conn_run(conn, s);
+}
+
 int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t new_parent,
 	struct slice new_name, unsigned flags)
 {
@@ -747,6 +769,8 @@ int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t ne
 	r = check_moved_dir(conn, &n);
 	if (!r)
 		r = note_length(conn, n.to.len);
+	if (!r && n.replaces)
+		r = note_size(conn, &n.row);
 	if (!r && n.replaces)
 		r = inode_detach(conn, new_parent, new_name, n.replaced.ino, false, NULL);
 	if (!r)

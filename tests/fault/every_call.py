@@ -122,9 +122,10 @@ def durable(operations, found):
             continue
         if not any(found.get(p) == v for p, v in allowed):
             return f"{path} was flushed as {value}; found {found}"
-    # it was sealed once, and what was renamed over it was not flushed: never an empty file
-    if found.get("e/one") == (0, "-"):
-        return "e/one is empty, and would be replicated so"
+    # they were sealed once, and what was renamed over them was not flushed: never an empty file
+    for path in ("e/one", "e/four"):
+        if found.get(path) == (0, "-"):
+            return f"{path} is empty, and would be replicated so"
     return None
 
 

@@ -59,6 +59,7 @@ static int (*real_ftruncate)(int, off_t);
 static int (*real_fallocate)(int, int, off_t, off_t);
 static int (*real_fdatasync)(int);
 static int (*real_fsync)(int);
+static int (*real_syncfs)(int);
 static int (*real_rename)(const char *, const char *);
 static int (*real_renameat)(int, const char *, int, const char *);
 static int (*real_unlink)(const char *);
@@ -89,6 +90,7 @@ __attribute__((constructor)) static void setup(void)
 	real_fallocate = dlsym(RTLD_NEXT, "fallocate64");
 	real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
 	real_fsync = dlsym(RTLD_NEXT, "fsync");
+	real_syncfs = dlsym(RTLD_NEXT, "syncfs");
 	real_rename = dlsym(RTLD_NEXT, "rename");
 	real_renameat = dlsym(RTLD_NEXT, "renameat");
 	real_unlink = dlsym(RTLD_NEXT, "unlink");
@@ -370,6 +372,28 @@ int fdatasync(int fd)
 int fsync(int fd)
 {
 	return flush(fd, real_fsync);
+}
+
+/* All files that are watched are on one file system. */
+int syncfs(int fd)
+{
+	int r = -1;
+
+	if (mode == OFF)
+		return real_syncfs(fd);
+	pthread_mutex_lock(&lock);
+	if (!disturb()) {
+		r = real_syncfs(fd);
+		while (undo_list) {
+			struct undo *u = undo_list;
+
+			undo_list = u->next;
+			close(u->fd);
+			free(u);
+		}
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
 }
 
 #define NAMED(watched, call)                                                                       \

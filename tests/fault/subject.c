@@ -143,6 +143,11 @@ static int run(void)
 	put("six", 'g', 4096, true);
 	drop("e/two");
 	put("seven", 'h', 20, false);
+	/* The zero-length file after a crash: the flush is another file's. */
+	put("eight", 'i', 5000, false);
+	move("eight", "e/four");
+	put("nine", 'j', 10, true);
+	put("ten", 'k', 10, false);
 	sealer_free(sealer);
 	inline_cache_free(inline_cache);
 	return 0;
