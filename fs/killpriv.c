@@ -5,7 +5,7 @@
  * The kernel says so with a flag in the request, which no libfuse passes on; hence the look at the
  * request as it came. It does not know the flag's meaning for a write that is passed through or for
  * fallocate: there its generic code first asks for the bits to go, and what reaches us of that is a
- * setattr that sets nothing. Nothing else sends one.
+ * setattr that sets nothing. chown(-1, -1) sends one, too: see check_setid.
  */
 #include "fs/internal.h"
 

@@ -76,7 +76,7 @@ def setid_table(root):
     """What each change by root and by another user makes of set-id bits."""
     table = {}
     for name, change in CHANGES.items():
-        for bits in (0o6777, 0o4766, 0o2777):
+        for bits in (0o6777, 0o4766, 0o2777, 0o2766):
             for who in ("root", "other"):
                 path = os.path.join(root, "setid")
                 with open(path, "wb") as file:
