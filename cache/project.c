@@ -564,8 +564,11 @@ static int make_symlink(struct place *p, const struct entry *e)
 {
 	struct look look = look_of(e, KIND_SYMLINK, &p->parent);
 	struct inode_row row = new_inode(S_IFLNK, &look);
-	int r = inode_make(p->conn, p->parent.ino, p->name, &row, e->target ? e->target : "");
+	const char *target = e->target ? e->target : "";
+	int r;
 
+	row.size = strlen(target);
+	r = inode_make(p->conn, p->parent.ino, p->name, &row, target);
 	return r ? r : finish_make(p, row.ino, &look);
 }
 
