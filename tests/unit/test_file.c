@@ -139,6 +139,46 @@ static void wrong_use_is_refused(void **state)
 	file_release(file);
 }
 
+static void allocating_and_copying_are_changes(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "from", "0123456789");
+	struct file *from, *to = make_open(f, ROOT_INO, "to");
+	char text[32] = "";
+
+	assert_int_equal(file_open(f->cache, ino, false, false, &from), 0);
+	assert_int_equal(file_allocate(from, 0, 0, 10), -EBADF);
+	assert_int_equal(file_copy(to, 0, from, 0, 10), -EBADF);
+	assert_int_equal(file_allocate(to, 0, 0, 0), -EINVAL);
+	assert_int_equal(file_allocate(to, 0, INT64_MAX, 2), -EFBIG);
+	assert_int_equal(file_copy(from, 0, to, INT64_MAX, 2), -EFBIG);
+	assert_int_equal(file_copy(from, 2, to, 3, 20), 8);
+	assert_int_equal(file_read(to, text, sizeof(text), 0), 11);
+	assert_memory_equal(text,
+		"\0\0\0"
+		"23456789",
+		11);
+	journal_clear(f);
+	assert_int_equal(file_flush(to), 0);
+	journal_clear(f);
+	assert_int_equal(file_allocate(to, FALLOC_FL_KEEP_SIZE, 0, 100), 0);
+	assert_int_equal(file_flush(to), 0);
+	assert_string_equal(journal_text(f), "");
+	assert_int_equal(file_allocate(to, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 4, 2), 0);
+	assert_int_equal(file_read(to, text, sizeof(text), 0), 11);
+	assert_memory_equal(text,
+		"\0\0\0"
+		"2\0\0"
+		"56789",
+		11);
+	assert_int_equal(file_flush(to), 0);
+	assert_string_equal(journal_text(f), "put to;");
+	assert_int_equal(file_allocate(to, 0, 0, 4096), 0);
+	assert_int_equal(file_read(to, text, sizeof(text), 4090), 6);
+	file_release(from);
+	file_release(to);
+}
+
 static void fsync_and_age_put_rows_for_open_files(void **state)
 {
 	struct fixture *f = *state;
@@ -519,6 +559,7 @@ int main(void)
 		TEST(versions_that_were_seen_are_told_apart),
 		TEST(an_mtime_that_is_set_during_a_seal_stays),
 		TEST(wrong_use_is_refused),
+		TEST(allocating_and_copying_are_changes),
 		TEST(fsync_and_age_put_rows_for_open_files),
 		TEST(an_unlinked_open_file_lives_until_its_release),
 		TEST(writing_a_displaced_file_is_a_conflict),
