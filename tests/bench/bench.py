@@ -1,13 +1,12 @@
-"""Benchmarks on a real mount, printed as the tables of docs/benchmarks.md:
+"""Benchmarks of replication on real mounts, printed as the tables of docs/benchmarks.md (local.py has those of the local side):
 
-    MERIDIAN=build/src/meridian PYTHONPATH=tests/mount python3 tests/bench/bench.py [local] [small] [lag] [requests] [memory] [peers]
+    MERIDIAN=build/src/meridian PYTHONPATH=tests/mount python3 tests/bench/bench.py [small] [lag] [requests] [memory] [peers]
 
 Ratios are of one run, side by side; absolute figures of a shared machine swing by a factor of two. TMPDIR chooses the file system; on
 ext4 a fresh one is worth making: where thousands of files were removed within the last minutes each new file costs a search
 past their inodes, which on the machine of docs/benchmarks.md took half of the daemon's time."""
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
@@ -139,67 +138,6 @@ def timed(function):
     return time.monotonic() - start
 
 
-# ---- one call at a time, beside the file system that the state lies on ----
-
-BLOCK = b"x" * 4096
-
-
-def op_create(d, n):
-    os.close(os.open(f"{d}/f{n}", os.O_CREAT | os.O_WRONLY, 0o644))
-
-
-def op_create_write(d, n):
-    fd = os.open(f"{d}/g{n}", os.O_CREAT | os.O_WRONLY, 0o644)
-    os.write(fd, BLOCK)
-    os.close(fd)
-
-
-def op_read(d, n):
-    fd = os.open(f"{d}/g{n}", os.O_RDONLY)
-    os.read(fd, 4096)
-    os.close(fd)
-
-
-OPERATIONS = [
-    ("create + close", op_create),
-    ("create + write 4 KiB + close", op_create_write),
-    ("open + read + close", op_read),
-    ("stat", lambda d, n: os.stat(f"{d}/g{n}")),
-    ("rename", lambda d, n: os.rename(f"{d}/g{n}", f"{d}/h{n}")),
-    ("chmod", lambda d, n: os.chmod(f"{d}/h{n}", 0o600)),
-    ("unlink", lambda d, n: os.unlink(f"{d}/h{n}")),
-    ("mkdir", lambda d, n: os.mkdir(f"{d}/d{n}")),
-]
-
-
-def bench_local(world, rounds=5, count=1000):
-    """Without a region that answers, so that what is timed is the mount, the journal and the sealer."""
-    key = world.dir / "no-credentials"
-    key.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
-    key.chmod(0o600)
-    a = world.server("local", {"down": {"url": "s3://none/app", "endpoint": "http://127.0.0.1:9", "credentials_file": key}})
-    a.start()
-    native = world.dir / "native"
-    native.mkdir()
-    best = {}
-    for turn in range(rounds):
-        for root in (native, a.mount):
-            directory = root / f"r{turn}"
-            directory.mkdir()
-            for name, operation in OPERATIONS:
-                seconds = timed(lambda: [operation(directory, n) for n in range(count)])
-                best[name, root] = min(seconds, best.get((name, root), 1e9))
-            fd = os.open(directory / "f0", os.O_RDWR)
-            seconds = timed(lambda: [os.pwrite(fd, BLOCK, n * 7919 % count * 4096) for n in range(count)])
-            os.close(fd)
-            best["pwrite 4 KiB", root] = min(seconds, best.get(("pwrite 4 KiB", root), 1e9))
-    print(f"| call | native | mount | ratio | {load()} |\n|---|---|---|---|---|")
-    for name in [name for name, _ in OPERATIONS] + ["pwrite 4 KiB"]:
-        theirs, ours = best[name, native] / count * 1e6, best[name, a.mount] / count * 1e6
-        print(f"| {name} | {theirs:.1f} us | {ours:.0f} us | {ours / theirs:.1f} |", flush=True)
-    a.abandon()
-
-
 # ---- beside s3fs ----
 
 
@@ -256,10 +194,8 @@ def bench_peers(world, ceph, a):
 
 
 def main():
-    wanted = set(sys.argv[1:]) or {"local", "small", "lag", "requests", "memory", "peers"}
+    wanted = set(sys.argv[1:]) or {"small", "lag", "requests", "memory", "peers"}
     world = World()
-    if "local" in wanted:
-        bench_local(world)
     if wanted & {"small", "lag", "memory"}:
         a, b = pair(world, world.directories("east", "west"), "dir")
         if "small" in wanted:

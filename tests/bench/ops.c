@@ -82,6 +82,16 @@ static void do_stat(unsigned n)
 	check(!stat(numbered('f', n), &st) && st.st_size == BLOCK, "stat");
 }
 
+static char directory[3000];
+
+static void do_stat_path(unsigned n)
+{
+	struct stat st;
+	char path[4096];
+	snprintf(path, sizeof(path), "%s/f%u", directory, n);
+	check(!stat(path, &st) && st.st_size == BLOCK, "stat of a path");
+}
+
 static void do_absent(unsigned n)
 {
 	struct stat st;
@@ -133,6 +143,7 @@ static void metadata(unsigned count)
 		{"create", do_create},
 		{"open_read", do_read},
 		{"stat", do_stat},
+		{"stat_path", do_stat_path},
 		{"stat_absent", do_absent},
 		{"chmod", do_chmod},
 		{"rename", do_rename},
@@ -344,6 +355,7 @@ int main(int argc, char **argv)
 	check(block != NULL, "memory");
 	memset(block, 'x', CHUNK);
 	check((!mkdir(argv[1], 0755) || errno == EEXIST) && !chdir(argv[1]), argv[1]);
+	check(getcwd(directory, sizeof(directory)) != NULL, "getcwd");
 	for (int i = 2; i < argc; i++)
 		if (!strncmp(argv[i], "near=", 5) || !strncmp(argv[i], "far=", 4))
 			listed(strchr(argv[i], '=') + 1, argv[i][0] == 'n' ? "near" : "far");
