@@ -100,7 +100,7 @@ static enum store_result fault_upload(struct store *s, const struct store_upload
 	enum store_result r = ask(s, name[u->step], u->key, false, error);
 
 	if (r == STORE_OK)
-		r = s->inner->ops->upload(s->inner, u, call, error);
+		r = store_inner_upload(s, u, call, error);
 	return r == STORE_OK ? ask(s, name[u->step], u->key, true, error) : r;
 }
 
@@ -109,7 +109,7 @@ static enum store_result fault_uploads(struct store *s, const char *prefix, stor
 {
 	enum store_result r = ask(s, "uploads", prefix, false, error);
 
-	return r == STORE_OK ? s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error) : r;
+	return r == STORE_OK ? store_inner_uploads(s, prefix, fn, ctx, call, error) : r;
 }
 
 static void fault_close(struct store *s)

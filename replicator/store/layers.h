@@ -35,6 +35,12 @@ struct store *store_fault_new(struct store *inner, store_fault_hook hook, void *
  * meta (put, copy) as non-NULL pointers to every op, and clears object and meta after a get or
  * head that failed. */
 
+/* One step of an upload, listing of uploads, of the next layer in; STORE_UNSUPPORTED when it has none. */
+enum store_result store_inner_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error);
+enum store_result store_inner_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error);
+
 /* Sets error->text and returns r. */
 enum store_result store_error_set(
 	struct store_error *error, enum store_result r, const char *fmt, ...) PRINTF(3, 4);

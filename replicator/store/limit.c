@@ -187,7 +187,7 @@ static enum store_result limit_upload(struct store *s, const struct store_upload
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, s->inner->ops->upload(s->inner, u, call, error));
+	return leave(s, store_inner_upload(s, u, call, error));
 }
 
 static enum store_result limit_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
@@ -197,7 +197,7 @@ static enum store_result limit_uploads(struct store *s, const char *prefix, stor
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error));
+	return leave(s, store_inner_uploads(s, prefix, fn, ctx, call, error));
 }
 
 static void limit_close(struct store *s)

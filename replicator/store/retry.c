@@ -498,7 +498,7 @@ static enum store_result retry_upload(struct store *s, const struct store_upload
 	bool unknown = false;
 
 	for (;;) {
-		enum store_result r = s->inner->ops->upload(s->inner, u, &a.call, error);
+		enum store_result r = store_inner_upload(s, u, &a.call, error);
 		if (u->step == STORE_UPLOAD_END)
 			unknown |= note_unknown(call, r);
 		if (unknown && (r == STORE_UNKNOWN || r == STORE_EXISTS ||
@@ -528,8 +528,7 @@ static enum store_result retry_uploads(struct store *s, const char *prefix, stor
 	struct attempt a = attempt_begin(s, call);
 
 	for (;;) {
-		enum store_result r =
-			s->inner->ops->uploads(s->inner, prefix, fn, ctx, &a.call, error);
+		enum store_result r = store_inner_uploads(s, prefix, fn, ctx, &a.call, error);
 		if (!store_result_passing(r) || !attempt_again(&a, error))
 			return finish(&a, r, error);
 	}

@@ -127,7 +127,7 @@ static enum store_result stats_upload(struct store *s, const struct store_upload
 		counting.size = u->source->size;
 		counted.source = &counting;
 	}
-	enum store_result r = s->inner->ops->upload(s->inner, &counted, call, error);
+	enum store_result r = store_inner_upload(s, &counted, call, error);
 	atomic_fetch_add_explicit(&stats_of(s)->bytes_sent, k.bytes, memory_order_relaxed);
 	metric_add(METRIC_BYTES_SENT, k.bytes);
 	return count(s, r);
@@ -136,7 +136,7 @@ static enum store_result stats_upload(struct store *s, const struct store_upload
 static enum store_result stats_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
 	void *ctx, const struct store_call *call, struct store_error *error)
 {
-	return count(s, s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error));
+	return count(s, store_inner_uploads(s, prefix, fn, ctx, call, error));
 }
 
 static void stats_close(struct store *s)

@@ -160,6 +160,22 @@ enum store_result store_uploads(struct store *s, const char *prefix, store_uploa
 			     : r;
 }
 
+enum store_result store_inner_upload(struct store *s, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	if (!s->inner->ops->upload)
+		return store_error_set(error, STORE_UNSUPPORTED, "no uploads in parts");
+	return s->inner->ops->upload(s->inner, u, call, error);
+}
+
+enum store_result store_inner_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	if (!s->inner->ops->uploads)
+		return store_error_set(error, STORE_UNSUPPORTED, "no uploads in parts");
+	return s->inner->ops->uploads(s->inner, prefix, fn, ctx, call, error);
+}
+
 const struct store_limits *store_limits(struct store *s)
 {
 	while (s->inner)
