@@ -230,6 +230,7 @@ static void pending_is_sealed_first(void **state)
 
 	do_write(&s[0], "f", "from a");
 	seal(&s[0]);
+	usleep(2000); /* in one millisecond the greater node would be the later one */
 	do_write(&s[1], "f", "from b, later");
 	carry(&s[0], &s[1], "f");
 	assert_content(&s[1], "f", "from b, later");
