@@ -10,8 +10,8 @@ ROUNDS = int(os.environ.get("MODEL_ROUNDS", 10))
 OPERATIONS = int(os.environ.get("MODEL_OPERATIONS", 51000))  # in each round
 FILE_MODEL = os.environ["FILE_MODEL"]
 TREE_MODEL = os.environ["TREE_MODEL"]
-FILE_NEEDS = ("direct", "copy")
-TREE_NEEDS = ("acl",)
+FILE_NEEDS = ("punch", "zero", "direct", "copy")
+TREE_NEEDS = ("link", "exchange", "special", "acl")
 
 
 class Models(unittest.TestCase):
@@ -81,7 +81,7 @@ class Models(unittest.TestCase):
         last = []
 
         def same():
-            run = subprocess.run([TREE_MODEL, "compare", model, self.b.mount / "tree", "special", "dirtimes"],
+            run = subprocess.run([TREE_MODEL, "compare", model, self.b.mount / "tree", "special", "dirtimes", "links"],
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="backslashreplace",
                                  check=False)
             last[:] = [run.stdout]

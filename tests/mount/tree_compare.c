@@ -15,7 +15,7 @@
 #define INODES_MAX 65536
 #define DAY 86400
 
-bool skip_special, skip_dirtimes;
+bool skip_special, skip_dirtimes, skip_links;
 
 static int compare_names(const void *a, const void *b)
 {
@@ -47,6 +47,7 @@ int list(int fd, char *found[ENTRIES_MAX])
 void put_stat(struct outcome *o, const struct stat *st)
 {
 	bool sized = S_ISREG(st->st_mode) || S_ISLNK(st->st_mode);
+	bool linked = !S_ISDIR(st->st_mode) && !skip_links;
 	bool device = S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode);
 	time_t now = time(NULL);
 	bool natural = st->st_mtime > now - DAY && st->st_mtime < now + DAY;
@@ -55,8 +56,7 @@ void put_stat(struct outcome *o, const struct stat *st)
 		natural = true;
 	o->len += (size_t)snprintf((char *)o->data + o->len, 400,
 		"mode %o uid %u gid %u links %u size %lld device %llx mtime %lld.%09ld",
-		st->st_mode, st->st_uid, st->st_gid,
-		S_ISDIR(st->st_mode) ? 0 : (unsigned)st->st_nlink,
+		st->st_mode, st->st_uid, st->st_gid, linked ? (unsigned)st->st_nlink : 0,
 		sized ? (long long)st->st_size : 0, device ? (long long)st->st_rdev : 0,
 		natural ? 0 : (long long)st->st_mtim.tv_sec, natural ? 0 : st->st_mtim.tv_nsec);
 }
@@ -69,6 +69,8 @@ static void check_identity(const char *path, ino_t model, ino_t mount)
 {
 	size_t at = model % INODES_MAX;
 
+	if (skip_links)
+		return;
 	while (inode[at].model && inode[at].model != model)
 		at = (at + 1) % INODES_MAX;
 	if (!inode[at].model) {

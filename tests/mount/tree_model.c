@@ -4,12 +4,12 @@
  * each, and the whole trees every few thousand. Names are few, so that operations collide often.
  *
  *     tree_model run MODEL MOUNT SEED OPERATIONS [NEEDED…]
- *     tree_model compare MODEL MOUNT [special] [dirtimes]
+ *     tree_model compare MODEL MOUNT [special] [dirtimes] [links]
  *     tree_model settle MODEL MOUNT
  *
  * run goes on with what is there, so that the caller can remount, or kill the daemon, in between.
  * NEEDED names features (link exchange special tmpfile acl) that must be there; others that are
- * missing are left out. compare: special and dirtimes leave out what is not replicated or late.
+ * missing are left out. compare: special, dirtimes and links leave out what is not replicated or late.
  * settle, after a kill, which may take directories' times of the last seconds: compares but for these,
  * and sets them on both sides.
  */
@@ -731,8 +731,9 @@ static void run(uint64_t steps)
 int main(int argc, char **argv)
 {
 	if (argc < 4 || (strcmp(argv[1], "run") == 0 && argc < 6)) {
-		fprintf(stderr, "usage: tree_model run MODEL MOUNT SEED OPERATIONS [NEEDED...]\n"
-				"       tree_model compare MODEL MOUNT [special] [dirtimes]\n");
+		fprintf(stderr,
+			"usage: tree_model run MODEL MOUNT SEED OPERATIONS [NEEDED...]\n"
+			"       tree_model compare MODEL MOUNT [special] [dirtimes] [links]\n");
 		return 2;
 	}
 	for (int i = 0; i < 2; i++) {
@@ -759,6 +760,7 @@ int main(int argc, char **argv)
 	for (int i = 4; strcmp(argv[1], "compare") == 0 && i < argc; i++) {
 		skip_special |= strcmp(argv[i], "special") == 0;
 		skip_dirtimes |= strcmp(argv[i], "dirtimes") == 0;
+		skip_links |= strcmp(argv[i], "links") == 0;
 	}
 	compare_all();
 	return 0;

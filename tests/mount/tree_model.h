@@ -40,8 +40,8 @@ void put_stat(struct outcome *o, const struct stat *st);
 /* Both entries of o; what names the operation on path. */
 void compare_outcomes(const char *what, const char *path, const struct outcome *o);
 
-/* Special files are left out; directories' times are. */
-extern bool skip_special, skip_dirtimes;
+/* Special files are left out; directories' times are; which names are of one inode is. */
+extern bool skip_special, skip_dirtimes, skip_links;
 void compare_all(void);
 /* Gives all directories the same modification time on both sides. */
 void settle_times(const char *path);
