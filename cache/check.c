@@ -43,7 +43,9 @@ static int check_tree(struct cache *c, struct buf *report, struct err *err)
 {
 	static const char sql[] =
 		"SELECT d.parent, d.ino FROM dentry d LEFT JOIN inode i ON i.ino = d.ino"
-		" WHERE i.ino IS NULL OR i.nlink = 0 LIMIT 20";
+		" WHERE i.ino IS NULL OR i.nlink = 0 OR (NOT (i.parent = d.parent AND i.name = d.name)"
+		" AND NOT EXISTS(SELECT 1 FROM link l WHERE l.ino = d.ino AND l.parent = d.parent"
+		" AND l.name = d.name)) LIMIT 20";
 	sqlite3_stmt *s = NULL;
 	int r = 0;
 

@@ -128,6 +128,7 @@ struct cache {
 	_Atomic uint64_t snapshots;	  /* snapshot files that exist; 0 saves looking for them */
 
 	_Atomic uint64_t longest_key; /* no key is longer; persisted */
+	_Atomic bool linked;	      /* table link has, or had, rows */
 
 	struct sweep *sweep;
 
@@ -258,6 +259,17 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 /* Moves the name; the target name must be free. */
 int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
 	uint64_t new_parent, struct slice new_name) MUST_CHECK;
+/* link.c: the names of an inode beyond the first. The dentry is the caller's; ctime becomes now. */
+int link_init(struct cache *c) MUST_CHECK;
+int link_add(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
+/* One of several names goes. */
+int link_remove(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
+/* -ENOENT when it is no additional name of ino. */
+int link_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
+	uint64_t new_parent, struct slice new_name) MUST_CHECK;
+/* A JOURNAL_PUT row for each additional name but the key except. */
+int link_journal(struct conn *conn, uint64_t ino, struct slice except) MUST_CHECK;
+
 /* Gives a detached inode (nlink 0; it may be open) a name again, as inode_detach took it. For
  * project.c: a hidden file that comes back. -EEXIST when the name is taken. */
 int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
@@ -268,7 +280,7 @@ int inode_delete(struct conn *conn, uint64_t ino) MUST_CHECK;
  * content the content file gets the mtime, too. ctime becomes now. */
 int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid,
 	uint32_t gid, int64_t mtime_ns) MUST_CHECK;
-/* Puts a JOURNAL_PUT row for the inode's key, stamped now; nothing when it has no name. */
+/* Puts a JOURNAL_PUT row for each of the inode's keys, stamped now; nothing when it has no name. */
 int journal_inode(struct conn *conn, uint64_t ino) MUST_CHECK;
 /* Replaces all extended attributes by the encoding of entry.h (empty slice: none). -EINVAL when
  * malformed. */

@@ -41,6 +41,9 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 int journal_changed_since(
 	struct conn *conn, struct slice key, uint64_t seq, bool *ret) MUST_CHECK;
 
+/* Puts a JOURNAL_PUT row for each name of ino but key: they show the content that was sealed. */
+int journal_other_names(struct conn *conn, uint64_t ino, struct slice key) MUST_CHECK;
+
 struct journal_stats {
 	uint64_t rows;
 	uint64_t oldest_ms; /* hlc_ms of the oldest row, 0 when empty */

@@ -29,6 +29,7 @@
 #include "cache/progress.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"
+#include "src/base/log.h"
 
 /* A name and what is there now. */
 struct place {
@@ -270,13 +271,20 @@ static int find_place(
 /* Takes what is there off its name. */
 static int detach(struct place *p, bool keep)
 {
-	int r = inode_detach(p->conn, p->parent.ino, p->name, p->now.ino, keep, &p->key);
+	int r;
+
+	if (mode_kind(p->now.mode) == KIND_ABSENT)
+		log_info("special file gives way to a change from elsewhere key=\"%.*s\"",
+			(int)p->key.len, p->key.p);
+	r = inode_detach(p->conn, p->parent.ino, p->name, p->now.ino, keep, &p->key);
 
 	if (!r)
 		r = set_implied(p->conn, p->parent.ino, p->now.ino, false);
 	if (r)
 		return r;
 	invalidate_name(p);
+	if (p->now.nlink > 1)
+		invalidate_attr(p->conn, p->now.ino);
 	p->now = (struct inode_row){0};
 	return 0;
 }
@@ -285,7 +293,8 @@ static int detach(struct place *p, bool keep)
 static int replace(struct place *p, uint64_t *keep_ino)
 {
 	bool keep =
-		keep_ino && *keep_ino == 0 && S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL;
+		keep_ino && *keep_ino == 0 && S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL &&
+		p->now.nlink == 1; /* another name keeps it */
 
 	if (keep)
 		*keep_ino = p->now.ino;
@@ -317,7 +326,7 @@ static int same_target(
 static int hide(struct place *p, const struct entry *e)
 {
 	struct entry loser = {0};
-	bool local = S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL;
+	bool local = S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL && p->now.nlink == 1;
 	bool sealed =
 		e && shows_content(&p->now, e) && !file_has_unsealed(conn_cache(p->conn), &p->now);
 	uint64_t ino = p->now.ino;
@@ -673,8 +682,8 @@ static int show_nothing(struct place *p, uint64_t *keep_ino)
 	bool free_name = true;
 	int r = 0;
 
-	if (!p->now.ino)
-		return 0;
+	if (!p->now.ino || mode_kind(p->now.mode) == KIND_ABSENT)
+		return 0; /* a special file is nobody else's business */
 	if (S_ISDIR(p->now.mode))
 		r = removable(p->conn, p->key, p->now.ino, &free_name);
 	if (r || !free_name)

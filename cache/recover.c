@@ -440,7 +440,9 @@ int recover_run(struct cache *c, struct err *err)
 	int r;
 
 	recover_snapshots(c);
-	r = recover_displaced(c);
+	r = link_init(c);
+	if (!r)
+		r = recover_displaced(c);
 	if (!r)
 		r = recover_detached(c);
 	if (!r)

@@ -25,7 +25,7 @@ const char *const schema_tree[] = {
 	" mode INTEGER NOT NULL,"
 	" uid INTEGER NOT NULL,"
 	" gid INTEGER NOT NULL,"
-	" nlink INTEGER NOT NULL," /* 1; 0: detached */
+	" nlink INTEGER NOT NULL," /* 1 and the rows in link; 0: detached */
 	" size INTEGER NOT NULL,"
 	" atime_ns INTEGER NOT NULL,"
 	" mtime_ns INTEGER NOT NULL,"
@@ -46,6 +46,12 @@ const char *const schema_tree[] = {
 	" name BLOB NOT NULL,"
 	" ino INTEGER NOT NULL,"
 	" PRIMARY KEY(parent, place, name)) STRICT, WITHOUT ROWID",
+	/* The names that an inode has besides its own row's. */
+	"CREATE TABLE link("
+	" ino INTEGER NOT NULL,"
+	" parent INTEGER NOT NULL,"
+	" name BLOB NOT NULL,"
+	" PRIMARY KEY(ino, parent, name)) STRICT, WITHOUT ROWID",
 	"CREATE TABLE xattr("
 	" ino INTEGER NOT NULL,"
 	" name TEXT NOT NULL,"

@@ -294,6 +294,10 @@ void inode_present(struct cache *c, const struct inode_row *row, struct inode *r
 		times_apply(c, ret);
 		return;
 	}
+	if (S_ISCHR(row->mode) || S_ISBLK(row->mode)) {
+		ret->rdev = (uint32_t)row->size;
+		ret->size = 0;
+	}
 	if (row->state != STATE_LOCAL)
 		return;
 	found = file_stat_open(c, row->ino, &st);

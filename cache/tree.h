@@ -15,7 +15,8 @@ struct inode {
 	uint32_t mode; /* type and permission bits, as in st_mode */
 	uint32_t uid;
 	uint32_t gid;
-	uint32_t nlink; /* directories: 2 + subdirectories may be approximated as 2 */
+	uint32_t nlink; /* directories: 2 */
+	uint32_t rdev;	/* device nodes: as the kernel encodes it */
 	uint64_t size;
 	int64_t atime_ns; /* since 1970, may be negative */
 	int64_t mtime_ns;
@@ -36,6 +37,9 @@ int tree_getattr(struct cache *c, uint64_t ino, struct inode *ret) MUST_CHECK;
  * the path would exceed KEY_MAX), -ENOSPC. */
 int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
 	uint32_t gid, const char *target, struct inode *ret) MUST_CHECK;
+/* A FIFO, socket or device node, too: they stay on this server. */
+int tree_mknod(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
+	uint32_t gid, uint32_t rdev, struct inode *ret) MUST_CHECK;
 /* The same for a regular file, which is opened for writing or reading as file_open would, in one
  * transaction: dirty from the start when writable. */
 struct file;
@@ -67,7 +71,14 @@ int tree_readlink(struct cache *c, uint64_t ino, char **ret) MUST_CHECK;
 int tree_unlink(struct cache *c, uint64_t parent, struct slice name) MUST_CHECK;
 int tree_rmdir(struct cache *c, uint64_t parent, struct slice name) MUST_CHECK;
 
-/* rename(2). flags: 0 or RENAME_NOREPLACE; others -EINVAL. A directory's rename is one row whatever
+/* Gives ino another name. -EPERM for a directory, -ENOENT when it has none, -EMLINK over
+ * LINKS_MAX. */
+#define LINKS_MAX 65000
+int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
+	struct inode *ret) MUST_CHECK;
+
+/* rename(2). flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others -EINVAL. An exchange is -EINVAL
+ * also where content of either side was never fetched: its objects would replace each other. A directory's rename is one row whatever
  * is below it, but -ENAMETOOLONG when a path below would exceed KEY_MAX (kept as the tree's
  * greatest depth per directory only as far as cheap: checked against existing descendants when
  * the new path is longer than the old one). -EINVAL into itself. */

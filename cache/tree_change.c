@@ -5,7 +5,8 @@
  * Invariants inside the database: a dentry (parent, name, ino) exists exactly when inode ino has
  * that parent and name; nlink is 0 exactly when an inode has none and is not the root. Then parent
  * is 0, and name is the whole key for recover.c where a remote change took it from an open file.
- * There are no hard links.
+ * An inode with several names has the others in table link (link.c). Of a device node, size holds
+ * its number.
  *
  * A content file is made before the transaction that names it and removed after the one that
  * deletes it, so a crash leaves at worst a stray file.
@@ -40,9 +41,8 @@ static int note_length(struct conn *conn, size_t len)
 
 static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
 {
-	sqlite3_stmt *s =
-		conn_statement(conn, "INSERT INTO dentry(parent, name, ino, place)"
-				     " VALUES(?1, ?2, ?3, ?4)");
+	sqlite3_stmt *s = conn_statement(conn, "INSERT INTO dentry(parent, name, ino, place)"
+					       " VALUES(?1, ?2, ?3, ?4)");
 
 	if (!s)
 		return conn_error(conn);
@@ -55,9 +55,9 @@ static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 
 static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
 {
-	sqlite3_stmt *s = conn_statement(
-		conn, "DELETE FROM dentry WHERE parent = ?1 AND place = ?4 AND name = ?2"
-		      " AND ino = ?3");
+	sqlite3_stmt *s = conn_statement(conn,
+		"DELETE FROM dentry WHERE parent = ?1 AND place = ?4 AND name = ?2"
+		" AND ino = ?3");
 	int r;
 
 	dir_keys_moved(conn->dir_keys, ino);
@@ -171,9 +171,8 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 int inode_delete(struct conn *conn, uint64_t ino)
 {
 	return delete_by(conn,
-		conn_statement(conn,
-			"DELETE FROM inode WHERE ino = ?1 AND nlink = 0"
-			" RETURNING xattrs, state, size"),
+		conn_statement(conn, "DELETE FROM inode WHERE ino = ?1 AND nlink = 0"
+				     " RETURNING xattrs, state, size"),
 		ino);
 }
 
@@ -196,6 +195,13 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 	r = delete_dentry(conn, parent, name, ino);
 	if (r)
 		return r;
+	if (atomic_load(&conn->cache->linked)) {
+		struct inode_row row;
+
+		r = inode_get(conn, ino, &row);
+		if (r || row.nlink > 1)
+			return r ? r : link_remove(conn, ino, parent, name);
+	}
 	times_forget(conn->cache, ino);
 	open = file_note_detached(conn->cache, ino, displaced);
 	if (!open && !keep)
@@ -210,17 +216,18 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 	return conn_run(conn, s);
 }
 
-int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
+/* The dentries are the caller's. */
+static int rename_inode(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
 	uint64_t new_parent, struct slice new_name)
 {
 	sqlite3_stmt *s;
 	int r;
 
-	r = delete_dentry(conn, parent, name, ino);
-	if (!r)
-		r = insert_dentry(conn, new_parent, new_name, ino);
-	if (r)
-		return r;
+	if (atomic_load(&conn->cache->linked)) {
+		r = link_move(conn, ino, parent, name, new_parent, new_name);
+		if (r != -ENOENT)
+			return r;
+	}
 	s = conn_statement(
 		conn, "UPDATE inode SET parent = ?2, name = ?3, ctime_ns = ?4 WHERE ino = ?1");
 	if (!s)
@@ -230,6 +237,16 @@ int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice na
 	bind_slice(s, 3, new_name);
 	sqlite3_bind_int64(s, 4, clock_realtime_ns());
 	return conn_run(conn, s);
+}
+
+int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
+	uint64_t new_parent, struct slice new_name)
+{
+	int r = delete_dentry(conn, parent, name, ino);
+
+	if (!r)
+		r = insert_dentry(conn, new_parent, new_name, ino);
+	return r ? r : rename_inode(conn, ino, parent, name, new_parent, new_name);
 }
 
 int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name)
@@ -319,7 +336,9 @@ int journal_inode(struct conn *conn, uint64_t ino)
 
 	if (r == -ENOENT)
 		return 0;
-	return r ? r : journal_key(conn, JOURNAL_PUT, &key, NULL);
+	if (!r)
+		r = journal_key(conn, JOURNAL_PUT, &key, NULL);
+	return r ? r : link_journal(conn, ino, key_slice(&key));
 }
 
 static int commit(struct conn **conn)
@@ -393,14 +412,20 @@ static int prepare(struct cache *c, struct creation *n, uint32_t mode, uint32_t 
 	return r;
 }
 
-int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
-	uint32_t gid, const char *target, struct inode *ret)
+static bool is_special(uint32_t mode)
+{
+	return S_ISFIFO(mode) || S_ISSOCK(mode) || S_ISCHR(mode) || S_ISBLK(mode);
+}
+
+static int create_node(struct cache *c, uint64_t parent, struct slice name, uint32_t mode,
+	uint32_t uid, uint32_t gid, const char *target, uint32_t rdev, struct inode *ret)
 {
 	struct creation n = {.parent = parent, .name = name, .journal = true};
 	size_t len = target ? strlen(target) : 0;
 	int r;
 
-	if (mode_kind(mode) == KIND_ABSENT || S_ISLNK(mode) != (target != NULL))
+	if (S_ISLNK(mode) != (target != NULL) ||
+		(mode_kind(mode) == KIND_ABSENT && !is_special(mode)))
 		return -EINVAL;
 	if (S_ISREG(mode)) {
 		struct file *f;
@@ -417,10 +442,29 @@ int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mo
 		return r;
 	n.target = target;
 	n.row.size = len;
+	if (is_special(mode)) {
+		n.journal = false; /* it stays here */
+		n.row.size = rdev;
+	}
 	r = create_rows(c, &n);
 	if (!r)
 		inode_present(c, &n.row, ret);
 	return r;
+}
+
+int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
+	uint32_t gid, const char *target, struct inode *ret)
+{
+	if (mode_kind(mode) == KIND_ABSENT)
+		return -EINVAL;
+	return create_node(c, parent, name, mode, uid, gid, target, 0, ret);
+}
+
+int tree_mknod(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
+	uint32_t gid, uint32_t rdev, struct inode *ret)
+{
+	return create_node(c, parent, name, mode, uid, gid, NULL,
+		S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0, ret);
 }
 
 int tree_create_open(struct cache *c, uint64_t parent, struct slice name, uint32_t mode,
@@ -560,6 +604,65 @@ int tree_setattr(
 	if (!r)
 		inode_present(c, &row, ret);
 	return r;
+}
+
+/* ---- linking ---- */
+
+/* Journalled like a rename whose old name stays: content that is not here yet is looked for there. */
+static int journal_link(struct conn *conn, const struct inode_row *row, const struct key *to)
+{
+	struct key from;
+	int r;
+
+	if (mode_kind(row->mode) == KIND_ABSENT)
+		return 0;
+	r = inode_key(conn, row->ino, &from);
+	return r ? r : journal_key(conn, JOURNAL_RENAME, to, &from);
+}
+
+int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name, struct inode *ret)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row dir, row, taken;
+	struct key key;
+	int r = name_check(parent, name);
+
+	if (!r)
+		r = content_check_reserve(c, 4096);
+	if (!r)
+		r = cache_begin(c, &conn);
+	if (!r)
+		r = inode_get(conn, ino, &row);
+	if (r)
+		return r;
+	if (S_ISDIR(row.mode))
+		return -EPERM;
+	if (row.nlink == 0)
+		return -ENOENT;
+	if (row.nlink >= LINKS_MAX)
+		return -EMLINK;
+	r = name_key(conn, parent, name, &key, &dir);
+	if (r)
+		return r;
+	r = inode_child(conn, parent, name, &taken);
+	if (r != -ENOENT)
+		return r ? r : -EEXIST;
+	r = note_length(conn, key.len);
+	if (!r)
+		r = insert_dentry(conn, parent, name, ino);
+	if (!r)
+		r = link_add(conn, ino, parent, name);
+	if (!r)
+		r = journal_link(conn, &row, &key);
+	if (!r)
+		r = inode_get(conn, ino, &row);
+	if (!r)
+		r = commit(&conn);
+	if (r)
+		return r;
+	times_touch(c, parent, true);
+	inode_present(c, &row, ret);
+	return 0;
 }
 
 /* ---- removing ---- */
@@ -743,6 +846,86 @@ static int note_size(struct conn *conn, const struct inode_row *row)
 	return conn_run(conn, s);
 }
 
+/* Content that was never fetched is in the regions under its name only, and there each side's object
+ * replaces the other's. */
+static int check_fetched(struct conn *conn, const struct inode_row *row)
+{
+	sqlite3_stmt *s;
+	int r;
+
+	if (!S_ISDIR(row->mode))
+		return row->state == STATE_REMOTE ? -EINVAL : 0;
+	s = conn_statement(conn,
+		"WITH RECURSIVE below(ino) AS (SELECT ?1 UNION ALL"
+		" SELECT d.ino FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
+		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.mode & 61440 = 16384)"
+		" SELECT 1 FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
+		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.state = 2 LIMIT 1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r;
+	sqlite3_reset(s);
+	return -EINVAL;
+}
+
+static int exchange_names(struct conn *conn, const struct renaming *n)
+{
+	uint64_t a = n->row.ino, b = n->replaced.ino;
+	int r = delete_dentry(conn, n->parent, n->name, a);
+
+	if (!r)
+		r = delete_dentry(conn, n->new_parent, n->new_name, b);
+	if (!r)
+		r = insert_dentry(conn, n->parent, n->name, b);
+	if (!r)
+		r = insert_dentry(conn, n->new_parent, n->new_name, a);
+	if (!r)
+		r = rename_inode(conn, a, n->parent, n->name, n->new_parent, n->new_name);
+	return r ? r : rename_inode(conn, b, n->new_parent, n->new_name, n->parent, n->name);
+}
+
+/* One transaction, and a row for each direction: both keys are sealed as what they are now. */
+static int exchange(struct cache *c, struct conn **conn, const struct renaming *n)
+{
+	struct renaming back = *n;
+	enum journal_op op = S_ISDIR(n->row.mode) || S_ISDIR(n->replaced.mode) ? JOURNAL_RENAME_DIR
+									       : JOURNAL_RENAME;
+	int r;
+
+	if (!n->replaces)
+		return -ENOENT;
+	if (n->replaced.ino == n->row.ino)
+		return 0;
+	back.row = n->replaced;
+	back.new_parent = n->parent;
+	back.from = n->to;
+	back.to = n->from;
+	r = check_moved_dir(*conn, n);
+	if (!r)
+		r = check_moved_dir(*conn, &back);
+	if (!r)
+		r = check_fetched(*conn, &n->row);
+	if (!r)
+		r = check_fetched(*conn, &n->replaced);
+	if (!r)
+		r = exchange_names(*conn, n);
+	if (!r)
+		r = journal_key(*conn, op, &n->to, &n->from);
+	if (!r)
+		r = journal_key(*conn, op, &n->from, &n->to);
+	if (!r)
+		r = commit(conn);
+	if (r)
+		return r;
+	times_touch(c, n->parent, true);
+	if (n->new_parent != n->parent)
+		times_touch(c, n->new_parent, true);
+	return 0;
+}
+
 int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t new_parent,
 	struct slice new_name, unsigned flags)
 {
@@ -751,7 +934,8 @@ int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t ne
 		.parent = parent, .name = name, .new_parent = new_parent, .new_name = new_name};
 	int r;
 
-	if (flags & ~(unsigned)RENAME_NOREPLACE)
+	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE) ||
+		flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
 		return -EINVAL;
 	r = name_check(parent, name);
 	if (!r)
@@ -760,6 +944,8 @@ int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t ne
 		r = cache_begin(c, &conn);
 	if (!r)
 		r = find_renamed(conn, &n);
+	if (!r && flags & RENAME_EXCHANGE)
+		return exchange(c, &conn, &n);
 	if (!r)
 		r = check_replaced(conn, &n, flags);
 	if (r)

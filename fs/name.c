@@ -80,6 +80,7 @@ void stat_fill(const struct fs *fs, const struct inode *inode, struct stat *st)
 	st->st_nlink = inode->nlink;
 	st->st_uid = inode->uid;
 	st->st_gid = inode->gid;
+	st->st_rdev = inode->rdev;
 	st->st_size = (off_t)inode->size;
 	st->st_blocks = (blkcnt_t)(inode->size / 512 + (inode->size % 512 != 0));
 	st->st_blksize = BLOCK_HINT;
@@ -304,10 +305,19 @@ static void create(
 
 void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	if (S_ISREG(mode))
+	struct inode inode;
+	uint32_t uid, gid;
+	int r;
+
+	if (S_ISREG(mode)) {
 		create(req, parent, name, mode, NULL);
-	else
-		reply(req, -EPERM); /* mknod(2): this file system has no such nodes */
+		return;
+	}
+	ids_creator(req, &uid, &gid);
+	mode |= CREATE_UMASK(fuse_req_ctx(req)->umask);
+	r = tree_mknod(fs_of(req)->cache, parent, slice_of(name), mode, uid, gid, (uint32_t)rdev,
+		&inode);
+	reply_entry(req, r, &inode);
 }
 
 void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -339,7 +349,10 @@ void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-	reply(req, -EPERM); /* link(2): this file system has no hard links */
+	struct inode inode;
+	int r = tree_link(fs_of(req)->cache, ino, parent, slice_of(name), &inode);
+
+	reply_entry(req, r, &inode);
 }
 
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
@@ -350,11 +363,7 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
 	bool found;
 	int r;
 
-	if (flags & ~(unsigned)RENAME_NOREPLACE) {
-		reply(req, -EINVAL);
-		return;
-	}
-	found = gone_look(fs, new_parent, new_name, &replaced);
+	found = !(flags & RENAME_EXCHANGE) && gone_look(fs, new_parent, new_name, &replaced);
 	r = tree_rename(
 		fs->cache, parent, slice_of(name), new_parent, slice_of(new_name), flags);
 	if (!r && found)

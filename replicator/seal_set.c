@@ -358,6 +358,9 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 		r = store(s, conn, t, &old);
 	if (!r && needs_version(&t->local))
 		r = content_sealed(conn, &t->version);
+	/* A file's other names show that content as well; a seal of theirs finds it clean. */
+	if (!r && t->changed && needs_version(&t->local))
+		r = journal_other_names(conn, t->local.ino, t->key);
 	return r;
 }
 

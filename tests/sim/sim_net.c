@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "replicator/store/layers.h"
 #include "src/base/buf.h"
 #include "src/base/random.h"
 
@@ -240,6 +241,13 @@ static void link_close(struct store *st)
 	free(st); /* the bucket outlives the node */
 }
 
+/* The simulated stores take each object in one piece. */
+static enum store_result link_upload(struct store *store, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error)
+{
+	return store_error_set(error, STORE_UNSUPPORTED, "no uploads");
+}
+
 static const struct store_ops link_ops = {
 	.name = "link",
 	.get = link_get,
@@ -248,6 +256,7 @@ static const struct store_ops link_ops = {
 	.list = link_list,
 	.remove = link_remove,
 	.copy = link_copy,
+	.upload = link_upload,
 	.close = link_close,
 };
 

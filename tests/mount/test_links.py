@@ -1,0 +1,96 @@
+"""Hard links, special files and exchanges, on one server and as the other one sees them."""
+import ctypes
+import errno
+import os
+import stat
+import subprocess
+import unittest
+
+from harness import World, converge, main
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def exchange(a, b):
+    if libc.renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+class Links(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        regions = cls.world.directories("east", "west")
+        cls.one = cls.world.server("one", regions, home="east")
+        cls.one.start()
+        cls.two = cls.world.server("two", regions, home="west")
+        cls.two.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.close()
+
+    def test_links(self):
+        root = self.one.mount / "links"
+        root.mkdir()
+        (root / "a").write_text("first")
+        os.link(root / "a", root / "b")
+        self.assertEqual(os.stat(root / "a").st_ino, os.stat(root / "b").st_ino)
+        self.assertEqual(os.stat(root / "a").st_nlink, 2)
+        converge(self.one, self.two)
+        with open(root / "b", "a") as file:
+            file.write(" second")
+        os.chmod(root / "b", 0o600)
+        self.assertEqual((root / "a").read_text(), "first second")
+        converge(self.one, self.two)
+        self.assertEqual((self.two.mount / "links/a").read_text(), "first second")
+        # A change from elsewhere gives the name that it was made through a file of its own.
+        (self.two.mount / "links/a").write_text("from two")
+        converge(self.two, self.one)
+        self.assertEqual((root / "b").read_text(), "first second")
+        self.assertEqual(os.stat(root / "b").st_nlink, 1)
+        os.link(root / "b", root / "c")
+        self.one.stop()
+        self.one.start()
+        self.assertEqual(os.stat(root / "c").st_nlink, 2)
+        os.unlink(root / "b")
+        self.assertEqual((root / "c").read_text(), "first second")
+        self.assertEqual(os.stat(root / "c").st_nlink, 1)
+        subprocess.run(["cp", "-al", root, self.one.mount / "copied"], check=True)
+        self.assertEqual(os.stat(self.one.mount / "copied/c").st_nlink, 2)
+        converge(self.one, self.two)
+
+    def test_special(self):
+        root = self.one.mount / "special"
+        root.mkdir()
+        os.mkfifo(root / "p", 0o640)
+        self.assertTrue(stat.S_ISFIFO(os.stat(root / "p").st_mode))
+        if os.getuid() == 0:
+            os.mknod(root / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            self.assertEqual(os.stat(root / "null").st_rdev, os.makedev(1, 3))
+        (root / "f").write_text("f")
+        self.one.flush()
+        self.assertTrue((root / "p").exists())
+
+    def test_exchange(self):
+        root = self.one.mount / "exchange"
+        (root / "d").mkdir(parents=True)
+        (root / "d/x").write_text("x")
+        (root / "a").write_text("A" * 100000)
+        (root / "b").write_text("B")
+        converge(self.one, self.two)
+        exchange(root / "a", root / "b")
+        self.assertEqual(((root / "a").read_text(), (root / "b").read_text()[:1]), ("B", "A"))
+        converge(self.one, self.two)
+        exchange(root / "a", root / "d")
+        self.assertEqual((root / "d").read_text(), "B")
+        converge(self.one, self.two)
+        self.assertEqual((self.two.mount / "exchange/a/x").read_text(), "x")
+        with self.assertRaises(OSError) as raised:
+            exchange(root / "a", root / "a/x")
+        self.assertEqual(raised.exception.errno, errno.EINVAL)
+
+
+if __name__ == "__main__":
+    main()
