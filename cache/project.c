@@ -441,6 +441,27 @@ static int find_hidden(
 	return r;
 }
 
+/* One name of several was hidden: another one has the content. A scan, of volumes with hard links only, for
+ * a row of the outbox that finds its content nowhere else. */
+static int find_linked(struct conn *conn, const uint8_t hash[SHA256_SIZE], uint64_t *ino)
+{
+	sqlite3_stmt *s;
+	int r;
+
+	if (!atomic_load(&conn_cache(conn)->linked))
+		return -ENOENT;
+	s = conn_statement(conn, "SELECT ino FROM inode WHERE state = 1 AND hash = ?1 LIMIT 1");
+	if (!s)
+		return conn_error(conn);
+	sqlite3_bind_blob(s, 1, hash, SHA256_SIZE, SQLITE_STATIC);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	*ino = (uint64_t)sqlite3_column_int64(s, 0);
+	sqlite3_reset(s);
+	return 0;
+}
+
 /* What was hidden while it was being written, and sealed later, stands as a conflict. */
 int project_hidden_ino(
 	struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE], uint64_t *ino)
@@ -454,7 +475,7 @@ int project_hidden_ino(
 			return 0;
 		}
 	}
-	return r < 0 ? r : -ENOENT;
+	return r < 0 ? r : find_linked(conn, hash, ino);
 }
 
 /* Deletes the inode of a hidden file unless a conflict refers to it as well. */

@@ -235,6 +235,34 @@ static void rename_something(struct sim *s, unsigned n, struct target *t)
 		sim_fail(s, "n%u: rename %s %s: %d", n, t->path, to.path, r);
 }
 
+static void link_something(struct sim *s, unsigned n, struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	struct target to = pick(s, node);
+	struct inode inode;
+
+	if (!t->exists || !to.parent || to.exists || S_ISDIR(t->inode.mode))
+		return;
+	int r = tree_link(node->cache, t->inode.ino, to.parent, to.name, &inode);
+	sim_trace(s, "n%u app link %s %s: %d", n, t->path, to.path, r);
+	if (r < 0)
+		sim_fail(s, "n%u: link %s %s: %d", n, t->path, to.path, r);
+}
+
+static void exchange_something(struct sim *s, unsigned n, struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	struct target to = pick(s, node);
+
+	if (!t->exists || !to.exists ||
+		((S_ISDIR(t->inode.mode) || S_ISDIR(to.inode.mode)) && !s->rename_dirs))
+		return;
+	int r = tree_rename(node->cache, t->parent, t->name, to.parent, to.name, RENAME_EXCHANGE);
+	sim_trace(s, "n%u app exchange %s %s: %d", n, t->path, to.path, r);
+	if (r < 0 && r != -EINVAL)
+		sim_fail(s, "n%u: exchange %s %s: %d", n, t->path, to.path, r);
+}
+
 static void remove_something(struct sim *s, unsigned n, struct target *t)
 {
 	struct sim_node *node = &s->node[n];
@@ -260,7 +288,13 @@ static void app_op(struct sim *s, unsigned n)
 	s->now_ms += 1 + (int64_t)random_below(20);
 	if (!t.parent)
 		return;
-	switch (random_below(10)) {
+	switch (random_below(12)) {
+	case 10:
+		link_something(s, n, &t);
+		break;
+	case 11:
+		exchange_something(s, n, &t);
+		break;
 	case 0:
 	case 1:
 	case 2:
