@@ -1,12 +1,25 @@
 /*
- * Directories that were removed while somebody is in them or has them open: their attributes can
- * still be asked for and set, as on any file system, though the tree knows nothing of them any more.
- * The kernel itself refuses names in them. The last GONE_SLOTS are remembered; who asks for an older
- * one gets ESTALE.
+ * Directories and special files that were removed while somebody is in them or has them open: their
+ * attributes can still be asked for and set, as on any file system, though the tree knows nothing of
+ * them any more: the kernel opens them without asking. The last GONE_SLOTS are remembered; who asks
+ * for an older one gets ESTALE.
  */
 #include "fs/internal.h"
 
 #include "src/base/clock.h"
+
+static _Atomic bool special;
+
+void gone_told(const struct inode *inode)
+{
+	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode) && !S_ISLNK(inode->mode))
+		atomic_store(&special, true);
+}
+
+bool gone_has_special(void)
+{
+	return atomic_load(&special);
+}
 
 void gone_init(struct gone *g)
 {
@@ -20,7 +33,10 @@ void gone_done(struct gone *g)
 
 bool gone_look(struct fs *fs, uint64_t parent, const char *name, struct inode *ret)
 {
-	return tree_lookup(fs->cache, parent, slice_of(name), ret) == 0 && S_ISDIR(ret->mode);
+	if (tree_lookup(fs->cache, parent, slice_of(name), ret) != 0)
+		return false;
+	return S_ISDIR(ret->mode) ||
+	       (!S_ISREG(ret->mode) && !S_ISLNK(ret->mode) && ret->nlink == 1);
 }
 
 void gone_note(struct fs *fs, const struct inode *inode)

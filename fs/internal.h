@@ -58,7 +58,7 @@ struct slow_pool {
 /* Requests that wait for content from a region (fetch.c). */
 struct fetch;
 
-/* Directories that were removed and may still be open (gone.c). */
+/* Directories and special files that were removed and may still be open (gone.c). */
 #define GONE_SLOTS 256
 struct gone {
 	struct mutex lock; /* leaf; guards what follows */
@@ -218,7 +218,12 @@ void notifier_put(void *fs, const struct invalidation *i); /* cache_invalidate_f
 /* gone.c */
 void gone_init(struct gone *g);
 void gone_done(struct gone *g);
-/* Before the call that may remove it: true when name is a directory. */
+/* The kernel is told of an inode. */
+void gone_told(const struct inode *inode);
+/* Whether it was ever told of a special file: if not, a removal need not look. */
+bool gone_has_special(void);
+/* Before the call that may remove it: true when name is a directory, or the only one of a special
+ * file. */
 bool gone_look(struct fs *fs, uint64_t parent, const char *name, struct inode *ret);
 void gone_note(struct fs *fs, const struct inode *inode); /* it has been removed */
 /* Attributes of a removed directory, after setting what mask names from v. -ENOENT. */

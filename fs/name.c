@@ -96,6 +96,7 @@ void entry_fill(const struct fs *fs, const struct inode *inode, struct fuse_entr
 		.generation = 1,
 		.attr_timeout = CACHE_SECONDS,
 		.entry_timeout = CACHE_SECONDS};
+	gone_told(inode);
 	stat_fill(fs, inode, &e->attr);
 }
 
@@ -332,7 +333,14 @@ void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const cha
 
 void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	reply(req, tree_unlink(fs_of(req)->cache, parent, slice_of(name)));
+	struct fs *fs = fs_of(req);
+	struct inode inode;
+	bool found = gone_has_special() && gone_look(fs, parent, name, &inode);
+	int r = tree_unlink(fs->cache, parent, slice_of(name));
+
+	if (!r && found)
+		gone_note(fs, &inode);
+	reply(req, r);
 }
 
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)

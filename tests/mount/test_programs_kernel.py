@@ -235,6 +235,14 @@ class Kernel(Programs):
         with self.assertRaises(FileNotFoundError):
             os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=handle)
         os.close(handle)
+        # a FIFO that is open: the kernel has it to itself
+        os.mkfifo(self.dir / "fifo")
+        handle = os.open(self.dir / "fifo", os.O_RDWR | os.O_NONBLOCK)
+        os.unlink(self.dir / "fifo")
+        self.assertEqual(os.fstat(handle).st_nlink, 0)
+        os.write(handle, b"through")
+        self.assertEqual(os.read(handle, 10), b"through")
+        os.close(handle)
 
     def test_replaced_by_another_server(self):
         b = self.world.server("b", self.regions)

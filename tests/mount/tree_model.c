@@ -325,7 +325,7 @@ static void random_op(struct op *op)
 	op->mode = random_mode(op->mask);
 	op->handle = (unsigned)below(HANDLES);
 	op->uid = (uid_t[]){0, 1000, 1001, (uid_t)-1}[below(4)];
-	op->gid = (gid_t[]){0, 1000, 1001, (gid_t)-1}[below(op->uid == (uid_t)-1 ? 3 : 4)];
+	op->gid = (gid_t[]){0, 1000, 1001, (gid_t)-1}[below(4)];
 	op->times[0] = random_time();
 	op->times[1] = random_time();
 	op->len = below((size_t)1 << below(14));
