@@ -278,6 +278,7 @@ static void release(struct cache *c)
 	file_table_free(c->files);
 	times_free(c->times);
 	sweep_free(c->sweep);
+	removals_free(c->removals);
 	atimes_free(c->atimes);
 	free(c->xattrs);
 	troubles_free(c->troubles);
@@ -327,10 +328,11 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->files = file_table_new();
 	c->times = times_new();
 	c->sweep = sweep_new();
+	c->removals = removals_new();
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();
-	r = c->state_dir && c->files && c->times && c->sweep && c->atimes && c->xattrs &&
+	r = c->state_dir && c->files && c->times && c->sweep && c->removals && c->atimes && c->xattrs &&
 			    c->troubles
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
@@ -381,6 +383,7 @@ void cache_close(struct cache *c)
 
 	if (!c)
 		return;
+	removals_drain(c);
 	r = tree_flush_times(c, true);
 	/* The content must be on disk before a mark says that nothing is to be checked. */
 	if (!r && !c->sync_off && syncfs(c->content_fd) != 0)

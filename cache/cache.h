@@ -115,6 +115,12 @@ struct stamp cache_stamp(struct cache *c);
  * needs it. Returns after fdatasync of the write-ahead log. */
 int cache_sync(struct cache *c) MUST_CHECK;
 
+/* On: content of removed files waits for a thread that calls cache_remove_content. Off, as at the
+ * start: it goes at once; what waits has gone on return, and that thread gets false. */
+void cache_defer_removals(struct cache *c, bool on);
+/* Waits for such content and removes it. False: it is off. */
+bool cache_remove_content(struct cache *c);
+
 /* Moves the write-ahead log into the database if it is over bytes; for the housekeeper's thread. */
 int cache_checkpoint(struct cache *c, uint64_t bytes) MUST_CHECK;
 

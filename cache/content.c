@@ -161,7 +161,7 @@ int content_check_reserve(struct cache *c, uint64_t bytes)
 		return -errno;
 	available = (uint64_t)v.f_bavail * v.f_frsize;
 	if (available < c->reserve_bytes || available - c->reserve_bytes < (uint64_t)want)
-		return -ENOSPC;
+		return removals_drain(c) ? content_check_reserve(c, bytes) : -ENOSPC;
 	available -= c->reserve_bytes + (uint64_t)want;
 	atomic_store(&c->reserve_budget,
 		available < (uint64_t)RESERVE_STEP ? (int64_t)available : RESERVE_STEP);

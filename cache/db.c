@@ -440,7 +440,7 @@ static void deliver(struct cache *c, struct note *n)
 	mutex_unlock(&c->hook_lock);
 	for (; n; n = n->next) {
 		if (n->remove_ino)
-			content_remove(c, n->remove_ino);
+			removals_add(c, n->remove_ino);
 		else if (fn)
 			fn(ctx, &n->invalidation);
 	}

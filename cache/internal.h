@@ -131,6 +131,7 @@ struct cache {
 	_Atomic bool linked;	      /* table link has, or had, rows */
 
 	struct sweep *sweep;
+	struct removals *removals;
 
 	struct troubles *troubles;
 	cache_hold_fn hold; /* guarded by hook_lock, as the next */
@@ -381,6 +382,15 @@ struct troubles *troubles_new(void);
 void troubles_free(struct troubles *t);
 bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind); /* true: it is new */
 void trouble_clear(struct cache *c, uint64_t ino, enum cache_trouble kind);
+
+/* ---- removal.c ---- */
+
+struct removals *removals_new(void);
+void removals_free(struct removals *q);
+/* content_remove, now or soon. */
+void removals_add(struct cache *c, uint64_t ino);
+/* Removes what waits now; true: there was something. */
+bool removals_drain(struct cache *c);
 
 /* ---- recover.c ---- */
 

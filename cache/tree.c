@@ -471,6 +471,7 @@ int tree_statfs(struct cache *c, struct statvfs *ret)
 	struct statvfs v;
 	uint64_t reserve;
 
+	removals_drain(c);
 	if (fstatvfs(c->content_fd, &v) != 0)
 		return -errno;
 	reserve = c->reserve_bytes / v.f_frsize;

@@ -503,6 +503,16 @@ static void upkeep(struct replicator *r)
 	wait_ms(r, until - clock_monotonic_ms(), NULL, false);
 }
 
+static void *remove_loop(void *arg)
+{
+	struct replicator *r = arg;
+
+	thread_background();
+	while (cache_remove_content(r->cache))
+		;
+	return NULL;
+}
+
 static void *house_loop(void *arg)
 {
 	struct replicator *r = arg;
@@ -544,6 +554,11 @@ static int start_threads(struct replicator *r)
 		code = thread_start(&r->house_thread, "house", house_loop, r);
 		r->house_started = code == 0;
 	}
+	if (code == 0) {
+		cache_defer_removals(r->cache, true);
+		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
+		r->remove_started = code == 0;
+	}
 	return code;
 }
 
@@ -582,7 +597,9 @@ void replicator_stop(struct replicator *r)
 	cond_broadcast(&r->cond);
 	mutex_unlock(&r->lock);
 	journal_kick(r->cache);
+	cache_defer_removals(r->cache, false);
 	fetcher_stop(r->fetcher);
+	join(r->remove_thread, &r->remove_started);
 	join(r->seal_thread, &r->seal_started);
 	join(r->pull_thread, &r->pull_started);
 	join(r->house_thread, &r->house_started);

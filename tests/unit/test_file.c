@@ -72,6 +72,38 @@ static void versions_that_were_seen_are_told_apart(void **state)
 	assert_false(row_of(f, inode.ino).dirty);
 }
 
+static void *remove_content(void *arg)
+{
+	while (cache_remove_content(arg))
+		;
+	return NULL;
+}
+
+/* With a thread for it the content of a removed file may outlive the removal, but not the end of
+ * that thread. */
+static void content_of_removed_files_goes_behind(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t first = make_file(f, ROOT_INO, "r1", "x"),
+		 second = make_file(f, ROOT_INO, "r2", "x");
+	pthread_t thread;
+
+	cache_defer_removals(f->cache, true);
+	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("r1")), 0);
+	assert_true(has_content(f, first));
+	cache_defer_removals(f->cache, false);
+	assert_false(has_content(f, first));
+
+	cache_defer_removals(f->cache, true);
+	assert_int_equal(thread_start(&thread, "remove", remove_content, f->cache), 0);
+	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("r2")), 0);
+	for (int i = 0; i < 500 && has_content(f, second); i++)
+		usleep(10000);
+	assert_false(has_content(f, second));
+	cache_defer_removals(f->cache, false);
+	pthread_join(thread, NULL);
+}
+
 /* utimensat comes between the reading of a version and its recording: what it set stays. */
 static void an_mtime_that_is_set_during_a_seal_stays(void **state)
 {
@@ -557,6 +589,7 @@ int main(void)
 		TEST(a_flush_puts_the_row_and_the_release_none),
 		TEST(only_changes_make_versions),
 		TEST(versions_that_were_seen_are_told_apart),
+		TEST(content_of_removed_files_goes_behind),
 		TEST(an_mtime_that_is_set_during_a_seal_stays),
 		TEST(wrong_use_is_refused),
 		TEST(allocating_and_copying_are_changes),

@@ -1,0 +1,109 @@
+/*
+ * Content files of removed inodes are unlinked by a thread of the replicator's, behind the
+ * transaction that removed the row and behind the answer to the application. Without that thread,
+ * and when the queue is full, they go at once.
+ *
+ * What a crash leaves of the queue are files that no row owns, which sweep.c removes. Whoever asks
+ * for the free space, or is short of it, has the queue worked off first.
+ *
+ * Lock: removals.lock, a leaf.
+ */
+#include <stdlib.h>
+
+#include "cache/internal.h"
+
+#define QUEUE_MAX 4096
+#define BATCH 64
+#define GATHER_MS 20 /* one waking for a burst */
+
+struct removals {
+	struct mutex lock;
+	struct cond cond;
+	bool deferred;
+	unsigned count;
+	uint64_t ino[QUEUE_MAX];
+};
+
+struct removals *removals_new(void)
+{
+	struct removals *q = calloc(1, sizeof(*q));
+
+	if (q) {
+		mutex_init(&q->lock, LOCK_RANK_LEAF);
+		cond_init(&q->cond);
+	}
+	return q;
+}
+
+void removals_free(struct removals *q)
+{
+	if (!q)
+		return;
+	cond_done(&q->cond);
+	mutex_done(&q->lock);
+	free(q);
+}
+
+void removals_add(struct cache *c, uint64_t ino)
+{
+	struct removals *q = c->removals;
+	bool queued;
+
+	mutex_lock(&q->lock);
+	queued = q->deferred && q->count < QUEUE_MAX;
+	if (queued) {
+		q->ino[q->count++] = ino;
+		if (q->count == 1)
+			cond_signal(&q->cond);
+	}
+	mutex_unlock(&q->lock);
+	if (!queued)
+		content_remove(c, ino);
+}
+
+bool removals_drain(struct cache *c)
+{
+	struct removals *q = c->removals;
+	uint64_t batch[BATCH];
+	bool any = false;
+	unsigned n;
+
+	do {
+		mutex_lock(&q->lock);
+		for (n = 0; n < BATCH && q->count > 0; n++)
+			batch[n] = q->ino[--q->count];
+		mutex_unlock(&q->lock);
+		for (unsigned i = 0; i < n; i++)
+			content_remove(c, batch[i]);
+		any = any || n > 0;
+	} while (n == BATCH);
+	return any;
+}
+
+void cache_defer_removals(struct cache *c, bool on)
+{
+	struct removals *q = c->removals;
+
+	mutex_lock(&q->lock);
+	q->deferred = on;
+	cond_broadcast(&q->cond);
+	mutex_unlock(&q->lock);
+	if (!on)
+		removals_drain(c);
+}
+
+bool cache_remove_content(struct cache *c)
+{
+	struct removals *q = c->removals;
+	bool deferred;
+
+	mutex_lock(&q->lock);
+	while (q->deferred && q->count == 0)
+		cond_wait(&q->cond, &q->lock);
+	if (q->deferred && q->count < QUEUE_MAX / 2)
+		cond_wait_ms(&q->cond, &q->lock, GATHER_MS);
+	deferred = q->deferred;
+	mutex_unlock(&q->lock);
+	removals_drain(c);
+	return deferred;
+}
