@@ -179,8 +179,8 @@ static int write_one(struct conn *conn, const struct atime *a)
 		return 0;
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)a->ino);
-	sqlite3_bind_int64(s, 2, a->atime_ns);
+	bind_int(s, 1, (int64_t)a->ino);
+	bind_int(s, 2, a->atime_ns);
 	return conn_run(conn, s);
 }
 

@@ -91,7 +91,8 @@ static int open_content(struct cache *c, struct err *err)
 	if (fstatat(c->dir_fd, "content", &st, 0) != 0 && errno == ENOENT &&
 		fstatat(c->dir_fd, "meridian.db", &st, 0) == 0 && st.st_size > 0)
 		return err_set(err, -EUCLEAN,
-			"%s/content is missing, the database beside it is there\nhint: put it back; "
+			"%s/content is missing, the database beside it is there\nhint: put it "
+			"back; "
 			"if it is lost, `mkdir %s/content`: what was pushed is fetched again",
 			c->state_dir, c->state_dir);
 	r = open_dir_at(c->dir_fd, "content", &c->content_fd);
@@ -140,10 +141,10 @@ static int put_root(struct conn *conn, const struct stat *owner)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int(s, 1, S_IFDIR | 0755);
-	sqlite3_bind_int64(s, 2, owner->st_uid);
-	sqlite3_bind_int64(s, 3, owner->st_gid);
-	sqlite3_bind_int64(s, 4, clock_realtime_ns());
+	bind_int(s, 1, S_IFDIR | 0755);
+	bind_int(s, 2, owner->st_uid);
+	bind_int(s, 3, owner->st_gid);
+	bind_int(s, 4, clock_realtime_ns());
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) > 0)
 		conn_account(conn, ROOT_INO, 1, 0, 0);
@@ -332,8 +333,8 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();
-	r = c->state_dir && c->files && c->times && c->sweep && c->removals && c->atimes && c->xattrs &&
-			    c->troubles
+	r = c->state_dir && c->files && c->times && c->sweep && c->removals && c->atimes &&
+			    c->xattrs && c->troubles
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)

@@ -106,8 +106,8 @@ int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns)
 /* On tmpfs a mapped page is writable for good, and no store ever changes a time. */
 static bool probe_stores(int fd)
 {
-	const unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-			     SYNC_FILE_RANGE_WAIT_AFTER;
+	const unsigned all =
+		SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
 	struct timespec old[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
 	volatile char *p = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	bool show = false;
@@ -404,8 +404,8 @@ static int take_over(struct conn *conn, const struct inode_row *row, const struc
 		" WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
-	sqlite3_bind_int64(s, 2, (int64_t)w->size);
+	bind_int(s, 1, (int64_t)row->ino);
+	bind_int(s, 2, (int64_t)w->size);
 	conn_account(conn, row->ino, 0, 1, (int64_t)w->size);
 	return conn_run(conn, s);
 }

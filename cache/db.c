@@ -205,6 +205,21 @@ int conn_row(struct conn *conn, sqlite3_stmt *s)
 	return r;
 }
 
+void bind_int(sqlite3_stmt *s, int index, int64_t v)
+{
+	sqlite3_bind_int64(s, index, v);
+}
+
+void bind_text_n(sqlite3_stmt *s, int index, const char *text, size_t len)
+{
+	sqlite3_bind_text(s, index, text, (int)len, SQLITE_STATIC);
+}
+
+void bind_text(sqlite3_stmt *s, int index, const char *text)
+{
+	bind_text_n(s, index, text, strlen(text));
+}
+
 void bind_slice(sqlite3_stmt *s, int index, struct slice v)
 {
 	/* A NULL pointer would bind NULL. Lengths are bounded far below INT_MAX by every caller. */
@@ -511,7 +526,7 @@ int meta_get_int(struct conn *conn, const char *name, int64_t *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
+	bind_text(s, 1, name);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -ENOENT;
@@ -528,8 +543,8 @@ int meta_set_int(struct conn *conn, const char *name, int64_t value)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(s, 2, value);
+	bind_text(s, 1, name);
+	bind_int(s, 2, value);
 	return conn_run(conn, s);
 }
 

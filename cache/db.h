@@ -25,7 +25,12 @@ int conn_run(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
  * reading. */
 int conn_row(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
 
-void bind_slice(sqlite3_stmt *s, int index, struct slice v); /* as BLOB; borrowed until reset */
+/* Everything is bound through these: they note what a change of an application binds (redo.h).
+ * Bytes are borrowed until the statement is reset. */
+void bind_int(sqlite3_stmt *s, int index, int64_t v);
+void bind_slice(sqlite3_stmt *s, int index, struct slice v); /* as BLOB */
+void bind_text(sqlite3_stmt *s, int index, const char *text);
+void bind_text_n(sqlite3_stmt *s, int index, const char *text, size_t len);
 struct slice column_slice(sqlite3_stmt *s, int index);
 
 /* Whether the conn is the writer inside a transaction. */

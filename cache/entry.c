@@ -240,7 +240,7 @@ int counter_get(struct conn *conn, enum counter id, uint64_t *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int(s, 1, id);
+	bind_int(s, 1, id);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r < 0 ? r : -EIO;
@@ -257,8 +257,8 @@ int counter_add(struct conn *conn, enum counter id, int64_t delta, uint64_t *ret
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int(s, 1, id);
-	sqlite3_bind_int64(s, 2, delta);
+	bind_int(s, 1, id);
+	bind_int(s, 2, delta);
 	r = conn_run(conn, s);
 	if (r || !ret)
 		return r;
@@ -334,7 +334,7 @@ int entry_put(struct conn *conn, struct slice key, const struct entry *e)
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
-	sqlite3_bind_int(s, 2, (int)e->kind);
+	bind_int(s, 2, (int)e->kind);
 	bind_slice(s, 3, (struct slice){(const char *)record.data, record.len});
 	r = conn_run(conn, s);
 	return r ? r : count_change(conn, before, (int)e->kind);
@@ -389,7 +389,7 @@ static int collect_below(struct conn *conn, struct slice low, struct slice high,
 		return conn_error(conn);
 	bind_slice(s, 1, low);
 	bind_slice(s, 2, high);
-	sqlite3_bind_int64(s, 3, limit);
+	bind_int(s, 3, limit);
 	while ((r = conn_row(conn, s)) == 1) {
 		struct slice key = column_slice(s, 0);
 

@@ -57,8 +57,8 @@ static int start_empty(struct cache *c, struct record *rec, struct inode_row *ro
 				 " WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
-	sqlite3_bind_int64(s, 2, (int64_t)row->generation);
+	bind_int(s, 1, (int64_t)rec->ino);
+	bind_int(s, 2, (int64_t)row->generation);
 	r = conn_run(conn, s);
 	if (r)
 		return r;
@@ -92,7 +92,7 @@ static int forget_content(struct cache *c, const struct inode_row *row)
 		conn, "UPDATE inode SET state = 2 WHERE ino = ?1 AND dirty = 0 AND state = 1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	bind_int(s, 1, (int64_t)row->ino);
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) > 0)
 		conn_account(conn, row->ino, 0, -1, -(int64_t)row->size);
@@ -184,7 +184,7 @@ static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 		s = conn_statement(conn, "UPDATE inode SET dirty = 1 WHERE ino = ?1");
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
+		bind_int(s, 1, (int64_t)rec->ino);
 		r = conn_run(conn, s);
 		if (r)
 			return r;
@@ -322,10 +322,10 @@ static int update_row(
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)rec->ino);
-	sqlite3_bind_int64(s, 2, st->st_size);
-	sqlite3_bind_int64(s, 3, stat_mtime_ns(st));
-	sqlite3_bind_int64(s, 4, (int64_t)generation);
+	bind_int(s, 1, (int64_t)rec->ino);
+	bind_int(s, 2, st->st_size);
+	bind_int(s, 3, stat_mtime_ns(st));
+	bind_int(s, 4, (int64_t)generation);
 	return conn_run(conn, s);
 }
 
@@ -336,8 +336,8 @@ static int update_dirty(struct conn *conn, uint64_t ino, bool dirty)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int(s, 2, dirty);
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, dirty);
 	return conn_run(conn, s);
 }
 
@@ -444,7 +444,7 @@ static int clear_displaced(struct conn *conn, uint64_t ino)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	return conn_run(conn, s);
 }
 
@@ -487,7 +487,7 @@ static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -725,8 +725,7 @@ int file_allocate(struct file *f, int mode, uint64_t offset, uint64_t length)
 	return r;
 }
 
-ssize_t file_copy(
-	struct file *from, uint64_t offset, struct file *to, uint64_t to_offset, size_t n)
+ssize_t file_copy(struct file *from, uint64_t offset, struct file *to, uint64_t to_offset, size_t n)
 {
 	loff_t at = (loff_t)offset, to_at = (loff_t)to_offset;
 	struct record *rec = to->rec;

@@ -81,7 +81,7 @@ static int run(struct conn *conn, sqlite3_stmt *s, uint64_t node)
 	if (!s)
 		return conn_error(conn);
 	if (node)
-		sqlite3_bind_int64(s, 1, (int64_t)node);
+		bind_int(s, 1, (int64_t)node);
 	return conn_run(conn, s);
 }
 

@@ -21,8 +21,8 @@ int journal_append(
 	CHECK(conn_writable(conn));
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int(s, 1, (int)op);
-	sqlite3_bind_int64(s, 2, (int64_t)time);
+	bind_int(s, 1, (int)op);
+	bind_int(s, 2, (int64_t)time);
 	bind_slice(s, 3, key);
 	if (op == JOURNAL_RENAME || op == JOURNAL_RENAME_DIR)
 		bind_slice(s, 4, hint);
@@ -42,8 +42,8 @@ int journal_read(
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)after);
-	sqlite3_bind_int64(s, 2, max);
+	bind_int(s, 1, (int64_t)after);
+	bind_int(s, 2, max);
 	while ((r = conn_row(conn, s)) > 0) {
 		struct journal_row *row = &rows[n++];
 
@@ -68,7 +68,7 @@ int journal_remove(struct conn *conn, uint64_t seq)
 	CHECK(conn_writable(conn));
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)seq);
+	bind_int(s, 1, (int64_t)seq);
 	return conn_run(conn, s);
 }
 
@@ -152,7 +152,7 @@ int journal_changed_since(struct conn *conn, struct slice key, uint64_t seq, boo
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
-	sqlite3_bind_int64(s, 2, (int64_t)seq);
+	bind_int(s, 2, (int64_t)seq);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -EIO;
@@ -273,9 +273,9 @@ static int next_name(struct walk *w, struct slice last, char name[NAME_MAX_BYTES
 
 	if (!s)
 		return conn_error(w->conn);
-	sqlite3_bind_int64(s, 1, (int64_t)w->level[w->depth].dir);
+	bind_int(s, 1, (int64_t)w->level[w->depth].dir);
 	bind_slice(s, 2, last);
-	sqlite3_bind_int64(s, 3, last.len ? name_place(last) : 0);
+	bind_int(s, 3, last.len ? name_place(last) : 0);
 	r = conn_row(w->conn, s);
 	if (r <= 0)
 		return r;

@@ -34,8 +34,8 @@ int link_init(struct cache *c)
 /* Binds a name of ino as ?1 to ?3. */
 static void bind_name(sqlite3_stmt *s, uint64_t ino, uint64_t parent, struct slice name)
 {
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int64(s, 2, (int64_t)parent);
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, (int64_t)parent);
 	bind_slice(s, 3, name);
 }
 
@@ -46,9 +46,9 @@ static int change_nlink(struct conn *conn, uint64_t ino, int delta)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int(s, 2, delta);
-	sqlite3_bind_int64(s, 3, clock_realtime_ns());
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, delta);
+	bind_int(s, 3, clock_realtime_ns());
 	return conn_run(conn, s);
 }
 
@@ -144,7 +144,7 @@ int link_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice nam
 	if (!s)
 		return conn_error(conn);
 	bind_name(s, ino, parent, name);
-	sqlite3_bind_int64(s, 4, (int64_t)new_parent);
+	bind_int(s, 4, (int64_t)new_parent);
 	bind_slice(s, 5, new_name);
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) != 1)

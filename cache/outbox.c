@@ -117,7 +117,7 @@ static int find_row(struct conn *conn, unsigned region, struct slice key, struct
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -132,19 +132,19 @@ static int find_row(struct conn *conn, unsigned region, struct slice key, struct
 
 static void bind_row(sqlite3_stmt *s, const struct row *row)
 {
-	sqlite3_bind_int64(s, 1, row->id);
-	sqlite3_bind_int(s, 2, row->state);
-	sqlite3_bind_int64(s, 3, (int64_t)row->first);
-	sqlite3_bind_int64(s, 4, (int64_t)row->last);
-	sqlite3_bind_int64(s, 5, (int64_t)row->since_ms);
-	sqlite3_bind_int64(s, 6, (int64_t)row->stamp.time);
-	sqlite3_bind_int64(s, 7, (int64_t)row->stamp.node);
-	sqlite3_bind_int64(s, 8, (int64_t)row->size);
-	sqlite3_bind_int(s, 9, row->fresh);
-	sqlite3_bind_int(s, 10, row->uploaded);
-	sqlite3_bind_int64(s, 11, row->attempts);
-	sqlite3_bind_int64(s, 12, row->next_at_ms);
-	sqlite3_bind_text(s, 13, row->error, -1, SQLITE_STATIC);
+	bind_int(s, 1, row->id);
+	bind_int(s, 2, row->state);
+	bind_int(s, 3, (int64_t)row->first);
+	bind_int(s, 4, (int64_t)row->last);
+	bind_int(s, 5, (int64_t)row->since_ms);
+	bind_int(s, 6, (int64_t)row->stamp.time);
+	bind_int(s, 7, (int64_t)row->stamp.node);
+	bind_int(s, 8, (int64_t)row->size);
+	bind_int(s, 9, row->fresh);
+	bind_int(s, 10, row->uploaded);
+	bind_int(s, 11, row->attempts);
+	bind_int(s, 12, row->next_at_ms);
+	bind_text(s, 13, row->error);
 	if (row->moved_from.len)
 		bind_slice(s, 14, key_slice(&row->moved_from));
 	else
@@ -162,9 +162,9 @@ static int insert_row(struct conn *conn, unsigned region, struct slice key, cons
 	if (!s)
 		return conn_error(conn);
 	bind_row(s, row);
-	sqlite3_bind_int64(s, 15, region);
+	bind_int(s, 15, region);
 	bind_slice(s, 16, key);
-	sqlite3_bind_int64(s, 17, (int64_t)row->dir);
+	bind_int(s, 17, (int64_t)row->dir);
 	return conn_run(conn, s);
 }
 
@@ -189,7 +189,7 @@ static int delete_row(struct conn *conn, int64_t id)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, id);
+	bind_int(s, 1, id);
 	return conn_run(conn, s);
 }
 
@@ -226,11 +226,11 @@ static int update_totals(struct conn *conn, unsigned region, const struct totals
 		" parked = parked + ?4, unannounced = unannounced + ?5 WHERE id = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, t->rows);
-	sqlite3_bind_int64(s, 3, t->bytes);
-	sqlite3_bind_int64(s, 4, t->parked);
-	sqlite3_bind_int64(s, 5, t->unannounced);
+	bind_int(s, 1, region);
+	bind_int(s, 2, t->rows);
+	bind_int(s, 3, t->bytes);
+	bind_int(s, 4, t->parked);
+	bind_int(s, 5, t->unannounced);
 	return conn_run(conn, s);
 }
 
@@ -242,8 +242,8 @@ static int dir_number(
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)dir);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)dir);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -293,10 +293,10 @@ static int set_head(struct conn *conn, unsigned region, uint64_t dir, int64_t he
 			" ON CONFLICT(region, dir) DO UPDATE SET head = ?3");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)dir);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)dir);
 	if (head != INT64_MAX)
-		sqlite3_bind_int64(s, 3, head);
+		bind_int(s, 3, head);
 	return conn_run(conn, s);
 }
 
@@ -522,7 +522,7 @@ int outbox_clear(struct conn *conn, unsigned region)
 
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, region);
+		bind_int(s, 1, region);
 		r = conn_run(conn, s);
 		if (r)
 			return r;
@@ -619,7 +619,7 @@ static int unpark_one(struct conn *conn, unsigned region)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -645,7 +645,7 @@ int outbox_retry_now(struct conn *conn, unsigned region, bool parked)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	r = conn_run(conn, s);
 	if (r || !parked)
 		return r;
@@ -667,8 +667,8 @@ static int oldest_in(
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int(s, 2, state);
+	bind_int(s, 1, region);
+	bind_int(s, 2, state);
 	r = conn_row(conn, s);
 	if (r == 1) {
 		*first = (uint64_t)sqlite3_column_int64(s, 0);
@@ -686,7 +686,7 @@ static int read_totals(struct conn *conn, unsigned region, struct outbox_stats *
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -739,7 +739,7 @@ static int waiting_in(struct conn *conn, unsigned region, struct slice key,
 				 " WHERE region = ?1 AND key >= ?2 AND key < ?3 LIMIT 1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	bind_slice(s, 2, key_range_low(range));
 	bind_slice(s, 3, key_range_high(range));
 	r = conn_row(conn, s);

@@ -37,8 +37,8 @@ static int next_head(struct conn *conn, unsigned region, int64_t *head, uint64_t
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, *head);
+	bind_int(s, 1, region);
+	bind_int(s, 2, *head);
 	r = conn_row(conn, s);
 	if (r == 1) {
 		*head = sqlite3_column_int64(s, 0);
@@ -63,10 +63,10 @@ static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir, struct
 				 " ORDER BY last LIMIT ?4");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)dir);
-	sqlite3_bind_int64(s, 3, barrier);
-	sqlite3_bind_int64(s, 4, (int64_t)(max - before) + 1);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)dir);
+	bind_int(s, 3, barrier);
+	bind_int(s, 4, (int64_t)(max - before) + 1);
 	while ((r = conn_row(conn, s)) == 1) {
 		if (*count == max) {
 			*more = true;
@@ -151,10 +151,10 @@ static int older_are_members(struct conn *conn, unsigned region, int state, uint
 	if (!probe)
 		return -ENOMEM;
 	wanted = (struct member){members[0].dir, probe};
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)members[0].dir);
-	sqlite3_bind_int(s, 3, state);
-	sqlite3_bind_int64(s, 4, (int64_t)last);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)members[0].dir);
+	bind_int(s, 3, state);
+	bind_int(s, 4, (int64_t)last);
 	while ((r = conn_row(conn, s)) == 1) {
 		if (!key_set(&probe->key, column_slice(s, 0)))
 			r = -EIO;
@@ -218,7 +218,7 @@ int outbox_get(struct conn *conn, unsigned region, struct slice key, struct outb
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	r = conn_row(conn, s);
 	if (r != 1)
@@ -249,12 +249,12 @@ int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int6
 			" AND next_at_ms <= ?5 ORDER BY first LIMIT ?3");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, after_first > INT64_MAX ? INT64_MAX : (int64_t)after_first);
-	sqlite3_bind_int64(s, 3, max);
+	bind_int(s, 1, region);
+	bind_int(s, 2, after_first > INT64_MAX ? INT64_MAX : (int64_t)after_first);
+	bind_int(s, 3, max);
 	if (state != OUTBOX_PARKED) {
-		sqlite3_bind_int(s, 4, (int)state);
-		sqlite3_bind_int64(s, 5, now_ms);
+		bind_int(s, 4, (int)state);
+		bind_int(s, 5, now_ms);
 	}
 	r = take_rows(conn, s, rows, max, &n);
 	if (!r)

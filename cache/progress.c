@@ -30,7 +30,7 @@ static int run_region(struct conn *conn, const char *sql, unsigned region)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	return conn_run(conn, s);
 }
 
@@ -149,7 +149,7 @@ static int retired_id(struct conn *conn, const char *name, int64_t *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
+	bind_text(s, 1, name);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -175,10 +175,10 @@ static int insert_region(struct conn *conn, unsigned id, const char *name, bool 
 
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, id);
-		sqlite3_bind_text(s, 2, name, -1, SQLITE_STATIC);
+		bind_int(s, 1, id);
+		bind_text(s, 2, name);
 		if (i == 0)
-			sqlite3_bind_int(s, 3, seed);
+			bind_int(s, 3, seed);
 		r = conn_run(conn, s);
 		if (r)
 			return r;
@@ -270,7 +270,7 @@ static int set_seed_after(struct conn *conn, unsigned region, const struct slice
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	if (after)
 		bind_slice(s, 2, *after);
 	return conn_run(conn, s);
@@ -285,7 +285,7 @@ static int seed_after(struct conn *conn, unsigned region, struct key *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r == 1) {
 		if (!key_set(ret, column_slice(s, 0)))
@@ -384,7 +384,7 @@ int region_progress_get(struct conn *conn, unsigned region, struct region_progre
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r < 0 ? r : -ENOENT;
@@ -406,10 +406,10 @@ int region_progress_set(struct conn *conn, unsigned region, const struct region_
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)p->sent_seq);
-	sqlite3_bind_text(s, 3, p->sent_name, -1, SQLITE_STATIC);
-	sqlite3_bind_text(s, 4, p->pending_name, -1, SQLITE_STATIC);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)p->sent_seq);
+	bind_text(s, 3, p->sent_name);
+	bind_text(s, 4, p->pending_name);
 	return conn_run(conn, s);
 }
 
@@ -422,7 +422,7 @@ int cursor_get(struct conn *conn, unsigned region, char name[SEGMENT_NAME_SIZE])
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -444,8 +444,8 @@ int cursor_set(struct conn *conn, unsigned region, const char *name)
 		return -EINVAL;
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_text(s, 2, name, -1, SQLITE_STATIC);
+	bind_int(s, 1, region);
+	bind_text(s, 2, name);
 	return conn_run(conn, s);
 }
 
@@ -458,8 +458,8 @@ int watermark_get(struct conn *conn, unsigned region, uint64_t node, uint64_t *s
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)node);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)node);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -485,10 +485,10 @@ int watermark_set(struct conn *conn, unsigned region, uint64_t node, uint64_t se
 		return -EINVAL;
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
-	sqlite3_bind_int64(s, 2, (int64_t)node);
-	sqlite3_bind_int64(s, 3, (int64_t)seq);
-	sqlite3_bind_text(s, 4, name, -1, SQLITE_STATIC);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)node);
+	bind_int(s, 3, (int64_t)seq);
+	bind_text(s, 4, name);
 	return conn_run(conn, s);
 }
 
@@ -501,7 +501,7 @@ static int prune_bad_segments(struct conn *conn)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int(s, 1, BAD_SEGMENT_MAX);
+	bind_int(s, 1, BAD_SEGMENT_MAX);
 	return conn_run(conn, s);
 }
 
@@ -514,10 +514,10 @@ int bad_segment_add(struct conn *conn, unsigned region, const char *name, const 
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, region);
+	bind_int(s, 1, region);
 	sqlite3_bind_text(s, 2, name, (int)strnlen(name, KEY_MAX), SQLITE_STATIC);
 	sqlite3_bind_text(s, 3, reason, (int)strnlen(reason, REASON_MAX), SQLITE_STATIC);
-	sqlite3_bind_int64(s, 4, clock_realtime_ms());
+	bind_int(s, 4, clock_realtime_ms());
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r; /* known already */
@@ -555,8 +555,8 @@ int conflict_add(struct conn *conn, struct slice key, const struct entry *loser,
 	bind_slice(s, 1, key);
 	bind_slice(s, 2, (struct slice){(const char *)lost.data, lost.len});
 	bind_slice(s, 3, (struct slice){(const char *)won.data, won.len});
-	sqlite3_bind_int64(s, 4, (int64_t)ino);
-	sqlite3_bind_int64(s, 5, clock_realtime_ms());
+	bind_int(s, 4, (int64_t)ino);
+	bind_int(s, 5, clock_realtime_ms());
 	sqlite3_bind_text(s, 6, reason, (int)strnlen(reason, REASON_MAX), SQLITE_STATIC);
 	r = conn_run(conn, s);
 	if (r || strcmp(reason, CONFLICT_HIDDEN) == 0 || sqlite3_changes(sqlite3_db_handle(s)) == 0)
@@ -593,7 +593,7 @@ static int next_conflict(struct conn *conn, uint64_t after_id, struct conflict *
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, after_id > INT64_MAX ? INT64_MAX : (int64_t)after_id);
+	bind_int(s, 1, after_id > INT64_MAX ? INT64_MAX : (int64_t)after_id);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -706,7 +706,7 @@ int held_add(struct conn *conn, struct slice key, int64_t due_ms, const void *re
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
-	sqlite3_bind_int64(s, 2, due_ms);
+	bind_int(s, 2, due_ms);
 	bind_slice(s, 3, bytes);
 	r = conn_run(conn, s);
 	return r ? r : counter_add(conn, COUNTER_HELD, 1, NULL);
@@ -728,9 +728,9 @@ int held_due(struct conn *conn, int64_t now_ms, unsigned limit, held_fn fn, void
 
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, now_ms);
-		sqlite3_bind_int64(s, 2, due_ms);
-		sqlite3_bind_int64(s, 3, id);
+		bind_int(s, 1, now_ms);
+		bind_int(s, 2, due_ms);
+		bind_int(s, 3, id);
 		r = conn_row(conn, s);
 		if (r <= 0)
 			return r;
@@ -756,7 +756,7 @@ int held_remove(struct conn *conn, uint64_t id)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)id);
+	bind_int(s, 1, (int64_t)id);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -778,7 +778,7 @@ int meta_get_text(struct conn *conn, const char *name, char *value, size_t size)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
+	bind_text(s, 1, name);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r < 0 ? r : -ENOENT;
@@ -794,7 +794,7 @@ int meta_set_text(struct conn *conn, const char *name, const char *value)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
-	sqlite3_bind_text(s, 2, value, -1, SQLITE_STATIC);
+	bind_text(s, 1, name);
+	bind_text(s, 2, value);
 	return conn_run(conn, s);
 }

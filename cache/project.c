@@ -87,8 +87,8 @@ static int set_implied(struct conn *conn, uint64_t parent, uint64_t ino, bool im
 		s = conn_statement(conn, "DELETE FROM implied WHERE parent = ?1 AND ino = ?2");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)parent);
-	sqlite3_bind_int64(s, 2, (int64_t)ino);
+	bind_int(s, 1, (int64_t)parent);
+	bind_int(s, 2, (int64_t)ino);
 	return conn_run(conn, s);
 }
 
@@ -102,7 +102,7 @@ static int note_shadowing(struct place *p, const struct entry *e)
 
 	if (!s)
 		return conn_error(p->conn);
-	sqlite3_bind_int64(s, 1, (int64_t)p->now.ino);
+	bind_int(s, 1, (int64_t)p->now.ino);
 	if (over)
 		sqlite3_bind_blob(s, 2, p->key.p, (int)p->key.len, SQLITE_STATIC);
 	return conn_run(p->conn, s);
@@ -116,7 +116,7 @@ int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *r
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	sqlite3_bind_blob(s, 2, key.p, (int)key.len, SQLITE_STATIC);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -137,8 +137,8 @@ static int next_implied(struct conn *conn, uint64_t parent, uint64_t *ino)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)parent);
-	sqlite3_bind_int64(s, 2, (int64_t)*ino);
+	bind_int(s, 1, (int64_t)parent);
+	bind_int(s, 2, (int64_t)*ino);
 	r = conn_row(conn, s);
 	if (r == 1) {
 		*ino = (uint64_t)sqlite3_column_int64(s, 0);
@@ -292,9 +292,8 @@ static int detach(struct place *p, bool keep)
 /* Takes off what another content replaces; its inode goes to the caller when it wants one. */
 static int replace(struct place *p, uint64_t *keep_ino)
 {
-	bool keep =
-		keep_ino && *keep_ino == 0 && S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL &&
-		p->now.nlink == 1; /* another name keeps it */
+	bool keep = keep_ino && *keep_ino == 0 && S_ISREG(p->now.mode) &&
+		    p->now.state == STATE_LOCAL && p->now.nlink == 1; /* another name keeps it */
 
 	if (keep)
 		*keep_ino = p->now.ino;
@@ -383,7 +382,7 @@ static int read_hidden(struct conn *conn, sqlite3_stmt *s, struct slice key, con
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
-	sqlite3_bind_int64(s, 2, after);
+	bind_int(s, 2, after);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -422,7 +421,7 @@ static int forget_hidden(struct conn *conn, int64_t id)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, id);
+	bind_int(s, 1, id);
 	return conn_run(conn, s);
 }
 
@@ -487,7 +486,7 @@ static int drop_hidden(struct conn *conn, uint64_t ino)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r == 1)
 		sqlite3_reset(s);

@@ -45,8 +45,8 @@ static int read_batch(struct conn *conn, sqlite3_stmt *s, uint64_t after, struct
 	b->count = 0;
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)after);
-	sqlite3_bind_int(s, 2, BATCH);
+	bind_int(s, 1, (int64_t)after);
+	bind_int(s, 2, BATCH);
 	while ((r = conn_row(conn, s)) > 0)
 		b->ino[b->count++] = (uint64_t)sqlite3_column_int64(s, 0);
 	return r;
@@ -61,9 +61,9 @@ static int refresh_row(struct conn *conn, const struct inode_row *row, const str
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
-	sqlite3_bind_int64(s, 2, st->st_size);
-	sqlite3_bind_int64(s, 3, stat_mtime_ns(st));
+	bind_int(s, 1, (int64_t)row->ino);
+	bind_int(s, 2, st->st_size);
+	bind_int(s, 3, stat_mtime_ns(st));
 	conn_account(conn, row->ino, 0, 0, st->st_size - (int64_t)row->size);
 	return conn_run(conn, s);
 }
@@ -76,7 +76,7 @@ static int make_remote(struct conn *conn, const struct inode_row *row)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	bind_int(s, 1, (int64_t)row->ino);
 	conn_account(conn, row->ino, 0, -1, -(int64_t)row->size);
 	return conn_run(conn, s);
 }
@@ -107,7 +107,7 @@ static int record_hash(struct conn *conn, uint64_t ino, const uint8_t hash[SHA25
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	sqlite3_bind_blob(s, 2, hash, SHA256_SIZE, SQLITE_STATIC);
 	return conn_run(conn, s);
 }
@@ -130,7 +130,7 @@ static int name_of(struct conn *conn, uint64_t ino, struct key *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -ENOENT;

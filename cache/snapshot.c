@@ -552,11 +552,11 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 				 " generation = max(generation, ?3) WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)v->ino);
+	bind_int(s, 1, (int64_t)v->ino);
 	sqlite3_bind_blob(s, 2, v->hash, SHA256_SIZE, SQLITE_STATIC);
-	sqlite3_bind_int64(s, 3, (int64_t)v->generation);
-	sqlite3_bind_int(s, 4, !clean);
-	sqlite3_bind_int64(s, 5, (int64_t)v->size);
-	sqlite3_bind_int64(s, 6, row.mtime_ns);
+	bind_int(s, 3, (int64_t)v->generation);
+	bind_int(s, 4, !clean);
+	bind_int(s, 5, (int64_t)v->size);
+	bind_int(s, 6, row.mtime_ns);
 	return conn_run(conn, s);
 }

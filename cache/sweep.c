@@ -175,8 +175,8 @@ static int count_rows(struct conn *conn, uint64_t *cursor, struct totals *t)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)*cursor);
-	sqlite3_bind_int(s, 2, ROWS);
+	bind_int(s, 1, (int64_t)*cursor);
+	bind_int(s, 2, ROWS);
 	while ((r = conn_row(conn, s)) > 0) {
 		*cursor = (uint64_t)sqlite3_column_int64(s, 0);
 		t->inodes++;
@@ -238,7 +238,7 @@ static int owned(struct conn *conn, uint64_t ino, bool *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r > 0)
 		sqlite3_reset(s);

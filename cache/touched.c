@@ -24,7 +24,7 @@ int touched_mark(struct conn *conn, struct slice key, int64_t due_ms)
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
-	sqlite3_bind_int64(s, 2, due_ms);
+	bind_int(s, 2, due_ms);
 	return conn_run(conn, s);
 }
 

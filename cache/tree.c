@@ -95,7 +95,7 @@ int inode_get(struct conn *conn, uint64_t ino, struct inode_row *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	return one_inode(conn, s, ret);
 }
 
@@ -107,9 +107,9 @@ int inode_child(struct conn *conn, uint64_t parent, struct slice name, struct in
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)parent);
+	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
-	sqlite3_bind_int64(s, 3, name_place(name));
+	bind_int(s, 3, name_place(name));
 	return one_inode(conn, s, ret);
 }
 
@@ -122,9 +122,9 @@ static int child_ino(struct conn *conn, uint64_t parent, struct slice name, uint
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)parent);
+	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
-	sqlite3_bind_int64(s, 3, name_place(name));
+	bind_int(s, 3, name_place(name));
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -ENOENT;
@@ -186,7 +186,7 @@ static int walk_up(struct conn *conn, uint64_t ino, bool dir, struct key *ret)
 		s = conn_statement(conn, "SELECT parent, name FROM inode WHERE ino = ?1");
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, (int64_t)ino);
+		bind_int(s, 1, (int64_t)ino);
 		r = conn_row(conn, s);
 		if (r <= 0)
 			return r ? r : -ENOENT;
@@ -235,7 +235,7 @@ int inode_target(struct conn *conn, uint64_t ino, char **ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -ENOENT;
@@ -258,7 +258,7 @@ int inode_dir_empty(struct conn *conn, uint64_t dir, bool *ret)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)dir);
+	bind_int(s, 1, (int64_t)dir);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -392,8 +392,8 @@ int tree_readlink(struct cache *c, uint64_t ino, char **ret)
 	return r ? r : inode_target(conn, ino, ret);
 }
 
-int tree_readdir(struct cache *c, uint64_t dir, int64_t after, unsigned limit,
-	tree_dirent_fn fn, void *ctx)
+int tree_readdir(
+	struct cache *c, uint64_t dir, int64_t after, unsigned limit, tree_dirent_fn fn, void *ctx)
 {
 	struct conn *conn AUTO_GIVE = NULL;
 	struct inode_row row;
@@ -412,9 +412,9 @@ int tree_readdir(struct cache *c, uint64_t dir, int64_t after, unsigned limit,
 		" WHERE d.parent = ?1 AND d.place > ?2 ORDER BY d.place, d.name LIMIT ?3");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)dir);
-	sqlite3_bind_int64(s, 2, after);
-	sqlite3_bind_int64(s, 3, limit);
+	bind_int(s, 1, (int64_t)dir);
+	bind_int(s, 2, after);
+	bind_int(s, 3, limit);
 	while ((r = conn_row(conn, s)) > 0) {
 		struct slice name = column_slice(s, 0);
 		struct inode inode;
@@ -631,8 +631,8 @@ static int write_time(struct conn *conn, const struct dir_time *d)
 		return 0;
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)d->ino);
-	sqlite3_bind_int64(s, 2, d->mtime_ns);
+	bind_int(s, 1, (int64_t)d->ino);
+	bind_int(s, 2, d->mtime_ns);
 	r = conn_run(conn, s);
 	if (r || !d->record || sqlite3_changes(conn->db) == 0)
 		return r;

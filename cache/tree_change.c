@@ -46,10 +46,10 @@ static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)parent);
+	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
-	sqlite3_bind_int64(s, 3, (int64_t)ino);
-	sqlite3_bind_int64(s, 4, name_place(name));
+	bind_int(s, 3, (int64_t)ino);
+	bind_int(s, 4, name_place(name));
 	return conn_run(conn, s);
 }
 
@@ -63,10 +63,10 @@ static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 	dir_keys_moved(conn->dir_keys, ino);
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)parent);
+	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
-	sqlite3_bind_int64(s, 3, (int64_t)ino);
-	sqlite3_bind_int64(s, 4, name_place(name));
+	bind_int(s, 3, (int64_t)ino);
+	bind_int(s, 4, name_place(name));
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) != 1)
 		r = -ENOENT;
@@ -85,25 +85,25 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
-	sqlite3_bind_int64(s, 2, (int64_t)parent);
+	bind_int(s, 1, (int64_t)row->ino);
+	bind_int(s, 2, (int64_t)parent);
 	bind_slice(s, 3, name);
-	sqlite3_bind_int64(s, 4, row->mode);
-	sqlite3_bind_int64(s, 5, row->uid);
-	sqlite3_bind_int64(s, 6, row->gid);
-	sqlite3_bind_int64(s, 7, (int64_t)row->size);
-	sqlite3_bind_int64(s, 8, row->atime_ns);
-	sqlite3_bind_int64(s, 9, row->mtime_ns);
-	sqlite3_bind_int64(s, 10, row->ctime_ns);
-	sqlite3_bind_int(s, 11, (int)row->state);
-	sqlite3_bind_int(s, 12, row->dirty);
-	sqlite3_bind_int64(s, 13, (int64_t)row->generation);
-	sqlite3_bind_int64(s, 14, (int64_t)row->sealed);
+	bind_int(s, 4, row->mode);
+	bind_int(s, 5, row->uid);
+	bind_int(s, 6, row->gid);
+	bind_int(s, 7, (int64_t)row->size);
+	bind_int(s, 8, row->atime_ns);
+	bind_int(s, 9, row->mtime_ns);
+	bind_int(s, 10, row->ctime_ns);
+	bind_int(s, 11, (int)row->state);
+	bind_int(s, 12, row->dirty);
+	bind_int(s, 13, (int64_t)row->generation);
+	bind_int(s, 14, (int64_t)row->sealed);
 	if (row->has_hash)
-		sqlite3_bind_blob(s, 15, row->hash, SHA256_SIZE, SQLITE_STATIC);
+		bind_slice(s, 15, (struct slice){(const char *)row->hash, SHA256_SIZE});
 	if (target)
-		sqlite3_bind_text(s, 16, target, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(s, 17, row->xattrs);
+		bind_text(s, 16, target);
+	bind_int(s, 17, row->xattrs);
 	conn_account(conn, row->ino, 1, row->state == STATE_LOCAL,
 		row->state == STATE_LOCAL ? (int64_t)row->size : 0);
 	return conn_run(conn, s);
@@ -148,7 +148,7 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -ENOENT;
@@ -160,7 +160,7 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 		s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1");
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, (int64_t)ino);
+		bind_int(s, 1, (int64_t)ino);
 		r = conn_run(conn, s);
 	}
 	if (!r && local)
@@ -210,8 +210,8 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 				 " WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int64(s, 2, clock_realtime_ns());
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, clock_realtime_ns());
 	bind_slice(s, 3, open && displaced ? *displaced : slice_of(""));
 	return conn_run(conn, s);
 }
@@ -232,10 +232,10 @@ static int rename_inode(struct conn *conn, uint64_t ino, uint64_t parent, struct
 		conn, "UPDATE inode SET parent = ?2, name = ?3, ctime_ns = ?4 WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int64(s, 2, (int64_t)new_parent);
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, (int64_t)new_parent);
 	bind_slice(s, 3, new_name);
-	sqlite3_bind_int64(s, 4, clock_realtime_ns());
+	bind_int(s, 4, clock_realtime_ns());
 	return conn_run(conn, s);
 }
 
@@ -260,10 +260,10 @@ int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice 
 				 " WHERE ino = ?1 AND nlink = 0");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int64(s, 2, (int64_t)parent);
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, (int64_t)parent);
 	bind_slice(s, 3, name);
-	sqlite3_bind_int64(s, 4, clock_realtime_ns());
+	bind_int(s, 4, clock_realtime_ns());
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) != 1)
 		r = -ENOENT;
@@ -280,13 +280,13 @@ static int write_attr(struct conn *conn, const struct inode_row *row)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
-	sqlite3_bind_int64(s, 2, row->mode);
-	sqlite3_bind_int64(s, 3, row->uid);
-	sqlite3_bind_int64(s, 4, row->gid);
-	sqlite3_bind_int64(s, 5, row->atime_ns);
-	sqlite3_bind_int64(s, 6, row->mtime_ns);
-	sqlite3_bind_int64(s, 7, row->ctime_ns);
+	bind_int(s, 1, (int64_t)row->ino);
+	bind_int(s, 2, row->mode);
+	bind_int(s, 3, row->uid);
+	bind_int(s, 4, row->gid);
+	bind_int(s, 5, row->atime_ns);
+	bind_int(s, 6, row->mtime_ns);
+	bind_int(s, 7, row->ctime_ns);
 	return conn_run(conn, s);
 }
 
@@ -748,8 +748,8 @@ static int check_lengths_below(struct conn *conn, uint64_t dir, size_t room)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)dir);
-	sqlite3_bind_int64(s, 2, (int64_t)room);
+	bind_int(s, 1, (int64_t)dir);
+	bind_int(s, 2, (int64_t)room);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -839,8 +839,8 @@ static int note_size(struct conn *conn, const struct inode_row *row)
 	s = conn_statement(conn, "UPDATE inode SET size = ?2 WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
-	sqlite3_bind_int64(s, 2, (int64_t)shown.size);
+	bind_int(s, 1, (int64_t)row->ino);
+	bind_int(s, 2, (int64_t)shown.size);
 	if (row->state == STATE_LOCAL)
 		conn_account(conn, row->ino, 0, 0, (int64_t)shown.size - (int64_t)row->size);
 	return conn_run(conn, s);
@@ -863,7 +863,7 @@ static int check_fetched(struct conn *conn, const struct inode_row *row)
 		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.state = 2 LIMIT 1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)row->ino);
+	bind_int(s, 1, (int64_t)row->ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;

@@ -59,7 +59,7 @@ int xattr_filter_load(struct cache *c)
 	s = conn_statement(conn, "SELECT DISTINCT ino FROM xattr LIMIT ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, FILTER_LOAD_MAX);
+	bind_int(s, 1, FILTER_LOAD_MAX);
 	while ((r = conn_row(conn, s)) > 0) {
 		filter_set(c->xattrs, (uint64_t)sqlite3_column_int64(s, 0));
 		n++;
@@ -110,8 +110,8 @@ static int find(
 	*s = conn_statement(conn, "SELECT value FROM xattr WHERE ino = ?1 AND name = ?2");
 	if (!*s)
 		return conn_error(conn);
-	sqlite3_bind_int64(*s, 1, (int64_t)ino);
-	sqlite3_bind_text(*s, 2, name, -1, SQLITE_STATIC);
+	bind_int(*s, 1, (int64_t)ino);
+	bind_text(*s, 2, name);
 	r = conn_row(conn, *s);
 	if (r == 1)
 		*ret = column_slice(*s, 0);
@@ -167,7 +167,7 @@ ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size)
 		conn, "SELECT CAST(name AS BLOB) FROM xattr WHERE ino = ?1 ORDER BY name");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	while ((r = conn_row(conn, s)) > 0) {
 		struct slice name = column_slice(s, 0);
 
@@ -196,8 +196,8 @@ static int put(struct conn *conn, uint64_t ino, const char *name, size_t name_le
 		return r;
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_text(s, 2, name, (int)name_len, SQLITE_STATIC);
+	bind_int(s, 1, (int64_t)ino);
+	bind_text_n(s, 2, name, name_len);
 	bind_slice(s, 3, (struct slice){value, size});
 	return conn_run(conn, s);
 }
@@ -212,8 +212,8 @@ static int recount(struct conn *conn, uint64_t ino, uint64_t *bytes)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_int64(s, 2, clock_realtime_ns());
+	bind_int(s, 1, (int64_t)ino);
+	bind_int(s, 2, clock_realtime_ns());
 	r = conn_run(conn, s);
 	if (r)
 		return r;
@@ -222,7 +222,7 @@ static int recount(struct conn *conn, uint64_t ino, uint64_t *bytes)
 		" FROM xattr WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -EIO;
@@ -295,7 +295,7 @@ static int remove_all(struct conn *conn, uint64_t ino)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
+	bind_int(s, 1, (int64_t)ino);
 	return conn_run(conn, s);
 }
 
@@ -306,8 +306,8 @@ static int remove_one(struct conn *conn, uint64_t ino, const char *name)
 
 	if (!s)
 		return conn_error(conn);
-	sqlite3_bind_int64(s, 1, (int64_t)ino);
-	sqlite3_bind_text(s, 2, name, -1, SQLITE_STATIC);
+	bind_int(s, 1, (int64_t)ino);
+	bind_text(s, 2, name);
 	r = conn_run(conn, s);
 	return r ? r : sqlite3_changes(conn->db) ? 0 : -ENODATA;
 }
@@ -497,7 +497,7 @@ int inode_get_xattrs(struct conn *conn, uint64_t ino, struct buf *ret)
 			" ORDER BY name");
 		if (!s)
 			return conn_error(conn);
-		sqlite3_bind_int64(s, 1, (int64_t)ino);
+		bind_int(s, 1, (int64_t)ino);
 		while ((r = conn_row(conn, s)) > 0) {
 			struct slice name = column_slice(s, 0), value = column_slice(s, 1);
 
