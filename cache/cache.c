@@ -23,6 +23,7 @@
 #include <sys/statvfs.h>
 
 #include "cache/internal.h"
+#include "cache/redo.h"
 #include "cache/schema.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -243,6 +244,11 @@ static int open_database(struct cache *c, const struct cache_options *options, s
 		return damaged(c, sqlite3_errmsg(c->writer->db), err);
 	if (r)
 		return err_prefix(err, r, "%s/meridian.db", c->state_dir);
+	r = redo_recover(c);
+	if (r)
+		return r == -EIO
+			       ? damaged(c, "its redo log cannot be applied", err)
+			       : err_errno(err, r, "cannot write to %s", c->state_dir);
 	r = load_meta(c, options);
 	if (r)
 		return r == -EIO
@@ -286,6 +292,7 @@ static void release(struct cache *c)
 	conn_pool_close(c);
 	conn_close(c->checkpointer);
 	conn_close(c->writer);
+	redo_close(c->redo);
 	cleanup_close(&c->wal_fd);
 	cleanup_close(&c->content_fd);
 	cleanup_close(&c->lock_fd); /* last: its lock covers all the others */
@@ -462,7 +469,9 @@ int cache_sync(struct cache *c)
 		c->syncing = true;
 		mutex_unlock(&c->sync_lock);
 		covered = atomic_load(&c->commits);
-		r = fdatasync(c->wal_fd) == 0 ? 0 : -errno;
+		r = cache_settle(c);
+		if (!r && fdatasync(c->wal_fd) != 0)
+			r = -errno;
 		mutex_lock(&c->sync_lock);
 		c->syncing = false;
 		if (r)
@@ -489,6 +498,9 @@ int cache_checkpoint(struct cache *c, uint64_t bytes)
 
 	if ((uint64_t)atomic_load(&c->wal_pages) * DATABASE_PAGE_SIZE <= bytes)
 		return 0;
+	r = cache_settle(c);
+	if (r)
+		return r;
 	mutex_lock(&c->checkpoint_lock);
 	if (!c->checkpointer)
 		r = conn_open(c, true, &c->checkpointer);

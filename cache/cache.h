@@ -167,6 +167,10 @@ int cache_begin(struct cache *c, struct conn **ret) MUST_CHECK;
 /* The same for what no fsync has to wait for: it is done again when a power cut takes it (sealing,
  * pushing, pulling, and the journal rows of dirty files). */
 int cache_begin_lazy(struct cache *c, struct conn **ret) MUST_CHECK;
+/* An operation of an application: its change survives kill -9 when the commit returned, like any
+ * other, but SQLite commits it later, with others. Only what is bound through db.h's functions and run
+ * by conn_run or conn_row is made, and nothing may depend on time or chance. */
+int cache_begin_op(struct cache *c, struct conn **ret) MUST_CHECK;
 int cache_commit(struct conn *conn) MUST_CHECK;
 void cache_rollback(struct conn *conn);
 struct cache *conn_cache(struct conn *conn);

@@ -17,6 +17,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/redo.h"
 #include "cache/vfs.h"
 
 #define READERS_MAX 48
@@ -124,6 +125,9 @@ void conn_close(struct conn *conn)
 	free(conn);
 }
 
+/* The log of the operation that this thread is in, if it is in one. */
+static _Thread_local struct redo *noting;
+
 sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 {
 	uintptr_t address = (uintptr_t)sql;
@@ -136,6 +140,8 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 		if (conn->slots[i].sql == sql) {
 			sqlite3_reset(s);
 			sqlite3_clear_bindings(s);
+			if (noting)
+				redo_statement(noting, s, sql);
 			return s;
 		}
 		if (!s) {
@@ -144,6 +150,8 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 				return NULL;
 			conn->slots[i].sql = sql;
 			conn->slots[i].statement = s;
+			if (noting)
+				redo_statement(noting, s, sql);
 			return s;
 		}
 		i = (i + 1) % STATEMENT_SLOTS;
@@ -190,6 +198,8 @@ int conn_run(struct conn *conn, sqlite3_stmt *s)
 
 	if (code != SQLITE_DONE)
 		r = code == SQLITE_ROW ? -EIO : conn_error(conn);
+	else if (noting && !sqlite3_stmt_readonly(s))
+		redo_note(noting, s);
 	sqlite3_reset(s);
 	return r;
 }
@@ -198,6 +208,10 @@ int conn_row(struct conn *conn, sqlite3_stmt *s)
 {
 	int code = sqlite3_step(s), r;
 
+	/* One that returns what it changed has done all of it with its first row, and is not
+	 * stepped for a second. */
+	if (noting && (code == SQLITE_ROW || code == SQLITE_DONE) && !sqlite3_stmt_readonly(s))
+		redo_note(noting, s);
 	if (code == SQLITE_ROW)
 		return 1;
 	r = code == SQLITE_DONE ? 0 : conn_error(conn);
@@ -207,11 +221,15 @@ int conn_row(struct conn *conn, sqlite3_stmt *s)
 
 void bind_int(sqlite3_stmt *s, int index, int64_t v)
 {
+	if (noting)
+		redo_bind_int(noting, s, index, v);
 	sqlite3_bind_int64(s, index, v);
 }
 
 void bind_text_n(sqlite3_stmt *s, int index, const char *text, size_t len)
 {
+	if (noting)
+		redo_bind_bytes(noting, s, index, SQLITE_TEXT, text, len);
 	sqlite3_bind_text(s, index, text, (int)len, SQLITE_STATIC);
 }
 
@@ -222,6 +240,8 @@ void bind_text(sqlite3_stmt *s, int index, const char *text)
 
 void bind_slice(sqlite3_stmt *s, int index, struct slice v)
 {
+	if (noting)
+		redo_bind_bytes(noting, s, index, SQLITE_BLOB, v.p, v.len);
 	/* A NULL pointer would bind NULL. Lengths are bounded far below INT_MAX by every caller. */
 	sqlite3_bind_blob(s, index, v.len ? v.p : "", (int)v.len, SQLITE_STATIC);
 }
@@ -252,7 +272,12 @@ static int run_literal(struct conn *conn, const char *sql)
 
 /* ---- readers ---- */
 
-int conn_take(struct cache *c, struct conn **ret)
+static bool is_owner(struct cache *c)
+{
+	return pthread_equal(atomic_load(&c->writer_owner), pthread_self());
+}
+
+static int take_reader(struct cache *c, struct conn **ret)
 {
 	struct conn *conn;
 	int r;
@@ -281,12 +306,40 @@ int conn_take(struct cache *c, struct conn **ret)
 	return 0;
 }
 
-int conn_take_warm(struct cache *c, struct conn **ret)
+static int begin_group(struct conn *conn);
+
+/* With the writer's lock. */
+static int lend_writer(struct cache *c, struct conn **ret)
 {
-	if (!mutex_trylock(&c->writer_lock))
-		return conn_take(c, ret);
+	int r = c->redoing ? begin_group(c->writer) : 0;
+
+	if (r) {
+		if (!is_owner(c))
+			mutex_unlock(&c->writer_lock);
+		return r;
+	}
 	*ret = c->writer;
 	return 0;
+}
+
+int conn_take(struct cache *c, struct conn **ret)
+{
+	int r = cache_settle(c);
+
+	return r ? r : take_reader(c, ret);
+}
+
+/* What is acknowledged and not committed only the writer sees. A group that begins after this look
+ * has operations that came after this call. */
+int conn_take_warm(struct cache *c, struct conn **ret)
+{
+	if (is_owner(c))
+		return lend_writer(c, ret);
+	if (atomic_load(&c->grouped))
+		mutex_lock(&c->writer_lock);
+	else if (!mutex_trylock(&c->writer_lock))
+		return take_reader(c, ret);
+	return lend_writer(c, ret);
 }
 
 void conn_give(struct conn *conn)
@@ -294,7 +347,8 @@ void conn_give(struct conn *conn)
 	struct cache *c = conn->cache;
 
 	if (conn->writer) {
-		mutex_unlock(&c->writer_lock);
+		if (!is_owner(c))
+			mutex_unlock(&c->writer_lock);
 		return;
 	}
 	mutex_lock(&c->readers_lock);
@@ -325,8 +379,10 @@ void conn_pool_close(struct cache *c)
 int cache_read_begin(struct cache *c, struct conn **ret)
 {
 	struct conn *conn;
-	int r = conn_take(c, &conn);
+	int r = cache_settle(c);
 
+	if (!r)
+		r = take_reader(c, &conn);
 	if (r)
 		return r;
 	r = run_literal(conn, "BEGIN");
@@ -356,6 +412,115 @@ void cache_read_end(struct conn *conn)
 
 /* ---- the writer ---- */
 
+/* ---- groups ----
+ *
+ * Operations of applications share one transaction, the group, and each is acknowledged by the redo
+ * log (redo.h). Everybody else who changes something commits the group first, and so do those who
+ * read on a connection of their own. A group that could not be committed, or of which an
+ * operation had to be taken back, is rolled back as a whole; its acknowledged operations are then
+ * run again from the log before anything else is done, and as long as that fails, nothing is.
+ *
+ *   grouped  the writer has a transaction open with operations in it
+ *   redoing  it has none, but operations stand in the log
+ */
+
+static void reset_all(struct conn *conn)
+{
+	for (sqlite3_stmt *s = sqlite3_next_stmt(conn->db, NULL); s;
+		s = sqlite3_next_stmt(conn->db, s)) {
+		if (sqlite3_stmt_busy(s))
+			sqlite3_reset(s);
+	}
+}
+
+static void abandon_group(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+
+	reset_all(conn);
+	/* A failure for lack of space may have rolled back already. */
+	if (!sqlite3_get_autocommit(conn->db))
+		sqlite3_exec(conn->db, "ROLLBACK", NULL, NULL, NULL);
+	CHECK(sqlite3_get_autocommit(conn->db));
+	dir_keys_clear(conn->dir_keys);
+	c->redoing = c->redo && redo_pending(c->redo);
+	/* Readers would miss what is in the log: they queue for the writer, and redo it. */
+	atomic_store(&c->grouped, c->redoing);
+}
+
+/* With the writer's lock, outside an operation. */
+static int begin_group(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+	int r;
+
+	if (!sqlite3_get_autocommit(conn->db))
+		return 0;
+	r = run_literal(conn, "BEGIN IMMEDIATE");
+	if (!r && c->redoing)
+		r = redo_replay(c->redo, conn);
+	if (r) {
+		abandon_group(conn);
+		return r;
+	}
+	c->redoing = false;
+	return 0;
+}
+
+static int commit_group(struct conn *conn)
+{
+	struct cache *c = conn->cache;
+	int r = c->redoing ? begin_group(conn) : 0;
+
+	if (r || sqlite3_get_autocommit(conn->db))
+		return r;
+	if (redo_pending(c->redo))
+		r = redo_mark(c->redo, conn);
+	if (!r)
+		r = run_literal(conn, "COMMIT");
+	if (r) {
+		abandon_group(conn);
+		return r;
+	}
+	redo_reset(c->redo);
+	c->group_journalled = false;
+	atomic_store(&c->grouped, false);
+	return 0;
+}
+
+int cache_settle(struct cache *c)
+{
+	int r;
+
+	/* Inside a transaction there is none, and inside an operation one reads on the writer. */
+	if (!atomic_load(&c->grouped) || is_owner(c))
+		return 0;
+	mutex_lock(&c->writer_lock);
+	r = commit_group(c->writer);
+	mutex_unlock(&c->writer_lock);
+	return r;
+}
+
+int redo_recover(struct cache *c)
+{
+	int r;
+
+	r = redo_open(c->writer, c->dir_fd, &c->redo);
+	if (r)
+		return r;
+	mutex_lock(&c->writer_lock);
+	c->redoing = true;
+	r = commit_group(c->writer);
+	mutex_unlock(&c->writer_lock);
+	return r;
+}
+
+static void enter(struct conn *conn)
+{
+	atomic_store(&conn->cache->writer_owner, pthread_self());
+	conn->in_transaction = true;
+}
+
 int cache_begin(struct cache *c, struct conn **ret)
 {
 	struct conn *conn;
@@ -363,13 +528,39 @@ int cache_begin(struct cache *c, struct conn **ret)
 
 	mutex_lock(&c->writer_lock);
 	conn = c->writer;
-	r = run_literal(conn, "BEGIN IMMEDIATE");
+	r = atomic_load(&c->grouped) ? commit_group(conn) : 0;
+	if (!r)
+		r = run_literal(conn, "BEGIN IMMEDIATE");
 	if (r) {
 		mutex_unlock(&c->writer_lock);
 		return r;
 	}
-	atomic_store(&c->writer_owner, pthread_self());
-	conn->in_transaction = true;
+	enter(conn);
+	*ret = conn;
+	return 0;
+}
+
+int cache_begin_op(struct cache *c, struct conn **ret)
+{
+	struct conn *conn;
+	int r;
+
+	if (!c->redo)
+		return cache_begin(c, ret);
+	mutex_lock(&c->writer_lock);
+	conn = c->writer;
+	r = redo_full(c->redo) ? commit_group(conn) : 0;
+	if (!r)
+		r = begin_group(conn);
+	if (r) {
+		mutex_unlock(&c->writer_lock);
+		return r;
+	}
+	atomic_store(&c->grouped, true);
+	enter(conn);
+	conn->op = true;
+	redo_begin(c->redo);
+	noting = c->redo;
 	*ret = conn;
 	return 0;
 }
@@ -397,7 +588,8 @@ static void leave(struct conn *conn)
 {
 	struct cache *c = conn->cache;
 
-	conn->journalled = conn->lazy = false;
+	conn->journalled = conn->lazy = conn->op = false;
+	noting = NULL;
 	conn->account = (struct totals){0};
 	conn->ceiling = conn->longest_key = 0;
 	conn->ino_next = conn->ino_limit = 0;
@@ -411,16 +603,13 @@ void cache_rollback(struct conn *conn)
 	struct note *notes = take_notes(conn);
 
 	CHECK(conn_writable(conn));
-	dir_keys_clear(conn->dir_keys);
-	/* A failure for lack of space may have rolled back already. */
-	for (sqlite3_stmt *s = sqlite3_next_stmt(conn->db, NULL); s;
-		s = sqlite3_next_stmt(conn->db, s)) {
-		if (sqlite3_stmt_busy(s))
-			sqlite3_reset(s);
-	}
-	if (!sqlite3_get_autocommit(conn->db))
-		sqlite3_exec(conn->db, "ROLLBACK", NULL, NULL, NULL);
-	CHECK(sqlite3_get_autocommit(conn->db));
+	/* An operation that changed nothing leaves the group as it is. */
+	if (!conn->op || redo_noted(conn->cache->redo))
+		abandon_group(conn);
+	else
+		reset_all(conn);
+	if (conn->op)
+		redo_cancel(conn->cache->redo);
 	leave(conn);
 	notes_free(notes);
 }
@@ -461,6 +650,13 @@ static void deliver(struct cache *c, struct note *n)
 	}
 }
 
+static int end_op(struct conn *conn)
+{
+	struct redo *redo = conn->cache->redo;
+
+	return redo_noted(redo) ? redo_end(redo) : 0;
+}
+
 int cache_commit(struct conn *conn)
 {
 	struct cache *c = conn->cache;
@@ -469,7 +665,7 @@ int cache_commit(struct conn *conn)
 	int r;
 
 	CHECK(conn_writable(conn));
-	r = run_literal(conn, "COMMIT");
+	r = conn->op ? end_op(conn) : run_literal(conn, "COMMIT");
 	if (r) {
 		cache_rollback(conn);
 		return r;
@@ -478,7 +674,10 @@ int cache_commit(struct conn *conn)
 		atomic_fetch_add(&c->commits, 1);
 	publish(conn);
 	notes = take_notes(conn);
-	journalled = conn->journalled;
+	/* One wakes the sealer for the whole group. */
+	journalled = conn->journalled && !(conn->op && c->group_journalled);
+	if (conn->op)
+		c->group_journalled |= conn->journalled;
 	leave(conn);
 	if (notes) {
 		deliver(c, notes);
@@ -610,7 +809,7 @@ int cache_new_ino(struct cache *c, uint64_t *ret)
 		*ret = ino;
 		return 0;
 	}
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = conn_new_ino(conn, &ino);
 	if (!r) {

@@ -40,7 +40,7 @@ static int start_empty(struct cache *c, struct record *rec, struct inode_row *ro
 	sqlite3_stmt *s;
 	int r, fd;
 
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, rec->ino, row);
 	if (r)
@@ -173,7 +173,7 @@ static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 
 	if (atomic_load(&rec->marked))
 		return 0;
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, rec->ino, &row);
 	if (!r && (row.state != STATE_LOCAL || (row.nlink == 0 && !was_open)))
@@ -369,9 +369,11 @@ static int settle(struct cache *c, struct record *rec, uint64_t *generation)
 	bool clean;
 	int r;
 
-	r = cache_begin_lazy(c, &conn);
-	if (!r)
+	r = cache_begin_op(c, &conn);
+	if (!r) {
+		conn->lazy = true;
 		r = inode_get(conn, rec->ino, &row);
+	}
 	if (r)
 		return r == -ENOENT ? 0 : r;
 	record_observe(c, rec);

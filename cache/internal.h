@@ -54,6 +54,7 @@ struct conn {
 	bool writer;
 	bool in_transaction;
 	bool lazy; /* it is one of cache_begin_lazy */
+	bool op;   /* or of cache_begin_op */
 	struct conn *next; /* idle list, guarded by readers_lock */
 	struct {
 		const char *sql;
@@ -115,6 +116,10 @@ struct cache {
 	uint64_t journal_count; /* guarded by journal_lock: transactions that appended rows, and
 				   kicks */
 
+	struct redo *redo; /* guarded by writer_lock, as the next two; NULL until it is open */
+	bool redoing;
+	bool group_journalled; /* an operation of the group put a journal row */
+	_Atomic bool grouped;  /* operations are acknowledged that only the writer sees */
 	_Atomic uint64_t commits;   /* transactions that an fsync has to make durable */
 	struct mutex sync_lock;	    /* leaf; guards the four below */
 	struct cond sync_cond;
@@ -156,6 +161,10 @@ int conn_take(struct cache *c, struct conn **ret) MUST_CHECK;
  */
 int conn_take_warm(struct cache *c, struct conn **ret) MUST_CHECK;
 void conn_give(struct conn *conn);
+/* Commits what operations of applications have changed. */
+int cache_settle(struct cache *c) MUST_CHECK;
+/* At open: opens the redo log and commits what a crash left in it. */
+int redo_recover(struct cache *c) MUST_CHECK;
 void conn_pool_close(struct cache *c);
 /* After commit and outside the lock: removes the content file of ino, with its snapshots. */
 void conn_remove_content(struct conn *conn, uint64_t ino);

@@ -11,6 +11,8 @@
 #include "cache/internal.h"
 #include "src/base/clock.h"
 
+#define GATHER_MS 100
+
 int journal_append(
 	struct conn *conn, enum journal_op op, struct slice key, struct slice hint, uint64_t time)
 {
@@ -185,6 +187,16 @@ void journal_wait(struct cache *c, uint64_t *seen, int64_t timeout_ms)
 	int64_t end = clock_monotonic_ms() + timeout_ms, left = timeout_ms;
 
 	mutex_lock(&c->journal_lock);
+	while (c->journal_count == *seen && left > 0) {
+		if (!cond_wait_ms(&c->journal_cond, &c->journal_lock, left))
+			break;
+		left = end - clock_monotonic_ms();
+	}
+	/* The first of a group of operations woke us: what is sealed together costs less, and does not
+	 * share the processor with the application's next calls. Another kick ends this, too. */
+	*seen = c->journal_count;
+	left = atomic_load(&c->grouped) && left > 0 ? GATHER_MS : 0;
+	end = clock_monotonic_ms() + left;
 	while (c->journal_count == *seen && left > 0) {
 		if (!cond_wait_ms(&c->journal_cond, &c->journal_lock, left))
 			break;

@@ -400,7 +400,7 @@ int tree_readdir(
 	sqlite3_stmt *s;
 	int r;
 
-	r = conn_take(c, &conn);
+	r = conn_take_warm(c, &conn);
 	if (!r)
 		r = inode_get(conn, dir, &row);
 	if (r)
@@ -433,7 +433,7 @@ int tree_parent(struct cache *c, uint64_t dir, uint64_t *ret)
 {
 	struct conn *conn AUTO_GIVE = NULL;
 	struct inode_row row;
-	int r = conn_take(c, &conn);
+	int r = conn_take_warm(c, &conn);
 
 	if (!r)
 		r = inode_get(conn, dir, &row);

@@ -367,7 +367,7 @@ static int create_rows(struct cache *c, struct creation *n)
 	struct key key;
 	int r;
 
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = name_key(conn, n->parent, n->name, &key, &dir);
 	if (r)
@@ -550,7 +550,7 @@ static int change_attr(
 	struct inode shown;
 	int r;
 
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, row);
 	if (r)
@@ -630,7 +630,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	if (!r)
 		r = content_check_reserve(c, 4096);
 	if (!r)
-		r = cache_begin(c, &conn);
+		r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (r)
@@ -677,7 +677,7 @@ static int remove_name(struct cache *c, uint64_t parent, struct slice name, bool
 
 	if (name.len > NAME_MAX_BYTES)
 		return -ENAMETOOLONG;
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_child(conn, parent, name, &row);
 	if (r)
@@ -941,7 +941,7 @@ int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t ne
 	if (!r)
 		r = name_check(new_parent, new_name);
 	if (!r)
-		r = cache_begin(c, &conn);
+		r = cache_begin_op(c, &conn);
 	if (!r)
 		r = find_renamed(conn, &n);
 	if (!r && flags & RENAME_EXCHANGE)

@@ -274,7 +274,7 @@ int tree_setxattr(
 		return r;
 	if (size > VALUE_MAX)
 		return -E2BIG;
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (!r)
@@ -318,7 +318,7 @@ int tree_removexattr(struct cache *c, uint64_t ino, const char *name)
 	struct inode_row row;
 	int r;
 
-	r = cache_begin(c, &conn);
+	r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (!r)
@@ -426,7 +426,7 @@ int tree_set_acl(struct cache *c, uint64_t ino, const char *name, const void *va
 	if (value)
 		r = acl_parse((struct slice){value, size}, &acl);
 	if (!r)
-		r = cache_begin(c, &conn);
+		r = cache_begin_op(c, &conn);
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (r)

@@ -93,7 +93,7 @@ static void other_databases_are_refused(void **state)
 	sql(f, "PRAGMA user_version = 99");
 	assert_int_equal(try_open(f->dir, &err), -EPROTONOSUPPORT);
 	assert_non_null(strstr(err.text, "99"));
-	sql(f, "PRAGMA user_version = 2; PRAGMA application_id = 5");
+	sql(f, "PRAGMA user_version = 3; PRAGMA application_id = 5");
 	assert_int_equal(try_open(f->dir, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "another program"));
 	sql(f, "PRAGMA application_id = 1296388681");
@@ -387,7 +387,7 @@ static void a_full_disk_changes_nothing(void **state)
 	unsigned made, found = 0;
 
 	assert_non_null(mkdtemp(s.mount_dir));
-	if (mount("tmpfs", s.mount_dir, "tmpfs", 0, "size=4m") != 0) {
+	if (mount("tmpfs", s.mount_dir, "tmpfs", 0, "size=6m") != 0) {
 		print_message("skipped: cannot mount a tmpfs: %s\n", strerror(errno));
 		rmdir(s.mount_dir);
 		skip();

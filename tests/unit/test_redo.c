@@ -1,0 +1,235 @@
+/* Operations that share a transaction: what was acknowledged is there after any crash, and nothing
+ * else is. */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "tests/unit/cache_fixture.h"
+
+#include "cache/internal.h"
+#include "cache/redo.h"
+
+static int make_name(struct cache *c, const char *name)
+{
+	struct inode inode;
+
+	return tree_create(c, ROOT_INO, slice_of(name), S_IFDIR | 0755, 0, 0, NULL, &inode);
+}
+
+static bool is_there(struct cache *c, const char *name)
+{
+	struct inode inode;
+
+	return tree_lookup(c, ROOT_INO, slice_of(name), &inode) == 0;
+}
+
+static void reopen(struct fixture *f)
+{
+	const struct cache_options options = {.state_dir = f->dir, .sync_off = true};
+	struct err err = {0};
+
+	cache_abandon(f->cache);
+	if (cache_open(&options, &f->cache, &err))
+		fail_msg("%s", err.text);
+}
+
+static uint64_t journal_rows(struct cache *c)
+{
+	struct journal_stats stats;
+	struct conn *conn;
+
+	assert_int_equal(cache_read_begin(c, &conn), 0);
+	assert_int_equal(journal_stats(conn, &stats), 0);
+	cache_read_end(conn);
+	return stats.rows;
+}
+
+/* Seen at once by this process, on the writer; by a connection of its own once it looks. */
+static void operations_are_seen_before_they_are_committed(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	assert_true(atomic_load(&f->cache->grouped));
+	assert_true(is_there(f->cache, "a"));
+	assert_int_equal(make_name(f->cache, "a"), -EEXIST);
+	assert_true(atomic_load(&f->cache->grouped));
+	assert_int_equal(journal_rows(f->cache), 1);
+	assert_false(atomic_load(&f->cache->grouped));
+}
+
+static void a_kill_loses_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct inode inode;
+	char name[16], value[8];
+
+	for (unsigned i = 0; i < 50; i++) {
+		snprintf(name, sizeof(name), "n%u", i);
+		assert_int_equal(make_name(f->cache, name), 0);
+		if (i == 20)
+			assert_int_equal(cache_settle(f->cache), 0);
+	}
+	assert_int_equal(tree_rmdir(f->cache, ROOT_INO, slice_of("n7")), 0);
+	assert_int_equal(
+		tree_rename(f->cache, ROOT_INO, slice_of("n8"), ROOT_INO, slice_of("m"), 0), 0);
+	assert_int_equal(tree_lookup(f->cache, ROOT_INO, slice_of("m"), &inode), 0);
+	assert_int_equal(tree_setxattr(f->cache, inode.ino, "user.x", "value", 5, 0), 0);
+	assert_true(atomic_load(&f->cache->grouped));
+	reopen(f);
+	for (unsigned i = 0; i < 50; i++) {
+		snprintf(name, sizeof(name), "n%u", i);
+		assert_int_equal(is_there(f->cache, name), i != 7 && i != 8);
+	}
+	assert_int_equal(tree_getxattr(f->cache, inode.ino, "user.x", value, sizeof(value)), 5);
+	assert_memory_equal(value, "value", 5);
+	assert_int_equal(journal_rows(f->cache), 53);
+	/* Once more: nothing is applied twice. */
+	assert_int_equal(make_name(f->cache, "n7"), 0);
+	reopen(f);
+	reopen(f);
+	assert_true(is_there(f->cache, "n7"));
+	assert_int_equal(journal_rows(f->cache), 54);
+}
+
+/* More than the log holds. */
+static void a_full_log_is_committed(void **state)
+{
+	struct fixture *f = *state;
+	char name[200];
+
+	for (unsigned i = 0; i < 3000; i++) {
+		snprintf(name, sizeof(name), "%0180u", i);
+		assert_int_equal(make_name(f->cache, name), 0);
+	}
+	reopen(f);
+	assert_int_equal(journal_rows(f->cache), 3000);
+}
+
+static int log_fd(struct fixture *f)
+{
+	char path[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/meridian.redo", f->dir);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* A record that a power cut tore, and all behind it, never happened; those before it did. */
+static void a_torn_record_ends_it(void **state)
+{
+	struct fixture *f = *state;
+	char byte;
+	int fd;
+
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	fd = log_fd(f);
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	assert_int_equal(make_name(f->cache, "c"), 0);
+	/* "b" is the last but one. */
+	uint32_t length;
+	off_t at = 64, behind[64];
+	unsigned count = 0;
+	uint64_t number, first;
+	assert_int_equal(pread(fd, &first, 8, at), 8);
+	while (pread(fd, &number, 8, at) == 8 && number == first + count && count < 64) {
+		assert_int_equal(pread(fd, &length, 4, at + 8), 4);
+		at += 24 + (off_t)length;
+		behind[count++] = at;
+	}
+	assert_true(count >= 3);
+	at = behind[count - 2] - 30;
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	close(fd);
+	reopen(f);
+	assert_true(is_there(f->cache, "a"));
+	assert_false(is_there(f->cache, "b"));
+	assert_false(is_there(f->cache, "c"));
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	reopen(f);
+	assert_true(is_there(f->cache, "b"));
+	assert_false(is_there(f->cache, "c"));
+}
+
+/* What an earlier round left in the log is not taken for new. */
+static void old_records_are_left_alone(void **state)
+{
+	struct fixture *f = *state;
+
+	for (char name[2] = "a"; name[0] <= 'e'; name[0]++)
+		assert_int_equal(make_name(f->cache, name), 0);
+	assert_int_equal(cache_settle(f->cache), 0);
+	assert_int_equal(tree_rmdir(f->cache, ROOT_INO, slice_of("e")), 0);
+	reopen(f);
+	assert_false(is_there(f->cache, "e"));
+	assert_true(is_there(f->cache, "d"));
+	assert_int_equal(tree_rmdir(f->cache, ROOT_INO, slice_of("d")), 0);
+	assert_int_equal(cache_settle(f->cache), 0);
+	reopen(f);
+	assert_false(is_there(f->cache, "d"));
+}
+
+/* The log of another database, or a log that is gone. */
+static void a_foreign_log_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+	char path[4096];
+	uint64_t id = 42;
+	int fd;
+
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	assert_int_equal(cache_settle(f->cache), 0);
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	fd = log_fd(f);
+	assert_int_equal(pwrite(fd, &id, 8, 16), 8);
+	close(fd);
+	reopen(f);
+	assert_true(is_there(f->cache, "a"));
+	assert_false(is_there(f->cache, "b"));
+	snprintf(path, sizeof(path), "%s/meridian.redo", f->dir);
+	assert_int_equal(unlink(path), 0);
+	reopen(f);
+	assert_true(is_there(f->cache, "a"));
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	reopen(f);
+	assert_true(is_there(f->cache, "b"));
+}
+
+/* An operation that is taken back after it changed something takes none of its neighbours along. */
+static void a_failed_operation_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct conn *conn;
+
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	assert_int_equal(cache_begin_op(f->cache, &conn), 0);
+	assert_int_equal(meta_set_int(conn, "half", 1), 0);
+	cache_rollback(conn);
+	assert_true(is_there(f->cache, "a"));
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	assert_int_equal(journal_rows(f->cache), 2);
+	int64_t v;
+	assert_int_equal(cache_begin(f->cache, &conn), 0);
+	assert_int_equal(meta_get_int(conn, "half", &v), -ENOENT);
+	cache_rollback(conn);
+	reopen(f);
+	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(operations_are_seen_before_they_are_committed),
+		TEST(a_kill_loses_nothing),
+		TEST(a_full_log_is_committed),
+		TEST(a_torn_record_ends_it),
+		TEST(old_records_are_left_alone),
+		TEST(a_foreign_log_is_left_alone),
+		TEST(a_failed_operation_changes_nothing),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
