@@ -528,6 +528,7 @@ class Bench:
                 found[f"{key}, ns"] = value
             status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
             found["resident at most, MiB"] = int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) >> 10
+            found["of it at the end no file's pages, MiB"] = int(re.search(r"RssAnon:\s+(\d+)", status).group(1)) >> 10
             wait_until("sealed", lambda: not server.status()["journal_rows"], 600, 0.05)
         finally:
             seconds(server.kill if turn % 2 else server.stop)
