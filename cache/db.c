@@ -18,6 +18,7 @@
 
 #include "cache/internal.h"
 #include "cache/redo.h"
+#include "cache/tally.h"
 #include "cache/vfs.h"
 
 #define READERS_MAX 48
@@ -79,7 +80,8 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	conn->writer = writer;
 	conn->notes_end = &conn->notes;
 	conn->dir_keys = writer ? dir_keys_new() : NULL;
-	if (writer && !conn->dir_keys) {
+	conn->tally = writer ? tally_new() : NULL;
+	if (writer && !(conn->dir_keys && conn->tally)) {
 		r = -ENOMEM;
 	} else if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
 			   vfs_name()) != SQLITE_OK) {
@@ -121,6 +123,7 @@ void conn_close(struct conn *conn)
 		sqlite3_finalize(conn->slots[i].statement);
 	notes_free(conn->notes);
 	dir_keys_free(conn->dir_keys);
+	tally_free(conn->tally);
 	CHECK(sqlite3_close(conn->db) == SQLITE_OK);
 	free(conn);
 }
@@ -407,6 +410,7 @@ void cache_read_end(struct conn *conn)
 	if (run_literal(conn, "COMMIT") && !sqlite3_get_autocommit(conn->db))
 		CHECK(sqlite3_exec(conn->db, "ROLLBACK", NULL, NULL, NULL) == SQLITE_OK);
 	conn->in_transaction = false;
+	conn->found.ino = 0;
 	conn_give(conn);
 }
 
@@ -519,6 +523,7 @@ static void enter(struct conn *conn)
 {
 	atomic_store(&conn->cache->writer_owner, pthread_self());
 	conn->in_transaction = true;
+	thread_hold(true);
 }
 
 int cache_begin(struct cache *c, struct conn **ret)
@@ -594,8 +599,11 @@ static void leave(struct conn *conn)
 	conn->ceiling = conn->longest_key = 0;
 	conn->ino_next = conn->ino_limit = 0;
 	conn->in_transaction = false;
+	conn->found.ino = 0;
+	tally_clear(conn->tally);
 	atomic_store(&c->writer_owner, (pthread_t)0);
 	mutex_unlock(&c->writer_lock);
+	thread_hold(false);
 }
 
 void cache_rollback(struct conn *conn)
@@ -665,7 +673,9 @@ int cache_commit(struct conn *conn)
 	int r;
 
 	CHECK(conn_writable(conn));
-	r = conn->op ? end_op(conn) : run_literal(conn, "COMMIT");
+	r = tally_flush(conn);
+	if (!r)
+		r = conn->op ? end_op(conn) : run_literal(conn, "COMMIT");
 	if (r) {
 		cache_rollback(conn);
 		return r;

@@ -24,4 +24,12 @@ void dir_keys_moved(struct dir_keys *d, uint64_t ino);
 /* What a transaction that is rolled back has read may not be so. */
 void dir_keys_clear(struct dir_keys *d);
 
+/* The other way round: the directory of the path that was looked up last, for batches of paths,
+ * which mostly share one. Each connection has one, for as long as a transaction that changes no
+ * directory's name. */
+struct dir_found {
+	uint64_t ino; /* 0: none */
+	struct key key;
+};
+
 #endif

@@ -16,6 +16,7 @@
 
 #include <errno.h>
 
+#include "cache/internal.h"
 #include "cache/replication.h"
 
 #define RECORD_VERSION 1
@@ -233,38 +234,6 @@ int key_range_below(struct slice key, struct key_range *ret)
 	return 0;
 }
 
-int counter_get(struct conn *conn, enum counter id, uint64_t *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM counter WHERE id = ?1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, id);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r < 0 ? r : -EIO;
-	*ret = (uint64_t)sqlite3_column_int64(s, 0);
-	sqlite3_reset(s);
-	return 0;
-}
-
-int counter_add(struct conn *conn, enum counter id, int64_t delta, uint64_t *ret)
-{
-	sqlite3_stmt *s =
-		conn_statement(conn, "UPDATE counter SET value = value + ?2 WHERE id = ?1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, id);
-	bind_int(s, 2, delta);
-	r = conn_run(conn, s);
-	if (r || !ret)
-		return r;
-	return counter_get(conn, id, ret);
-}
-
 int entry_get(struct conn *conn, struct slice key, struct entry *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT record FROM entry WHERE key = ?1");
@@ -313,11 +282,22 @@ static int count_change(struct conn *conn, int before, int after)
 	return r;
 }
 
-int entry_put(struct conn *conn, struct slice key, const struct entry *e)
+static sqlite3_stmt *put_statement(struct conn *conn, int before, int kind)
+{
+	/* Where it stays of its kind the index of live ones is not touched. */
+	if (before == kind)
+		return conn_statement(conn, "UPDATE entry SET record = ?3 WHERE key = ?1");
+	if (before < 0)
+		return conn_statement(
+			conn, "INSERT INTO entry(key, kind, record) VALUES(?1, ?2, ?3)");
+	return conn_statement(conn, "UPDATE entry SET kind = ?2, record = ?3 WHERE key = ?1");
+}
+
+int entry_put_over(struct conn *conn, struct slice key, int before, const struct entry *e)
 {
 	CLEANUP(buf_done) struct buf record = {0};
 	sqlite3_stmt *s;
-	int before = -1, r;
+	int r;
 
 	if (key.len > KEY_MAX || e->xattrs.len > ENTRY_XATTRS_MAX)
 		return -EINVAL;
@@ -326,18 +306,24 @@ int entry_put(struct conn *conn, struct slice key, const struct entry *e)
 	entry_encode(e, &record);
 	if (record.failed)
 		return -ENOMEM;
-	r = stored_kind(conn, key, &before);
-	if (r)
-		return r;
-	s = conn_statement(conn, "INSERT INTO entry(key, kind, record) VALUES(?1, ?2, ?3)"
-				 " ON CONFLICT(key) DO UPDATE SET kind = ?2, record = ?3");
+	s = put_statement(conn, before, (int)e->kind);
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
-	bind_int(s, 2, (int)e->kind);
+	if (before != (int)e->kind)
+		bind_int(s, 2, (int)e->kind);
 	bind_slice(s, 3, (struct slice){(const char *)record.data, record.len});
 	r = conn_run(conn, s);
+	if (!r && before >= 0 && sqlite3_changes(conn->db) != 1)
+		r = -EIO;
 	return r ? r : count_change(conn, before, (int)e->kind);
+}
+
+int entry_put(struct conn *conn, struct slice key, const struct entry *e)
+{
+	int before = -1, r = stored_kind(conn, key, &before);
+
+	return r ? r : entry_put_over(conn, key, before, e);
 }
 
 int entry_has_live_below(struct conn *conn, struct slice key, bool *ret)

@@ -54,6 +54,9 @@ bool entry_attr_equal(const struct entry *a, const struct entry *b);
 /* -ENOENT when the path was never seen. ret is overwritten on success only. */
 int entry_get(struct conn *conn, struct slice key, struct entry *ret) MUST_CHECK;
 int entry_put(struct conn *conn, struct slice key, const struct entry *e) MUST_CHECK;
+/* The same for a caller that knows the kind of the entry there (-1: none), from this transaction. */
+int entry_put_over(
+	struct conn *conn, struct slice key, int before, const struct entry *e) MUST_CHECK;
 /* True in *ret when a live entry lies below key. */
 int entry_has_live_below(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 /* Up to limit keys greater than after, at or below prefix ("": all), in byte order. live_only

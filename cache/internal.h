@@ -70,7 +70,10 @@ struct conn {
 	uint64_t ino_next;    /* numbers of a block that this transaction reserves, 0: none */
 	uint64_t ino_limit;
 	struct dir_keys *dir_keys;   /* the writer's, else NULL */
+	struct tally *tally;	     /* likewise */
 	struct totals account; /* what it adds to the cache's */
+	/* Of the transaction, either sort: the directory that inode_resolve found last. */
+	struct dir_found found;
 };
 
 struct cache {

@@ -11,7 +11,7 @@
 #include "cache/internal.h"
 #include "src/base/clock.h"
 
-#define GATHER_MS 100
+#define GATHER_MS 200
 
 int journal_append(
 	struct conn *conn, enum journal_op op, struct slice key, struct slice hint, uint64_t time)
@@ -63,14 +63,15 @@ int journal_read(
 	return r;
 }
 
-int journal_remove(struct conn *conn, uint64_t seq)
+int journal_remove(struct conn *conn, uint64_t first, uint64_t last)
 {
-	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM journal WHERE seq = ?1");
+	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM journal WHERE seq BETWEEN ?1 AND ?2");
 
 	CHECK(conn_writable(conn));
 	if (!s)
 		return conn_error(conn);
-	bind_int(s, 1, (int64_t)seq);
+	bind_int(s, 1, (int64_t)first);
+	bind_int(s, 2, (int64_t)last);
 	return conn_run(conn, s);
 }
 
@@ -143,24 +144,24 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret)
 	return r;
 }
 
-int journal_changed_since(struct conn *conn, struct slice key, uint64_t seq, bool *ret)
+int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void *ctx)
 {
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT EXISTS(SELECT 1 FROM journal WHERE key = ?1 AND seq > ?2)"
-		" OR EXISTS(SELECT 1 FROM journal WHERE hint IS NOT NULL AND hint = ?1 AND seq > "
-		"?2)");
+	sqlite3_stmt *s = conn_statement(conn, "SELECT key, hint FROM journal WHERE seq > ?1");
 	int r;
 
 	if (!s)
 		return conn_error(conn);
-	bind_slice(s, 1, key);
-	bind_int(s, 2, (int64_t)seq);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -EIO;
-	*ret = sqlite3_column_int(s, 0) != 0;
-	sqlite3_reset(s);
-	return 0;
+	bind_int(s, 1, (int64_t)seq);
+	while ((r = conn_row(conn, s)) == 1) {
+		r = fn(ctx, column_slice(s, 0));
+		if (!r && sqlite3_column_type(s, 1) != SQLITE_NULL)
+			r = fn(ctx, column_slice(s, 1));
+		if (r) {
+			sqlite3_reset(s);
+			break;
+		}
+	}
+	return r;
 }
 
 int journal_stats(struct conn *conn, struct journal_stats *ret)
@@ -216,39 +217,55 @@ void journal_kick(struct cache *c)
 
 /* ---- the state of a key ---- */
 
-int journal_local_state(struct conn *conn, struct slice key, struct local_state *ret)
+static int read_state(
+	struct conn *conn, struct slice key, struct inode_row *row, struct local_state *ret)
 {
 	struct local_state state = {0};
-	struct inode_row row;
 	struct inode shown;
-	int r = inode_resolve(conn, key, &row);
+	int r = inode_resolve(conn, key, row);
 
-	if (r == -ENOENT) {
+	if (r) {
 		*ret = state;
-		return 0;
-	}
-	if (r)
 		return r;
-	inode_present(conn->cache, &row, &shown);
-	state.kind = mode_kind(row.mode);
-	state.ino = row.ino;
+	}
+	inode_present(conn->cache, row, &shown);
+	state.kind = mode_kind(row->mode);
+	state.ino = row->ino;
 	state.size = shown.size;
-	state.dirty = row.dirty;
-	state.has_hash = row.has_hash;
-	memcpy(state.hash, row.hash, sizeof(state.hash));
-	state.mode = row.mode & 07777;
-	state.uid = row.uid;
-	state.gid = row.gid;
+	state.dirty = row->dirty;
+	state.has_hash = row->has_hash;
+	memcpy(state.hash, row->hash, sizeof(state.hash));
+	state.mode = row->mode & 07777;
+	state.uid = row->uid;
+	state.gid = row->gid;
 	state.mtime_ns = shown.mtime_ns;
-	if (state.kind == KIND_SYMLINK)
+	*ret = state;
+	return 0;
+}
+
+int journal_glance(struct conn *conn, struct slice key, struct local_state *ret)
+{
+	struct inode_row row;
+	int r = read_state(conn, key, &row, ret);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+int journal_local_state(struct conn *conn, struct slice key, struct local_state *ret)
+{
+	struct local_state state;
+	struct inode_row row;
+	int r = read_state(conn, key, &row, &state);
+
+	if (!r && state.kind == KIND_SYMLINK)
 		r = inode_target(conn, row.ino, &state.target);
-	if (!r)
+	if (!r && row.xattrs)
 		r = inode_get_xattrs(conn, row.ino, &state.xattrs);
-	if (r)
+	if (r && r != -ENOENT)
 		local_state_done(&state);
 	else
 		*ret = state;
-	return r;
+	return r == -ENOENT ? 0 : r;
 }
 
 void local_state_done(struct local_state *s)

@@ -31,15 +31,16 @@ int journal_append(struct conn *conn, enum journal_op op, struct slice key, stru
 /* Up to max rows with seq > after, oldest first, into the caller's array; *count tells how many. */
 int journal_read(struct conn *conn, uint64_t after, unsigned max, struct journal_row *rows,
 	unsigned *count) MUST_CHECK;
-/* Removes rows after they are sealed, in the seal's transaction. */
-int journal_remove(struct conn *conn, uint64_t seq) MUST_CHECK;
+/* Removes the rows first to last after they are sealed, in the seal's transaction. */
+int journal_remove(struct conn *conn, uint64_t first, uint64_t last) MUST_CHECK;
 /* True in *ret when a row for key waits, or a RENAME_DIR row above key (as key or hint), or when
  * the file at key is open and holds unsealed writes. */
 int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 
-/* True in *ret when a row for key, or with key as its hint, has come after row seq. */
-int journal_changed_since(
-	struct conn *conn, struct slice key, uint64_t seq, bool *ret) MUST_CHECK;
+/* The keys, and the hints, of the rows that have come after row seq; the key is valid in the call
+ * only. Stops at the first result of fn but 0, and returns it. */
+typedef int (*journal_key_fn)(void *ctx, struct slice key);
+int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void *ctx) MUST_CHECK;
 
 /* Puts a JOURNAL_PUT row for each name of ino but key: they show the content that was sealed. */
 int journal_other_names(struct conn *conn, uint64_t ino, struct slice key) MUST_CHECK;
@@ -71,6 +72,8 @@ struct local_state {
 	struct buf xattrs; /* encoded as entry.h says */
 };
 int journal_local_state(struct conn *conn, struct slice key, struct local_state *ret) MUST_CHECK;
+/* The same without target and xattrs, to see what there is to do. */
+int journal_glance(struct conn *conn, struct slice key, struct local_state *ret) MUST_CHECK;
 void local_state_done(struct local_state *s);
 
 /* Names below the directory at key, depth first, in batches: calls fn for up to limit paths

@@ -18,8 +18,12 @@
  * held back either.
  *
  * Totals (rows, bytes, parked, unannounced) stand in the region's row. outbox_read.c answers what
- * may go and what is due. row_change is the one place where a row is written; it keeps totals and
- * head in step, in the same transaction.
+ * may go and what is due. row_change and add_row are the places where a row is written; they tell
+ * the tally (tally.h), which brings totals and heads in step before the transaction ends.
+ *
+ * Indexes. Each one costs every row, so they are partial: outbox_held has the rows that make a
+ * barrier, outbox_ready those that may go, outbox_span of those the ones with first < last, which a
+ * closed cut has to look for (of the others last tells all).
  *
  * A delayed row (next_at_ms in the future) stays in outbox_order, where outbox_due steps over it
  * within the index. There are as many as attempts failed: the region's breaker bounds them, and
@@ -30,8 +34,9 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "cache/progress.h"
+#include "cache/internal.h"
 #include "cache/replication.h"
+#include "cache/tally.h"
 
 struct row {
 	int64_t id; /* 0: not there */
@@ -157,7 +162,8 @@ static int insert_row(struct conn *conn, unsigned region, struct slice key, cons
 		"INSERT INTO outbox(state, first, last, since_ms, time, node, size, fresh, "
 		"uploaded,"
 		" attempts, next_at_ms, error, moved_from, region, key, dir)"
-		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)");
+		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+		" ON CONFLICT(region, key) DO NOTHING");
 
 	if (!s)
 		return conn_error(conn);
@@ -195,14 +201,7 @@ static int delete_row(struct conn *conn, int64_t id)
 
 /* ---- totals and heads ---- */
 
-struct totals {
-	int64_t rows;
-	int64_t bytes;
-	int64_t parked;
-	int64_t unannounced;
-};
-
-static void count_row(struct totals *t, const struct row *row, int64_t sign)
+static void count_row(struct outbox_totals *t, const struct row *row, int64_t sign)
 {
 	if (!row)
 		return;
@@ -215,143 +214,46 @@ static void count_row(struct totals *t, const struct row *row, int64_t sign)
 		t->unannounced += sign;
 }
 
-static int update_totals(struct conn *conn, unsigned region, const struct totals *t)
-{
-	sqlite3_stmt *s;
-
-	if (!t->rows && !t->bytes && !t->parked && !t->unannounced)
-		return 0;
-	s = conn_statement(conn,
-		"UPDATE region SET rows = rows + ?2, bytes = bytes + ?3,"
-		" parked = parked + ?4, unannounced = unannounced + ?5 WHERE id = ?1");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, region);
-	bind_int(s, 2, t->rows);
-	bind_int(s, 3, t->bytes);
-	bind_int(s, 4, t->parked);
-	bind_int(s, 5, t->unannounced);
-	return conn_run(conn, s);
-}
-
-/* One number of a statement with (region, dir); INT64_MAX for NULL or no row. */
-static int dir_number(
-	struct conn *conn, sqlite3_stmt *s, unsigned region, uint64_t dir, int64_t *ret)
-{
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, region);
-	bind_int(s, 2, (int64_t)dir);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = INT64_MAX;
-	if (r) {
-		if (sqlite3_column_type(s, 0) == SQLITE_INTEGER)
-			*ret = sqlite3_column_int64(s, 0);
-		sqlite3_reset(s);
-	}
-	return 0;
-}
-
-int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret)
-{
-	static const char *const sql[] = {
-		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
-		"?2 AND state = 1",
-		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
-		"?2 AND state = 5",
-		"SELECT min(first) FROM outbox INDEXED BY outbox_dir WHERE region = ?1 AND dir = "
-		"?2 AND state = 6",
-	};
-	int64_t least = INT64_MAX;
-
-	for (size_t i = 0; i < ARRAY_SIZE(sql); i++) {
-		int64_t first = INT64_MAX;
-		int r = dir_number(conn, conn_statement(conn, sql[i]), region, dir, &first);
-
-		if (r)
-			return r;
-		if (first < least)
-			least = first;
-	}
-	*ret = least;
-	return 0;
-}
-
-static int set_head(struct conn *conn, unsigned region, uint64_t dir, int64_t head)
-{
-	sqlite3_stmt *s;
-
-	if (head == INT64_MAX)
-		s = conn_statement(conn, "DELETE FROM outbox_head WHERE region = ?1 AND dir = ?2");
-	else
-		s = conn_statement(conn,
-			"INSERT INTO outbox_head(region, dir, head) VALUES(?1, ?2, ?3)"
-			" ON CONFLICT(region, dir) DO UPDATE SET head = ?3");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, region);
-	bind_int(s, 2, (int64_t)dir);
-	if (head != INT64_MAX)
-		bind_int(s, 3, head);
-	return conn_run(conn, s);
-}
-
-static int refresh_head(struct conn *conn, unsigned region, uint64_t dir)
-{
-	int64_t old = INT64_MAX, head = INT64_MAX, barrier = 0;
-	int r = dir_number(conn,
-		conn_statement(conn, "SELECT head FROM outbox_head WHERE region = ?1 AND dir = ?2"),
-		region, dir, &old);
-
-	if (!r)
-		r = dir_number(conn,
-			conn_statement(conn, "SELECT min(last) FROM outbox INDEXED BY outbox_ready"
-					     " WHERE region = ?1 AND dir = ?2 AND state = 2"),
-			region, dir, &head);
-	if (!r && head != INT64_MAX)
-		r = outbox_dir_barrier(conn, region, dir, &barrier);
-	if (r)
-		return r;
-	if (head >= barrier)
-		head = INT64_MAX;
-	return head == old ? 0 : set_head(conn, region, dir, head);
-}
-
 /* before NULL: a new row; after NULL: the row goes. */
-static int row_change(struct conn *conn, unsigned region, struct slice key,
-	const struct row *before, const struct row *after)
+static int row_changed(
+	struct conn *conn, unsigned region, const struct row *before, const struct row *after)
 {
-	const struct row *any = before ? before : after;
-	struct totals totals = {0};
+	struct outbox_totals totals = {0};
 	int r;
 
-	if (before && after)
-		r = update_row(conn, after);
-	else if (after)
-		r = insert_row(conn, region, key, after);
-	else
-		r = before ? delete_row(conn, before->id) : 0;
-	if (r)
-		return r;
 	count_row(&totals, before, -1);
 	count_row(&totals, after, 1);
-	r = update_totals(conn, region, &totals);
+	r = tally_totals(conn, region, &totals);
 	/* From OBJECT to nowhere, or a failed attempt, moves no head. */
 	if (r || ((!before || announced(before->state)) && (!after || announced(after->state))))
 		return r;
 	if (before && after && before->state == after->state && before->first == after->first &&
 		before->last == after->last)
 		return 0;
-	return refresh_head(conn, region, any->dir);
+	return tally_dir(conn, region, before ? before->dir : after->dir);
+}
+
+static int row_change(
+	struct conn *conn, unsigned region, const struct row *before, const struct row *after)
+{
+	int r = after ? update_row(conn, after) : delete_row(conn, before->id);
+
+	return r ? r : row_changed(conn, region, before, after);
+}
+
+/* Whether it was added: the key may have a row, which stays as it is then. */
+static int add_row(
+	struct conn *conn, unsigned region, struct slice key, const struct row *row, bool *ret)
+{
+	int r = insert_row(conn, region, key, row);
+
+	*ret = !r && sqlite3_changes(conn->db) > 0;
+	return r || !*ret ? r : row_changed(conn, region, NULL, row);
 }
 
 /* ---- enqueue ---- */
 
-static int region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count)
+int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT id FROM region ORDER BY id LIMIT 8");
 	unsigned n = 0;
@@ -436,10 +338,11 @@ static int note_moved(
 	return 0;
 }
 
-static int enqueue_region(
+static int take_over(
 	struct conn *conn, unsigned region, const struct outbox_change *change, uint64_t number)
 {
 	struct row old, row;
+	bool added;
 	int r = find_row(conn, region, change->key, &old);
 
 	if (r)
@@ -450,18 +353,37 @@ static int enqueue_region(
 		if (r)
 			return r;
 	}
-	return row_change(conn, region, change->key, old.id ? &old : NULL, &row);
+	return old.id ? row_change(conn, region, &old, &row)
+		      : add_row(conn, region, change->key, &row, &added);
+}
+
+static int enqueue_region(
+	struct conn *conn, unsigned region, const struct outbox_change *change, uint64_t number)
+{
+	struct row row;
+	bool added = false;
+	int r;
+
+	/* A path that has just come to be has no row, but for one that was there shortly before. */
+	if (change->fresh && !change->moved_from.len) {
+		row = new_row(change, number);
+		r = add_row(conn, region, change->key, &row, &added);
+		if (r || added)
+			return r;
+	}
+	return take_over(conn, region, change, number);
 }
 
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change)
 {
-	unsigned ids[REGION_MAX], count = 0;
+	const unsigned *ids;
+	unsigned count = 0;
 	uint64_t number;
 	int r;
 
 	if (change->key.len > KEY_MAX || change->size > INT64_MAX)
 		return -EINVAL;
-	r = region_ids(conn, ids, &count);
+	r = tally_regions(conn, &ids, &count);
 	if (!r)
 		r = counter_add(conn, COUNTER_ORDER, 1, &number);
 	for (unsigned i = 0; !r && i < count; i++)
@@ -479,6 +401,7 @@ int outbox_seed(struct conn *conn, unsigned region, struct slice key, const stru
 	};
 	struct row old, row;
 	uint64_t number;
+	bool added;
 	int r;
 
 	if (change.size > INT64_MAX)
@@ -490,20 +413,21 @@ int outbox_seed(struct conn *conn, unsigned region, struct slice key, const stru
 	if (r)
 		return r;
 	row = new_row(&change, number);
-	return row_change(conn, region, key, NULL, &row);
+	return add_row(conn, region, key, &row, &added);
 }
 
 int outbox_drop(struct conn *conn, struct slice key)
 {
-	unsigned ids[REGION_MAX], count = 0;
-	int r = region_ids(conn, ids, &count);
+	const unsigned *ids;
+	unsigned count = 0;
+	int r = tally_regions(conn, &ids, &count);
 
 	for (unsigned i = 0; !r && i < count; i++) {
 		struct row old;
 
 		r = find_row(conn, ids[i], key, &old);
 		if (!r && old.id)
-			r = row_change(conn, ids[i], key, &old, NULL);
+			r = row_change(conn, ids[i], &old, NULL);
 	}
 	return r;
 }
@@ -516,6 +440,7 @@ int outbox_clear(struct conn *conn, unsigned region)
 		"UPDATE region SET rows = 0, bytes = 0, parked = 0, unannounced = 0 WHERE id = ?1",
 	};
 
+	tally_forget(conn, region);
 	for (size_t i = 0; i < ARRAY_SIZE(sql); i++) {
 		sqlite3_stmt *s = conn_statement(conn, sql[i]);
 		int r;
@@ -562,7 +487,7 @@ int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct 
 	} else if (to != OUTBOX_PARKED && to != OUTBOX_ANNOUNCE) {
 		row.uploaded = false;
 	}
-	return row_change(conn, region, key, &old, &row);
+	return row_change(conn, region, &old, &row);
 }
 
 int outbox_announce_unsent(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
@@ -577,7 +502,7 @@ int outbox_announce_unsent(struct conn *conn, unsigned region, struct slice key,
 	row.attempts = 0;
 	row.next_at_ms = 0;
 	row.uploaded = false;
-	return row_change(conn, region, key, &old, &row);
+	return row_change(conn, region, &old, &row);
 }
 
 int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
@@ -587,7 +512,7 @@ int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct s
 
 	if (r || !old.id)
 		return r;
-	return row_change(conn, region, key, &old, NULL);
+	return row_change(conn, region, &old, NULL);
 }
 
 int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
@@ -605,7 +530,7 @@ int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct s
 		row.state |= PARKED;
 	row.next_at_ms = row.state & PARKED || next_at_ms < 0 ? 0 : next_at_ms;
 	snprintf(row.error, sizeof(row.error), "%s", error ? error : "");
-	return row_change(conn, region, key, &old, &row);
+	return row_change(conn, region, &old, &row);
 }
 
 /* One parked row of the region back to where it was parked: 1, 0 when there is none, or -errno. */
@@ -632,7 +557,7 @@ static int unpark_one(struct conn *conn, unsigned region)
 	row.attempts = 0;
 	row.next_at_ms = 0;
 	row.error[0] = '\0';
-	r = row_change(conn, region, (struct slice){NULL, 0}, &old, &row);
+	r = row_change(conn, region, &old, &row);
 	return r ? r : 1;
 }
 
@@ -702,7 +627,10 @@ int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret)
 {
 	struct outbox_stats stats = {0};
 	uint64_t least = UINT64_MAX;
-	int r = read_totals(conn, region, &stats);
+	int r = conn_writable(conn) ? tally_flush(conn) : 0;
+
+	if (!r)
+		r = read_totals(conn, region, &stats);
 
 	if (r)
 		return r;
@@ -759,7 +687,7 @@ int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions)
 	int r = key_range_below(key, &range);
 
 	if (!r)
-		r = region_ids(conn, ids, &count);
+		r = outbox_region_ids(conn, ids, &count);
 	for (unsigned i = 0; !r && i < count; i++) {
 		bool waiting = false;
 
@@ -776,7 +704,7 @@ int outbox_uploading(struct conn *conn, struct slice key, uint64_t *regions, uin
 {
 	unsigned ids[REGION_MAX], count = 0;
 	uint64_t bits = 0, newest = 0;
-	int r = region_ids(conn, ids, &count);
+	int r = outbox_region_ids(conn, ids, &count);
 
 	for (unsigned i = 0; !r && i < count; i++) {
 		struct row row;

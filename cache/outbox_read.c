@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "cache/tally.h"
+
 /* ---- what may go ---- */
 
 /* Appends the statement's rows; resets it. */
@@ -97,8 +99,10 @@ int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct
 	uint64_t dir = 0;
 	unsigned n = 0;
 	bool further = false;
-	int r;
+	int r = conn_writable(conn) ? tally_flush(conn) : 0;
 
+	if (r)
+		return r;
 	while ((r = next_head(conn, region, &head, &dir)) == 1) {
 		if (n == max)
 			further = true;
@@ -134,15 +138,12 @@ static int member_cmp(const void *a, const void *b)
 	return r ? r : (p->len > q->len) - (p->len < q->len);
 }
 
-/* Whether each row in that state, of the members' directory and older than last, is a member. */
-static int older_are_members(struct conn *conn, unsigned region, int state, uint64_t last,
+/* Whether each row that the statement (region, directory, last) finds is a member. */
+static int older_are_members(struct conn *conn, sqlite3_stmt *s, unsigned region, uint64_t last,
 	const struct member *members, size_t n, bool *ret)
 {
 	struct outbox_row *probe;
 	struct member wanted;
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT key FROM outbox INDEXED BY outbox_dir"
-		" WHERE region = ?1 AND dir = ?2 AND state = ?3 AND first < ?4");
 	int r;
 
 	if (!s)
@@ -153,8 +154,7 @@ static int older_are_members(struct conn *conn, unsigned region, int state, uint
 	wanted = (struct member){members[0].dir, probe};
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)members[0].dir);
-	bind_int(s, 3, state);
-	bind_int(s, 4, (int64_t)last);
+	bind_int(s, 3, (int64_t)last);
 	while ((r = conn_row(conn, s)) == 1) {
 		if (!key_set(&probe->key, column_slice(s, 0)))
 			r = -EIO;
@@ -169,11 +169,19 @@ static int older_are_members(struct conn *conn, unsigned region, int state, uint
 	return r < 0 ? r : 0;
 }
 
+/* Rows that are neither announced nor members and have a first below last: held ones, ready ones
+ * that are older altogether, and ready ones that span it. */
 static int dir_closed(
 	struct conn *conn, unsigned region, const struct member *members, size_t n, bool *ret)
 {
-	static const int states[] = {
-		OUTBOX_UPLOAD, OUTBOX_ANNOUNCE, OUTBOX_UPLOAD | PARKED, OUTBOX_ANNOUNCE | PARKED};
+	static const char *const sql[] = {
+		"SELECT key FROM outbox INDEXED BY outbox_held"
+		" WHERE region = ?1 AND dir = ?2 AND first < ?3 AND state IN (1, 5, 6)",
+		"SELECT key FROM outbox INDEXED BY outbox_ready"
+		" WHERE region = ?1 AND dir = ?2 AND last < ?3 AND state = 2",
+		"SELECT key FROM outbox INDEXED BY outbox_span"
+		" WHERE region = ?1 AND dir = ?2 AND first < ?3 AND state = 2 AND first < last",
+	};
 	uint64_t last = 0;
 	int r = 0;
 
@@ -181,8 +189,9 @@ static int dir_closed(
 		if (members[i].row->last > last)
 			last = members[i].row->last;
 	}
-	for (size_t i = 0; !r && *ret && i < ARRAY_SIZE(states); i++)
-		r = older_are_members(conn, region, states[i], last, members, n, ret);
+	for (size_t i = 0; !r && *ret && i < ARRAY_SIZE(sql); i++)
+		r = older_are_members(
+			conn, conn_statement(conn, sql[i]), region, last, members, n, ret);
 	return r;
 }
 

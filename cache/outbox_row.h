@@ -4,6 +4,7 @@
 
 #include "cache/db.h"
 #include "cache/outbox.h"
+#include "cache/progress.h"
 
 /* The state column: a stage (OUTBOX_UPLOAD to OUTBOX_OBJECT), and this added when it is parked. */
 enum { STAGE_MASK = 3, PARKED = 4 };
@@ -18,5 +19,8 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret) MUST_CHECK;
 uint64_t outbox_dir_hash(struct slice key);
 /* The least first of a directory's rows that are neither announced nor ready; INT64_MAX: none. */
 int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret) MUST_CHECK;
+
+/* The ids of the region table, in order. */
+int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count) MUST_CHECK;
 
 #endif

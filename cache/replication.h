@@ -16,7 +16,7 @@ enum counter {
 	COUNTER_BAD_SEGMENT = 6 /* damaged segments ever skipped */
 };
 int counter_get(struct conn *conn, enum counter id, uint64_t *ret) MUST_CHECK;
-/* Adds delta; the new value in *ret unless NULL. */
+/* Adds delta; the new value in *ret unless NULL. In the table from the commit on (tally.h). */
 int counter_add(struct conn *conn, enum counter id, int64_t delta, uint64_t *ret) MUST_CHECK;
 
 /* The keys strictly below a key, as an interval of byte strings: low < k < high. */

@@ -74,8 +74,9 @@ const char *const schema_replication[] = {
 	" moved_from BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
-	"CREATE INDEX outbox_dir ON outbox(region, dir, state, first)",
+	"CREATE INDEX outbox_held ON outbox(region, dir, first) WHERE state IN (1, 5, 6)",
 	"CREATE INDEX outbox_ready ON outbox(region, dir, last) WHERE state = 2",
+	"CREATE INDEX outbox_span ON outbox(region, dir, first) WHERE state = 2 AND first < last",
 	"CREATE INDEX outbox_delayed ON outbox(region, next_at_ms) WHERE next_at_ms > 0",
 	"CREATE INDEX outbox_parked ON outbox(region, first) WHERE state > 4",
 	"CREATE TABLE outbox_head("

@@ -133,24 +133,41 @@ static int child_ino(struct conn *conn, uint64_t parent, struct slice name, uint
 	return 0;
 }
 
+/* The directory at a path, by its names only. */
+static int resolve_dir(struct conn *conn, struct slice key, uint64_t *ret)
+{
+	const char *p = key.p, *end = key.p + key.len;
+	uint64_t dir = ROOT_INO;
+
+	if (conn->found.ino && slice_equal(key_slice(&conn->found.key), key)) {
+		*ret = conn->found.ino;
+		return 0;
+	}
+	while (p < end) {
+		const char *slash = memchr(p, '/', (size_t)(end - p));
+		const char *to = slash ? slash : end;
+		int r = child_ino(conn, dir, (struct slice){p, (size_t)(to - p)}, &dir);
+
+		if (r)
+			return r;
+		p = slash ? slash + 1 : end;
+	}
+	if (conn->in_transaction && key.len && key_set(&conn->found.key, key))
+		conn->found.ino = dir;
+	*ret = dir;
+	return 0;
+}
+
 int inode_resolve(struct conn *conn, struct slice key, struct inode_row *ret)
 {
 	uint64_t dir = ROOT_INO;
-	const char *p = key.p, *end = key.p + key.len;
+	int r = 0;
 
 	if (key.len == 0)
 		return inode_get(conn, ROOT_INO, ret);
-	for (;;) {
-		const char *slash = memchr(p, '/', (size_t)(end - p));
-		int r;
-
-		if (!slash)
-			return inode_child(conn, dir, (struct slice){p, (size_t)(end - p)}, ret);
-		r = child_ino(conn, dir, (struct slice){p, (size_t)(slash - p)}, &dir);
-		if (r)
-			return r;
-		p = slash + 1;
-	}
+	if (memchr(key.p, '/', key.len))
+		r = resolve_dir(conn, key_parent(key), &dir);
+	return r ? r : inode_child(conn, dir, key_name(key), ret);
 }
 
 /* The writer keeps the key of the directory that walked[1] is, or walked[0] when that is one. */

@@ -61,6 +61,7 @@ static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 	int r;
 
 	dir_keys_moved(conn->dir_keys, ino);
+	conn->found.ino = 0;
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);

@@ -124,6 +124,8 @@ static int gather_rows(struct announcer *a, struct conn *conn, struct batch *b)
 		conn, a->o.region->id, SEGMENT_RECORDS_TARGET, b->rows, &count, &b->more);
 	if (r < 0)
 		return r;
+	if (count)
+		thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(b->rows[0].stamp.time));
 	for (unsigned i = 0; i < count; i++) {
 		struct item *item = &b->items[i];
 

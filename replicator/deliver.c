@@ -260,6 +260,7 @@ static void deliver(struct deliverer *d, struct job *j)
 	struct store_error error = {0};
 	struct object_outcome outcome = {0};
 
+	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(j->row.stamp.time));
 	int r = read_entry(d, key_slice(&j->row.key), &entry);
 	if (r == -ENOENT || (r == 0 && !j->row.key.len)) {
 		j->fate = FATE_DONE; /* nothing to deliver; the root has no object */
@@ -597,7 +598,7 @@ static void *dispatch(void *arg)
 	struct outbox_row *rows = calloc(QUEUE_MAX, sizeof(*rows));
 
 	CHECK(rows);
-	thread_background();
+	thread_give_way();
 	while (!stopping(d)) {
 		unsigned taken = 0;
 
@@ -651,7 +652,7 @@ static void *worker(void *arg)
 	struct job *j = calloc(1, sizeof(*j));
 
 	CHECK(j);
-	thread_background();
+	thread_give_way();
 	for (;;) {
 		memset(j, 0, sizeof(*j));
 		mutex_lock(&d->lock);

@@ -366,7 +366,7 @@ static void *seal_loop(void *arg)
 	uint64_t seen = 0;
 	int last = 0;
 
-	thread_background();
+	thread_give_way();
 	while (!is_stopping(r)) {
 		bool did = false;
 		int code = replicator_step_seal(r, &did);
@@ -433,7 +433,7 @@ static void *announce_loop(void *arg)
 	uint64_t seen = 0;
 	int last = 0;
 
-	thread_background();
+	thread_give_way();
 	while (!is_stopping(r)) {
 		int code = 0;
 

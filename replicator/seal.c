@@ -28,6 +28,7 @@
 
 #include "cache/tree.h"
 #include "replicator/seal_internal.h"
+#include "src/base/clock.h"
 #include "src/base/metrics.h"
 
 #define BATCH 2000u
@@ -171,21 +172,27 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 	return round->held.failed ? -ENOMEM : 0;
 }
 
-/* Rows none of whose keys is blocked are done. */
+/* Rows none of whose keys is blocked are done. Between two of a batch there are no others, so they
+ * go in runs. */
 static int remove_rows(struct sealer *s, struct conn *conn, unsigned count)
 {
-	for (unsigned i = 0, at = 0; i < count; i++) {
+	unsigned run = 0; /* how many before this one are to go */
+	int r = 0;
+
+	for (unsigned i = 0, at = 0; !r && i < count; i++) {
 		bool blocked = target_of(s, at)->blocked;
-		int r;
 
 		at += s->rows[i].op == JOURNAL_RENAME ? 3 : 1;
-		if (blocked)
-			continue;
-		r = journal_remove(conn, s->rows[i].seq);
-		if (r)
-			return r;
+		if (!blocked)
+			run++;
+		if (run && (blocked || i + 1 == count)) {
+			unsigned end = blocked ? i : i + 1;
+
+			r = journal_remove(conn, s->rows[end - run].seq, s->rows[end - 1].seq);
+			run = 0;
+		}
 	}
-	return 0;
+	return r;
 }
 
 static int seal_set_commit(struct sealer *s, unsigned count, struct round *round)
@@ -252,6 +259,8 @@ static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
 		return r;
 	r = journal_read(conn, after, BATCH, s->rows, count);
 	cache_read_end(conn);
+	if (!r && *count)
+		thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(s->rows[0].time));
 	return r;
 }
 

@@ -104,7 +104,7 @@ static bool needs_version(const struct local_state *l)
 	return l->kind == KIND_FILE && (l->dirty || !l->has_hash);
 }
 
-static int look(struct conn *conn, struct seal_target *t)
+static int look(struct conn *conn, struct seal_target *t, bool glance)
 {
 	int r;
 
@@ -112,7 +112,8 @@ static int look(struct conn *conn, struct seal_target *t)
 		local_state_done(&t->local);
 	t->looked = false;
 	t->local = (struct local_state){0};
-	r = journal_local_state(conn, t->key, &t->local);
+	r = glance ? journal_glance(conn, t->key, &t->local)
+		   : journal_local_state(conn, t->key, &t->local);
 	t->looked = r == 0;
 	return r;
 }
@@ -125,7 +126,7 @@ static int look_all(struct sealer *s, struct seal_set *set)
 	if (r)
 		return r;
 	for (unsigned i = 0; !r && i < set->count; i++)
-		r = look(conn, &set->targets[i]);
+		r = look(conn, &set->targets[i], true);
 	cache_read_end(conn);
 	return r;
 }
@@ -200,28 +201,37 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 
 /* ---- inside ---- */
 
+struct overtaken {
+	struct seal_set *set;
+	bool any;
+};
+
+static int block_key(void *ctx, struct slice key)
+{
+	struct overtaken *o = ctx;
+	unsigned at = *find_slot(o->set, key);
+
+	if (at && !o->set->targets[at - 1].blocked)
+		o->set->targets[at - 1].blocked = o->any = true;
+	return 0;
+}
+
 /* A key that changed again since the batch was read may be taken in that newer state, ahead of what changed beside
  * it before: it and its directory wait for the next round, whose batch has all of that. Not for ever: where the same
  * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are. */
 static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
-	bool any = false;
+	struct overtaken o = {.set = set};
+	int r;
 
 	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX) {
 		s->overtaken_rounds = 0;
 		return 0;
 	}
-	for (unsigned i = 0; i < set->count; i++) {
-		struct seal_target *t = &set->targets[i];
-		bool changed = false;
-		int r = t->blocked ? 0 : journal_changed_since(conn, t->key, s->read_end, &changed);
-
-		if (r)
-			return r;
-		t->blocked |= changed;
-		any |= changed;
-	}
-	s->overtaken_rounds = any ? s->overtaken_rounds + 1 : 0;
+	r = journal_keys_since(conn, s->read_end, block_key, &o);
+	if (r)
+		return r;
+	s->overtaken_rounds = o.any ? s->overtaken_rounds + 1 : 0;
 	return 0;
 }
 
@@ -237,7 +247,7 @@ int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
 
 		if (t->blocked)
 			continue;
-		r = look(conn, t);
+		r = look(conn, t, false);
 		if (r)
 			return r;
 		if (t->lost && needs_version(&t->local))
@@ -316,8 +326,9 @@ static int project(
 	return entry_live(e) ? 0 : project_ancestors(conn, t->key);
 }
 
-static int store(
-	struct sealer *s, struct conn *conn, struct seal_target *t, const struct entry *old)
+/* was: the kind of old, -1 when there is none. */
+static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
+	const struct entry *old, int was)
 {
 	CLEANUP(entry_done) struct entry e = {0};
 	struct seal_state state = state_of(t);
@@ -332,7 +343,7 @@ static int store(
 		return 0;
 	r = seal_apply(old, &state, changes, new_stamp(s, t, old), &e);
 	if (!r)
-		r = entry_put(conn, t->key, &e);
+		r = entry_put_over(conn, t->key, was, &e);
 	if (!r)
 		r = project(conn, t, &e, implied);
 	if (!r && t->local.kind == KIND_DIR && (old->uid != e.uid || old->gid != e.gid))
@@ -352,10 +363,8 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 	CLEANUP(entry_done) struct entry old = {0};
 	int r = entry_get(conn, t->key, &old);
 
-	if (r == -ENOENT)
-		r = 0;
-	if (!r)
-		r = store(s, conn, t, &old);
+	if (!r || r == -ENOENT)
+		r = store(s, conn, t, &old, r ? -1 : (int)old.kind);
 	if (!r && needs_version(&t->local))
 		r = content_sealed(conn, &t->version);
 	/* A file's other names show that content as well; a seal of theirs finds it clean. */

@@ -149,7 +149,7 @@ static int remove_row(struct sealer *s, uint64_t seq)
 
 	if (r)
 		return r;
-	r = journal_remove(conn, seq);
+	r = journal_remove(conn, seq, seq);
 	if (r) {
 		cache_rollback(conn);
 		return r;

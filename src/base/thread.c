@@ -233,14 +233,90 @@ int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg)
 	return -r;
 }
 
+/* ---- priorities ---- */
+
+static _Thread_local struct {
+	bool adapts;
+	bool late;
+	bool holding;
+	int base; /* the daemon may have been started with another than 0 */
+	int now;
+} pace;
+
+static bool find_nice(int *ret)
+{
+	errno = 0;
+	*ret = getpriority(PRIO_PROCESS, (id_t)gettid());
+	return errno == 0;
+}
+
+static bool set_nice(int nice)
+{
+	return setpriority(PRIO_PROCESS, (id_t)gettid(), nice) == 0;
+}
+
+static bool may_rise;
+
+static void *try_rise(void *arg)
+{
+	int nice;
+
+	may_rise = find_nice(&nice) && set_nice(nice + 1) && set_nice(nice);
+	return arg;
+}
+
+/* A thread of its own tries, which can be left at a lower priority. What capabilities say is not
+ * enough: in a user namespace they do not count here. */
+static void find_may_rise(void)
+{
+	pthread_t t;
+
+	if (thread_start(&t, "priority", try_rise, NULL) == 0)
+		CHECK(pthread_join(t, NULL) == 0);
+}
+
+static void keep_pace(void)
+{
+	int want = pace.base + (pace.late || pace.holding ? 0 : GIVE_WAY_NICE);
+
+	if (want == pace.now || !set_nice(want))
+		return;
+	pace.now = want;
+}
+
 void thread_background(void)
 {
-	id_t tid = (id_t)gettid();
 	int now;
 
-	errno = 0;
-	now = getpriority(PRIO_PROCESS, tid);
-	/* Relative: the whole daemon may have been started with another. Failing is no harm. */
-	if (errno || setpriority(PRIO_PROCESS, tid, now + BACKGROUND_NICE))
+	/* Failing is no harm. */
+	if (!find_nice(&now) || !set_nice(now + BACKGROUND_NICE))
 		log_debug("thread priority not lowered error=%d", errno);
+}
+
+void thread_give_way(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	CHECK(pthread_once(&once, find_may_rise) == 0);
+	if (!may_rise || !find_nice(&pace.base)) {
+		thread_background();
+		return;
+	}
+	pace.adapts = true;
+	pace.now = pace.base;
+	keep_pace();
+}
+
+void thread_lag(int64_t lag_ms)
+{
+	pace.late = lag_ms >= GIVE_WAY_LAG_MS;
+	if (pace.adapts)
+		keep_pace();
+}
+
+void thread_hold(bool holding)
+{
+	pace.holding = holding;
+	if (pace.adapts)
+		keep_pace();
 }

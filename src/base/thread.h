@@ -52,9 +52,22 @@ void cond_broadcast(struct cond *c);
  * Returns 0 or -errno. Join with pthread_join. */
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg) MUST_CHECK;
 
-/* The calling thread gives way to those that answer applications: nice BACKGROUND_NICE from now on.
- * It may hold locks that they wait for, so the step is small. */
+/* Priorities. What answers applications runs at the daemon's own; these threads give way to it.
+ *
+ * thread_background: nice BACKGROUND_NICE from now on. The thread may hold locks that applications
+ * wait for, so the step is small.
+ *
+ * thread_give_way: for work that must not fall behind. nice GIVE_WAY_NICE, but the daemon's own while
+ * the work is late or the thread holds what applications wait for (the two calls below, which do
+ * nothing in other threads). Where the system does not let a thread rise again (without CAP_SYS_NICE
+ * or RLIMIT_NICE) it is thread_background. */
 #define BACKGROUND_NICE 5
+#define GIVE_WAY_NICE 10
+#define GIVE_WAY_LAG_MS 2000 /* from here on it is late */
 void thread_background(void);
+void thread_give_way(void);
+/* How old the oldest of the work is that waits. */
+void thread_lag(int64_t lag_ms);
+void thread_hold(bool holding);
 
 #endif

@@ -61,13 +61,44 @@ static void rows_are_read_counted_and_removed(void **state)
 	conn = fixture_begin(f);
 	assert_int_equal(journal_read(conn, 0, 2, rows, &count), 0);
 	assert_int_equal(count, 2);
-	assert_int_equal(journal_remove(conn, rows[0].seq), 0);
+	assert_int_equal(journal_remove(conn, rows[0].seq, rows[0].seq), 0);
 	assert_int_equal(journal_stats(conn, &stats), 0);
 	assert_int_equal(stats.rows, 2);
 	assert_true(stats.oldest_ms == hlc_ms(rows[1].time));
 	assert_int_equal(journal_read(conn, rows[1].seq, 2, rows, &count), 0);
 	assert_int_equal(count, 1);
 	assert_string_equal(rows[0].key.p, "c");
+	fixture_commit(conn);
+}
+
+static int collect_key(void *ctx, struct slice key)
+{
+	char *text = ctx;
+
+	if (slice_equal(key, slice_of("stop")))
+		return -EINTR;
+	snprintf(text + strlen(text), 64 - strlen(text), "%.*s,", (int)key.len, key.p);
+	return 0;
+}
+
+static void keys_that_came_later_are_told(void **state)
+{
+	struct fixture *f = *state;
+	struct journal_row row;
+	struct conn *conn;
+	char text[64] = "";
+	unsigned count = 0;
+
+	make_dir(f, ROOT_INO, "a");
+	make_dir(f, ROOT_INO, "b");
+	assert_int_equal(
+		tree_rename(f->cache, ROOT_INO, slice_of("b"), ROOT_INO, slice_of("c"), 0), 0);
+	conn = fixture_begin(f);
+	assert_int_equal(journal_read(conn, 0, 1, &row, &count), 0);
+	assert_int_equal(journal_keys_since(conn, row.seq, collect_key, text), 0);
+	assert_string_equal(text, "b,c,b,");
+	assert_int_equal(journal_append(conn, JOURNAL_PUT, slice_of("stop"), slice_of(""), 1), 0);
+	assert_int_equal(journal_keys_since(conn, row.seq, collect_key, text), -EINTR);
 	fixture_commit(conn);
 }
 
@@ -223,6 +254,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(rows_make_keys_pending),
 		TEST(rows_are_read_counted_and_removed),
+		TEST(keys_that_came_later_are_told),
 		TEST(waiting_ends_with_a_change),
 		TEST(the_state_of_a_key),
 		TEST(walks_are_complete_however_they_are_cut),

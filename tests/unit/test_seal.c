@@ -62,6 +62,7 @@ static void unchanged_makes_no_version(void **state)
 static void temporary_name_leaves_no_trace(void **state)
 {
 	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
 	CLEANUP(entry_done) struct entry e = {0};
 
 	do_write(s, "target", "old");
@@ -78,6 +79,9 @@ static void temporary_name_leaves_no_trace(void **state)
 	get_entry(s, "target", &e);
 	assert_int_equal(e.size, 3);
 	assert_int_equal(journal_rows(s), 0);
+	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 1);
+	assert_string_equal(rows[0].key.p, "target");
+	free(rows);
 }
 
 static void registers(void **state)

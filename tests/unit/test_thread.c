@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -251,6 +252,55 @@ static void thread_properties(void **state)
 	assert_true(seen.stack >= (200 << 10) && seen.stack <= (2 << 20));
 }
 
+static int nice_now(void)
+{
+	return getpriority(PRIO_PROCESS, (id_t)gettid());
+}
+
+/* cmocka's assertions belong to the main thread. */
+static void *give_way(void *arg)
+{
+	int *nice = arg;
+
+	nice[0] = nice_now();
+	thread_lag(10); /* nothing yet */
+	nice[1] = nice_now();
+	thread_give_way();
+	nice[2] = nice_now();
+	thread_lag(GIVE_WAY_LAG_MS);
+	nice[3] = nice_now();
+	thread_lag(GIVE_WAY_LAG_MS - 1);
+	nice[4] = nice_now();
+	thread_hold(true);
+	nice[5] = nice_now();
+	thread_lag(0);
+	nice[6] = nice_now();
+	thread_hold(false);
+	nice[7] = nice_now();
+	return NULL;
+}
+
+static void a_thread_gives_way_unless_late(void **state)
+{
+	int nice[8], lowered;
+	pthread_t t;
+
+	assert_int_equal(thread_start(&t, "gives-way", give_way, nice), 0);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	if (nice[2] == nice[0] + BACKGROUND_NICE || nice[0] > 0) {
+		print_message("no right to rise again: the step is small and stays\n");
+		skip();
+	}
+	lowered = nice[0] + GIVE_WAY_NICE;
+	assert_int_equal(nice[1], nice[0]);
+	assert_int_equal(nice[2], lowered);
+	assert_int_equal(nice[3], nice[0]);
+	assert_int_equal(nice[4], lowered);
+	assert_int_equal(nice[5], nice[0]);
+	assert_int_equal(nice[6], nice[0]);
+	assert_int_equal(nice[7], lowered);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -259,6 +309,7 @@ int main(void)
 		cmocka_unit_test(signals_arrive),
 		cmocka_unit_test(waits_time_out),
 		cmocka_unit_test(thread_properties),
+		cmocka_unit_test(a_thread_gives_way_unless_late),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);
