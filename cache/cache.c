@@ -454,7 +454,7 @@ struct stamp cache_stamp(struct cache *c)
 int cache_sync(struct cache *c)
 {
 	uint64_t want = atomic_load(&c->commits);
-	int r;
+	int settled = 0, r;
 
 	if (c->sync_off)
 		return 0;
@@ -469,18 +469,20 @@ int cache_sync(struct cache *c)
 		c->syncing = true;
 		mutex_unlock(&c->sync_lock);
 		covered = atomic_load(&c->commits);
-		r = cache_settle(c);
-		if (!r && fdatasync(c->wal_fd) != 0)
-			r = -errno;
+		/* A group that could not be committed is not lost: another call may succeed. */
+		settled = cache_settle(c);
+		r = settled || fdatasync(c->wal_fd) == 0 ? 0 : -errno;
 		mutex_lock(&c->sync_lock);
 		c->syncing = false;
 		if (r)
 			c->sync_error = r;
-		else
+		else if (!settled)
 			c->synced = covered;
 		cond_broadcast(&c->sync_cond);
+		if (settled)
+			break;
 	}
-	r = c->sync_error;
+	r = settled ? settled : c->sync_error;
 	mutex_unlock(&c->sync_lock);
 	return r;
 }

@@ -310,11 +310,12 @@ static int take_reader(struct cache *c, struct conn **ret)
 }
 
 static int begin_group(struct conn *conn);
+static bool must_redo(struct cache *c);
 
 /* With the writer's lock. */
 static int lend_writer(struct cache *c, struct conn **ret)
 {
-	int r = c->redoing ? begin_group(c->writer) : 0;
+	int r = must_redo(c) ? begin_group(c->writer) : 0;
 
 	if (r) {
 		if (!is_owner(c))
@@ -425,8 +426,21 @@ void cache_read_end(struct conn *conn)
  * run again from the log before anything else is done, and as long as that fails, nothing is.
  *
  *   grouped  the writer has a transaction open with operations in it
- *   redoing  it has none, but operations stand in the log
+ *   redoing  it has none, but operations stand in the log, or may
+ *
+ * SQLite rolls a transaction back by itself when a statement, even one that reads, fails for lack of
+ * memory or space or for an error of the disk. So whether there is one is asked of SQLite.
+ *
+ * Every commit has a number of its own in the database (redo.h): what stands in the log is run again
+ * on the very state on which it ran first, or not at all.
  */
+
+/* With the writer's lock. */
+static bool must_redo(struct cache *c)
+{
+	return c->redoing ||
+	       (c->redo && redo_pending(c->redo) && sqlite3_get_autocommit(c->writer->db));
+}
 
 static void reset_all(struct conn *conn)
 {
@@ -456,12 +470,15 @@ static void abandon_group(struct conn *conn)
 static int begin_group(struct conn *conn)
 {
 	struct cache *c = conn->cache;
+	bool redo = must_redo(c);
 	int r;
 
 	if (!sqlite3_get_autocommit(conn->db))
 		return 0;
+	if (redo)
+		dir_keys_clear(conn->dir_keys);
 	r = run_literal(conn, "BEGIN IMMEDIATE");
-	if (!r && c->redoing)
+	if (!r && redo)
 		r = redo_replay(c->redo, conn);
 	if (r) {
 		abandon_group(conn);
@@ -471,25 +488,31 @@ static int begin_group(struct conn *conn)
 	return 0;
 }
 
-static int commit_group(struct conn *conn)
+/* more: with an operation in it that is not in the log. */
+static int commit_numbered(struct conn *conn, bool more)
 {
 	struct cache *c = conn->cache;
-	int r = c->redoing ? begin_group(conn) : 0;
+	int r = must_redo(c) ? begin_group(conn) : 0;
 
 	if (r || sqlite3_get_autocommit(conn->db))
 		return r;
-	if (redo_pending(c->redo))
-		r = redo_mark(c->redo, conn);
+	if (more || redo_pending(c->redo))
+		r = redo_mark(c->redo, conn, more);
 	if (!r)
 		r = run_literal(conn, "COMMIT");
 	if (r) {
 		abandon_group(conn);
 		return r;
 	}
-	redo_reset(c->redo);
+	redo_reset(c->redo, more);
 	c->group_journalled = false;
 	atomic_store(&c->grouped, false);
 	return 0;
+}
+
+static int commit_group(struct conn *conn)
+{
+	return commit_numbered(conn, false);
 }
 
 int cache_settle(struct cache *c)
@@ -593,7 +616,7 @@ static void leave(struct conn *conn)
 {
 	struct cache *c = conn->cache;
 
-	conn->journalled = conn->lazy = conn->op = false;
+	conn->journalled = conn->lazy = conn->op = conn->uncertain = false;
 	noting = NULL;
 	conn->account = (struct totals){0};
 	conn->ceiling = conn->longest_key = 0;
@@ -604,6 +627,13 @@ static void leave(struct conn *conn)
 	atomic_store(&c->writer_owner, (pthread_t)0);
 	mutex_unlock(&c->writer_lock);
 	thread_hold(false);
+}
+
+/* A commit that failed may have happened all the same, and its number with it. */
+static void suspect_log(struct cache *c)
+{
+	c->redoing = true;
+	atomic_store(&c->grouped, true);
 }
 
 void cache_rollback(struct conn *conn)
@@ -618,6 +648,8 @@ void cache_rollback(struct conn *conn)
 		reset_all(conn);
 	if (conn->op)
 		redo_cancel(conn->cache->redo);
+	else if (conn->uncertain)
+		suspect_log(conn->cache);
 	leave(conn);
 	notes_free(notes);
 }
@@ -662,7 +694,34 @@ static int end_op(struct conn *conn)
 {
 	struct redo *redo = conn->cache->redo;
 
-	return redo_noted(redo) ? redo_end(redo) : 0;
+	if (!redo_noted(redo))
+		return 0;
+	/* A failure that ended the transaction must not have been passed over. */
+	if (sqlite3_get_autocommit(conn->db))
+		return -EIO;
+	if (!redo_too_large(redo))
+		return redo_end(redo);
+	noting = NULL;
+	redo_cancel(redo);
+	return commit_numbered(conn, true);
+}
+
+/* Not an operation's: its number tells the log's records of later operations from those before. */
+static int end_transaction(struct conn *conn)
+{
+	struct redo *redo = conn->cache->redo;
+	int r = redo ? redo_mark(redo, conn, true) : 0;
+
+	if (r)
+		return r;
+	r = run_literal(conn, "COMMIT");
+	if (!redo)
+		return r;
+	if (r)
+		conn->uncertain = true;
+	else
+		redo_reset(redo, true);
+	return r;
 }
 
 int cache_commit(struct conn *conn)
@@ -675,7 +734,7 @@ int cache_commit(struct conn *conn)
 	CHECK(conn_writable(conn));
 	r = tally_flush(conn);
 	if (!r)
-		r = conn->op ? end_op(conn) : run_literal(conn, "COMMIT");
+		r = conn->op ? end_op(conn) : end_transaction(conn);
 	if (r) {
 		cache_rollback(conn);
 		return r;
@@ -686,7 +745,7 @@ int cache_commit(struct conn *conn)
 	notes = take_notes(conn);
 	/* One wakes the sealer for the whole group. */
 	journalled = conn->journalled && !(conn->op && c->group_journalled);
-	if (conn->op)
+	if (conn->op && atomic_load(&c->grouped))
 		c->group_journalled |= conn->journalled;
 	leave(conn);
 	if (notes) {

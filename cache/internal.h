@@ -55,6 +55,7 @@ struct conn {
 	bool in_transaction;
 	bool lazy; /* it is one of cache_begin_lazy */
 	bool op;   /* or of cache_begin_op */
+	bool uncertain; /* its commit failed, or did not */
 	struct conn *next; /* idle list, guarded by readers_lock */
 	struct {
 		const char *sql;

@@ -7,6 +7,10 @@
  * and values, not pages: the same statements on the same committed state give the same rows. That
  * asks of each that it depends on nothing but the database and what it binds: no time, no random.
  *
+ * Same state: every commit to the database, of operations or not, leaves a number of its own in meta's
+ * redo_number, and the records that follow it count on from there. A power cut may have taken the
+ * last commits from the database and left the records behind them; their numbers do not fit then.
+ *
  * File: a header of 64 bytes, then records from offset 64 on, without gaps.
  *
  *   header   "MERIREDO", version (4), zero (4), id (8): the database's meta row redo_id
@@ -211,6 +215,11 @@ bool redo_noted(const struct redo *r)
 	return r->noted > 0;
 }
 
+bool redo_too_large(const struct redo *r)
+{
+	return r->op.len > RECORD_MAX;
+}
+
 void redo_cancel(struct redo *r)
 {
 	r->noted = 0;
@@ -265,13 +274,14 @@ bool redo_full(const struct redo *r)
 	return r->at >= FULL_SIZE;
 }
 
-int redo_mark(struct redo *r, struct conn *writer)
+int redo_mark(struct redo *r, struct conn *writer, bool more)
 {
-	return meta_set_int(writer, "redo_number", (int64_t)r->number);
+	return meta_set_int(writer, "redo_number", (int64_t)(r->number + more));
 }
 
-void redo_reset(struct redo *r)
+void redo_reset(struct redo *r, bool more)
 {
+	r->number += more;
 	r->committed = r->number;
 	r->at = sizeof(struct header);
 }
@@ -406,8 +416,9 @@ int redo_replay(struct redo *r, struct conn *writer)
 	/* A commit that failed may have happened all the same. */
 	if (!e)
 		e = meta_get_int(writer, "redo_number", &committed);
-	if (!e && (uint64_t)committed == r->number && r->number != r->committed) {
-		redo_reset(r);
+	if (!e && (uint64_t)committed != r->committed) {
+		r->number = (uint64_t)committed;
+		redo_reset(r, false);
 		return 0;
 	}
 	number = r->committed;

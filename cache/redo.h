@@ -31,6 +31,7 @@ void redo_begin(struct redo *r);
 void redo_note(struct redo *r, sqlite3_stmt *s);
 bool redo_noted(const struct redo *r); /* it changed something */
 int redo_end(struct redo *r) MUST_CHECK;
+bool redo_too_large(const struct redo *r); /* it fits no record: to be committed instead */
 void redo_cancel(struct redo *r);
 
 /* Operations that stand here and are not committed. */
@@ -39,9 +40,11 @@ bool redo_pending(const struct redo *r);
 bool redo_full(const struct redo *r);
 /* Runs them again inside the writer's transaction. */
 int redo_replay(struct redo *r, struct conn *writer) MUST_CHECK;
-/* Inside the transaction that is about to commit them: says so. */
-int redo_mark(struct redo *r, struct conn *writer) MUST_CHECK;
+/* Inside the transaction that is about to commit them: says so. more: with changes that are not in the
+ * log, or with nothing else; it takes a number, so that what is put in the log after it is never run
+ * again without it. */
+int redo_mark(struct redo *r, struct conn *writer, bool more) MUST_CHECK;
 /* It is committed. */
-void redo_reset(struct redo *r);
+void redo_reset(struct redo *r, bool more);
 
 #endif

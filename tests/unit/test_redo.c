@@ -8,6 +8,7 @@
 
 #include "cache/internal.h"
 #include "cache/redo.h"
+#include "cache/vfs.h"
 
 static int make_name(struct cache *c, const char *name)
 {
@@ -220,6 +221,133 @@ static void a_failed_operation_changes_nothing(void **state)
 	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b"));
 }
 
+/* SQLite rolls back by itself when a statement fails for lack of memory, or for an error of the disk,
+ * a reader's, too. */
+static void a_rollback_by_itself_loses_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct conn *conn;
+
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	assert_int_equal(sqlite3_exec(f->cache->writer->db, "ROLLBACK", NULL, NULL, NULL), 0);
+	assert_true(is_there(f->cache, "a"));
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	assert_int_equal(sqlite3_exec(f->cache->writer->db, "ROLLBACK", NULL, NULL, NULL), 0);
+	assert_int_equal(make_name(f->cache, "c"), 0);
+	assert_int_equal(sqlite3_exec(f->cache->writer->db, "ROLLBACK", NULL, NULL, NULL), 0);
+	assert_int_equal(journal_rows(f->cache), 3);
+	/* Inside an operation that passes the failure over. */
+	assert_int_equal(cache_begin_op(f->cache, &conn), 0);
+	assert_int_equal(meta_set_int(conn, "half", 1), 0);
+	assert_int_equal(sqlite3_exec(f->cache->writer->db, "ROLLBACK", NULL, NULL, NULL), 0);
+	assert_int_equal(cache_commit(conn), -EIO);
+	reopen(f);
+	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b") && is_there(f->cache, "c"));
+	assert_int_equal(journal_rows(f->cache), 3);
+}
+
+static void copy_state(struct fixture *f, bool back)
+{
+	char line[600];
+
+	snprintf(line, sizeof(line),
+		back ? "cp %s.old/meridian.db* %s/" : "mkdir -p %s.old; cp %s/meridian.db* %s.old/",
+		f->dir, f->dir, f->dir);
+	assert_int_equal(system(line), 0);
+}
+
+/* A power cut may keep the log and take the database's last transactions: what was put in the log
+ * after them is nothing without them. */
+static void the_log_does_not_outlive_what_it_builds_on(void **state)
+{
+	struct fixture *f = *state;
+	struct inode inode;
+	struct conn *conn;
+	char line[1100];
+	int64_t v;
+
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	assert_int_equal(tree_lookup(f->cache, ROOT_INO, slice_of("a"), &inode), 0);
+	assert_int_equal(cache_settle(f->cache), 0);
+	copy_state(f, false);
+	conn = fixture_begin(f);
+	assert_int_equal(inode_detach(conn, ROOT_INO, slice_of("a"), inode.ino, false, NULL), 0);
+	fixture_commit(conn);
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	cache_abandon(f->cache);
+	copy_state(f, true);
+	fixture_open(f);
+	assert_true(is_there(f->cache, "a"));
+	/* The same with an operation that is too large for the log. */
+	assert_int_equal(cache_settle(f->cache), 0);
+	copy_state(f, false);
+	assert_int_equal(cache_begin_op(f->cache, &conn), 0);
+	for (unsigned i = 0; i < 1500; i++) {
+		char name[1001];
+
+		snprintf(name, sizeof(name), "%01000u", i);
+		assert_int_equal(meta_set_int(conn, name, 1), 0);
+	}
+	assert_int_equal(cache_commit(conn), 0);
+	assert_false(atomic_load(&f->cache->grouped));
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	reopen(f);
+	assert_true(is_there(f->cache, "b"));
+	snprintf(line, sizeof(line), "%01000u", 1499);
+	cache_abandon(f->cache);
+	copy_state(f, true);
+	fixture_open(f);
+	assert_false(is_there(f->cache, "b"));
+	conn = fixture_begin(f);
+	assert_int_equal(meta_get_int(conn, line, &v), -ENOENT);
+	cache_rollback(conn);
+	snprintf(line, sizeof(line), "rm -r %s.old", f->dir);
+	assert_int_equal(system(line), 0);
+}
+
+static bool full;
+
+static int fail_when_full(int fd, const void *p, size_t n, int64_t offset)
+{
+	return full ? -ENOSPC : 0;
+}
+
+/* With the disk full, what is acknowledged stays; and no call after it is the worse for it. */
+static void a_full_disk_is_no_end(void **state)
+{
+	struct fixture *f = *state;
+	const struct cache_options options = {.state_dir = f->dir};
+	struct err err = {0};
+	struct conn *conn;
+
+	cache_close(f->cache);
+	vfs_set_write_hook(fail_when_full);
+	assert_int_equal(cache_open(&options, &f->cache, &err), 0);
+	assert_int_equal(make_name(f->cache, "a"), 0);
+	full = true;
+	assert_int_equal(cache_sync(f->cache), -ENOSPC);
+	assert_int_equal(cache_begin(f->cache, &conn), -ENOSPC);
+	assert_true(is_there(f->cache, "a"));
+	full = false;
+	assert_int_equal(cache_sync(f->cache), 0);
+	conn = fixture_begin(f);
+	assert_int_equal(meta_set_int(conn, "x", 1), 0);
+	full = true;
+	assert_int_equal(cache_commit(conn), -ENOSPC);
+	full = false;
+	assert_int_equal(make_name(f->cache, "b"), 0);
+	assert_int_equal(make_name(f->cache, "c"), 0);
+	reopen(f);
+	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b") && is_there(f->cache, "c"));
+	full = true;
+	cache_close(f->cache); /* nothing can be put in order */
+	full = false;
+	fixture_open(f);
+	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b") && is_there(f->cache, "c"));
+	assert_int_equal(journal_rows(f->cache), 3);
+	vfs_set_write_hook(NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -230,6 +358,9 @@ int main(void)
 		TEST(old_records_are_left_alone),
 		TEST(a_foreign_log_is_left_alone),
 		TEST(a_failed_operation_changes_nothing),
+		TEST(a_rollback_by_itself_loses_nothing),
+		TEST(the_log_does_not_outlive_what_it_builds_on),
+		TEST(a_full_disk_is_no_end),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
