@@ -1,8 +1,8 @@
 /*
- * The entry table. A row is the key, its kind, and the rest as one encoded record (version 1):
+ * The entry table. A row is the key, its kind, and the rest as one encoded record (version 2):
  *
  *   u8 version, u8 kind, varint size, hash (32 bytes, files), bytes target (symlinks),
- *   svarint mtime, stamp of content, varint mode, uid, gid, bytes xattrs, stamp of attributes,
+ *   u8 1 and be64 origin, be64 number of the link id, or u8 0, svarint mtime, stamp of content, varint mode, uid, gid, bytes xattrs, stamp of attributes,
  *   svarint mtime, its stamp, vector
  *
  * with a stamp as varint time and eight bytes of node. One encoding serves the conflict list as
@@ -19,7 +19,7 @@
 #include "cache/internal.h"
 #include "cache/replication.h"
 
-#define RECORD_VERSION 1
+#define RECORD_VERSION 2
 #define TARGET_MAX 4096
 
 void entry_done(struct entry *e)
@@ -96,6 +96,28 @@ bool entry_attr_equal(const struct entry *a, const struct entry *b)
 	       slice_equal(xattrs_of(a), xattrs_of(b));
 }
 
+static int cmp_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? -1 : a > b;
+}
+
+int entry_attr_cmp(const struct entry *a, const struct entry *b)
+{
+	int r = stamp_cmp(a->attr_stamp, b->attr_stamp);
+
+	if (!r)
+		r = cmp_u64(a->mode, b->mode);
+	if (!r)
+		r = cmp_u64(a->uid, b->uid);
+	if (!r)
+		r = cmp_u64(a->gid, b->gid);
+	if (!r)
+		r = cmp_u64(a->xattrs.len, b->xattrs.len);
+	if (!r && a->xattrs.len)
+		r = memcmp(a->xattrs.data, b->xattrs.data, a->xattrs.len);
+	return r;
+}
+
 static void put_stamp(struct buf *b, struct stamp s)
 {
 	buf_put_varint(b, s.time);
@@ -120,6 +142,11 @@ void entry_encode(const struct entry *e, struct buf *b)
 		buf_put(b, e->hash, SHA256_SIZE);
 	if (e->kind == KIND_SYMLINK)
 		buf_put_bytes(b, e->target, e->target ? strlen(e->target) : 0);
+	buf_put_u8(b, e->link.origin != 0);
+	if (e->link.origin) {
+		buf_put_be64(b, e->link.origin);
+		buf_put_be64(b, e->link.number);
+	}
 	buf_put_svarint(b, e->content_mtime_ns);
 	put_stamp(b, e->content_stamp);
 	buf_put_varint(b, e->mode);
@@ -155,6 +182,20 @@ static void get_target(struct reader *r, struct entry *e)
 	e->target = strndup(n ? (const char *)p : "", n);
 }
 
+static void get_link(struct reader *r, struct entry *e)
+{
+	uint8_t has = reader_u8(r);
+
+	if (has > 1)
+		r->failed = true;
+	if (r->failed || !has)
+		return;
+	e->link.origin = reader_be64(r);
+	e->link.number = reader_be64(r);
+	if (!e->link.origin)
+		r->failed = true;
+}
+
 static void get_content(struct reader *r, struct entry *e)
 {
 	uint8_t version = reader_u8(r), kind = reader_u8(r);
@@ -173,6 +214,7 @@ static void get_content(struct reader *r, struct entry *e)
 	}
 	if (kind == KIND_SYMLINK)
 		get_target(r, e);
+	get_link(r, e);
 	e->content_mtime_ns = reader_svarint(r);
 	e->content_stamp = get_stamp(r);
 }

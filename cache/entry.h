@@ -1,8 +1,8 @@
 /*
  * The replicated map: for each path three last-writer-wins registers that merge independently.
  *
- *   content     kind, size, hash, symlink target, and the mtime that the write left; a tombstone is
- *               a content too
+ *   content     kind, size, hash, symlink target, link id, and the mtime that the write left; a
+ *               tombstone is a content too
  *   attributes  permission bits, owner, extended attributes
  *   mtime       a modification time set on its own (utimensat; a directory's)
  *
@@ -16,11 +16,25 @@
 #include "src/base/buf.h"
 #include "src/base/hash.h"
 
+/* Which file it is, for one that has or had several names: names with one id and one content are
+ * one inode. Made once, with the second name, by the server origin; no number of its is used twice.
+ */
+struct link_id {
+	uint64_t origin; /* 0: none */
+	uint64_t number;
+};
+
+static inline bool link_id_equal(struct link_id a, struct link_id b)
+{
+	return a.origin == b.origin && a.number == b.number;
+}
+
 struct entry {
 	enum kind kind;
 	uint64_t size;		   /* KIND_FILE */
 	uint8_t hash[SHA256_SIZE]; /* KIND_FILE */
 	char *target;		   /* KIND_SYMLINK; heap, owned */
+	struct link_id link;	   /* KIND_FILE, KIND_SYMLINK */
 	int64_t content_mtime_ns;
 	struct stamp content_stamp;
 
@@ -50,6 +64,8 @@ bool entry_live(const struct entry *e);
 /* Of kind, size, hash and target; of mode, owner and xattrs. */
 bool entry_content_equal(const struct entry *a, const struct entry *b);
 bool entry_attr_equal(const struct entry *a, const struct entry *b);
+/* The order of two attribute registers: by stamp, then by value. < 0, 0, > 0. */
+int entry_attr_cmp(const struct entry *a, const struct entry *b);
 
 /* -ENOENT when the path was never seen. ret is overwritten on success only. */
 int entry_get(struct conn *conn, struct slice key, struct entry *ret) MUST_CHECK;

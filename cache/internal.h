@@ -137,7 +137,7 @@ struct cache {
 	_Atomic uint64_t snapshots;	  /* snapshot files that exist; 0 saves looking for them */
 
 	_Atomic uint64_t longest_key; /* no key is longer; persisted */
-	_Atomic bool linked;	      /* table link has, or had, rows */
+	_Atomic bool linked;	      /* tables link or link_id have, or had, rows */
 
 	struct sweep *sweep;
 	struct removals *removals;
@@ -281,8 +281,24 @@ int link_remove(struct conn *conn, uint64_t ino, uint64_t parent, struct slice n
 /* -ENOENT when it is no additional name of ino. */
 int link_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
 	uint64_t new_parent, struct slice new_name) MUST_CHECK;
-/* A JOURNAL_PUT row for each additional name but the key except. */
-int link_journal(struct conn *conn, uint64_t ino, struct slice except) MUST_CHECK;
+/* Calls fn for the key of each name, the first one first. */
+typedef int (*link_name_fn)(void *ctx, struct slice key);
+int link_each(struct conn *conn, uint64_t ino, link_name_fn fn, void *ctx) MUST_CHECK;
+/* A JOURNAL_PUT row for each name but the key except (p NULL: none), all of one time. */
+int link_journal(struct conn *conn, uint64_t ino, struct slice except, uint64_t time) MUST_CHECK;
+/* One more name for an inode that has one. -EEXIST when the name is taken. */
+int inode_link(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
+
+/* link_id.c: which file an inode is, origin 0: it never had a second name. */
+int link_id_get(struct conn *conn, uint64_t ino, struct link_id *ret) MUST_CHECK;
+int link_id_set(struct conn *conn, uint64_t ino, struct link_id id) MUST_CHECK;
+/* Makes one unless ino has one. */
+int link_id_make(struct conn *conn, uint64_t ino, bool *made) MUST_CHECK;
+/* An inode with a name, other than except, that has e's link id and content. -ENOENT. */
+int link_id_find(
+	struct conn *conn, const struct entry *e, uint64_t except, uint64_t *ret) MUST_CHECK;
+/* Moves all names of one inode to another; what is open of from lives on without a name. */
+int link_absorb(struct conn *conn, uint64_t into, uint64_t from) MUST_CHECK;
 
 /* Gives a detached inode (nlink 0; it may be open) a name again, as inode_detach took it. For
  * project.c: a hidden file that comes back. -EEXIST when the name is taken. */

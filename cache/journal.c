@@ -231,6 +231,7 @@ static int read_state(
 	inode_present(conn->cache, row, &shown);
 	state.kind = mode_kind(row->mode);
 	state.ino = row->ino;
+	state.nlink = row->nlink;
 	state.size = shown.size;
 	state.dirty = row->dirty;
 	state.has_hash = row->has_hash;
@@ -259,6 +260,8 @@ int journal_local_state(struct conn *conn, struct slice key, struct local_state 
 
 	if (!r && state.kind == KIND_SYMLINK)
 		r = inode_target(conn, row.ino, &state.target);
+	if (!r && (state.kind == KIND_FILE || state.kind == KIND_SYMLINK))
+		r = link_id_get(conn, row.ino, &state.link);
 	if (!r && row.xattrs)
 		r = inode_get_xattrs(conn, row.ino, &state.xattrs);
 	if (r && r != -ENOENT)

@@ -42,8 +42,10 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 typedef int (*journal_key_fn)(void *ctx, struct slice key);
 int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void *ctx) MUST_CHECK;
 
-/* Puts a JOURNAL_PUT row for each name of ino but key: they show the content that was sealed. */
-int journal_other_names(struct conn *conn, uint64_t ino, struct slice key) MUST_CHECK;
+/* Puts a JOURNAL_PUT row for each name of ino but key: they show the content that was sealed under
+ * time. */
+int journal_other_names(
+	struct conn *conn, uint64_t ino, struct slice key, uint64_t time) MUST_CHECK;
 
 struct journal_stats {
 	uint64_t rows;
@@ -60,6 +62,8 @@ void journal_kick(struct cache *c);
 struct local_state {
 	enum kind kind; /* KIND_ABSENT: no such path */
 	uint64_t ino;
+	uint32_t nlink;
+	struct link_id link;
 	uint64_t size; /* of a clean file; a dirty one's comes from content_seal */
 	bool dirty;    /* content may differ from hash: content_seal tells */
 	bool has_hash;

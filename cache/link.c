@@ -20,7 +20,8 @@ int link_init(struct cache *c)
 
 	if (r)
 		return r;
-	s = conn_statement(conn, "SELECT EXISTS(SELECT 1 FROM link)");
+	s = conn_statement(
+		conn, "SELECT EXISTS(SELECT 1 FROM link) OR EXISTS(SELECT 1 FROM link_id)");
 	if (!s)
 		return conn_error(conn);
 	r = conn_row(conn, s);
@@ -152,46 +153,52 @@ int link_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice nam
 	return r ? r : change_nlink(conn, ino, 0);
 }
 
-/* Puts a row for the key of (parent, name) unless it is except. */
-static int journal_name(struct conn *conn, uint64_t parent, struct slice name, struct slice except)
+int link_each(struct conn *conn, uint64_t ino, link_name_fn fn, void *ctx)
 {
 	struct inode_row dir;
-	struct key key;
-	uint64_t time;
-	int r = name_key(conn, parent, name, &key, &dir);
-
-	if (r || slice_equal(key_slice(&key), except))
-		return r == -ENOENT ? 0 : r;
-	r = conn_stamp_time(conn, &time);
-	return r ? r : journal_append(conn, JOURNAL_PUT, key_slice(&key), slice_of(""), time);
-}
-
-int link_journal(struct conn *conn, uint64_t ino, struct slice except)
-{
 	uint64_t parent = 0;
-	struct key name = {0};
-	int r = 0;
+	struct key name = {0}, key;
+	int r = inode_key(conn, ino, &key);
 
+	if (!r)
+		r = fn(ctx, key_slice(&key));
+	if (r == -ENOENT)
+		r = 0;
 	if (!atomic_load(&conn->cache->linked))
-		return 0;
-	while (!r && (r = next_row(conn, ino, parent, key_slice(&name), &parent, &name)) == 1)
-		r = journal_name(conn, parent, key_slice(&name), except);
+		return r;
+	while (!r && (r = next_row(conn, ino, parent, key_slice(&name), &parent, &name)) == 1) {
+		r = name_key(conn, parent, key_slice(&name), &key, &dir);
+		if (!r)
+			r = fn(ctx, key_slice(&key));
+		else if (r == -ENOENT)
+			r = 0;
+	}
 	return r;
 }
 
-int journal_other_names(struct conn *conn, uint64_t ino, struct slice key)
-{
-	struct key first;
+struct journalling {
+	struct conn *conn;
+	struct slice except;
 	uint64_t time;
-	int r;
+};
 
-	if (!atomic_load(&conn->cache->linked))
+static int journal_name(void *ctx, struct slice key)
+{
+	struct journalling *j = ctx;
+
+	if (j->except.p && slice_equal(key, j->except))
 		return 0;
-	r = link_journal(conn, ino, key);
-	if (!r)
-		r = inode_key(conn, ino, &first);
-	if (r || slice_equal(key_slice(&first), key))
-		return r == -ENOENT ? 0 : r;
-	r = conn_stamp_time(conn, &time);
-	return r ? r : journal_append(conn, JOURNAL_PUT, key_slice(&first), slice_of(""), time);
+	return journal_append(j->conn, JOURNAL_PUT, key, slice_of(""), j->time);
+}
+
+int link_journal(struct conn *conn, uint64_t ino, struct slice except, uint64_t time)
+{
+	struct journalling j = {conn, except, time};
+
+	return link_each(conn, ino, journal_name, &j);
+}
+
+int journal_other_names(struct conn *conn, uint64_t ino, struct slice key, uint64_t time)
+{
+	return atomic_load(&conn->cache->linked) ? link_journal(conn, ino, key, time) : 0;
 }

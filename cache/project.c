@@ -242,6 +242,32 @@ static int apply_look(struct conn *conn, const struct inode_row *row, const stru
 	return r;
 }
 
+/* What is left of an inode of several names shows what their entries say, unless they are behind. */
+static int relook(struct conn *conn, uint64_t ino)
+{
+	CLEANUP(entry_done) struct entry shown = {0};
+	struct inode_row row;
+	struct look look;
+	bool pending;
+	int r = inode_get(conn, ino, &row);
+
+	if (r || row.nlink == 0)
+		return r == -ENOENT ? 0 : r;
+	r = project_shown(conn, ino, (struct slice){NULL, 0}, NULL, &pending, &shown);
+	if (r || pending || shown.attr_stamp.time == 0)
+		return r;
+	look = look_of(&shown, mode_kind(row.mode), &row);
+	return apply_look(conn, &row, &look);
+}
+
+int project_left(struct conn *conn, const struct entry *old, uint64_t ino)
+{
+	uint64_t was;
+	int r = link_id_find(conn, old, ino, &was);
+
+	return r ? (r == -ENOENT ? 0 : r) : relook(conn, was);
+}
+
 /* ---- names ---- */
 
 static void invalidate_name(struct place *p)
@@ -271,6 +297,7 @@ static int find_place(
 /* Takes what is there off its name. */
 static int detach(struct place *p, bool keep)
 {
+	struct inode_row was = p->now;
 	int r;
 
 	if (mode_kind(p->now.mode) == KIND_ABSENT)
@@ -283,10 +310,11 @@ static int detach(struct place *p, bool keep)
 	if (r)
 		return r;
 	invalidate_name(p);
-	if (p->now.nlink > 1)
-		invalidate_attr(p->conn, p->now.ino);
 	p->now = (struct inode_row){0};
-	return 0;
+	if (was.nlink <= 1)
+		return 0;
+	invalidate_attr(p->conn, was.ino);
+	return relook(p->conn, was.ino);
 }
 
 /* Takes off what another content replaces; its inode goes to the caller when it wants one. */
@@ -477,6 +505,38 @@ int project_hidden_ino(
 	return r < 0 ? r : find_linked(conn, hash, ino);
 }
 
+/* The same under another name of that file. */
+static int find_hidden_linked(struct conn *conn, const struct entry *e, struct hidden *ret)
+{
+	sqlite3_stmt *s;
+	int64_t after = 0;
+	int r;
+
+	if (!e->link.origin || !atomic_load(&conn_cache(conn)->linked))
+		return 0;
+	do {
+		s = conn_statement(conn,
+			"SELECT c.id, c.ino FROM link_id l CROSS JOIN conflict c INDEXED BY"
+			" conflict_ino ON c.ino = l.ino AND c.ino <> 0 AND c.reason = 'hidden'"
+			" WHERE l.origin = ?1 AND l.number = ?2 AND c.id > ?3"
+			" ORDER BY c.id LIMIT 1");
+		if (!s)
+			return conn_error(conn);
+		bind_int(s, 1, (int64_t)e->link.origin);
+		bind_int(s, 2, (int64_t)e->link.number);
+		bind_int(s, 3, after);
+		r = conn_row(conn, s);
+		if (r <= 0)
+			return r;
+		*ret = (struct hidden){
+			sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1), false};
+		sqlite3_reset(s);
+		after = ret->id;
+		r = look_into_hidden(conn, e->hash, ret);
+	} while (!r && !ret->same);
+	return r ? r : 1;
+}
+
 /* Deletes the inode of a hidden file unless a conflict refers to it as well. */
 static int drop_hidden(struct conn *conn, uint64_t ino)
 {
@@ -608,6 +668,8 @@ static int unhide(struct place *p, const struct entry *e)
 	struct hidden hidden;
 	int r = find_hidden(p->conn, p->key, e->hash, &hidden);
 
+	if (r == 0)
+		r = find_hidden_linked(p->conn, e, &hidden);
 	if (r <= 0)
 		return r;
 	r = forget_hidden(p->conn, hidden.id);
@@ -623,17 +685,103 @@ static int unhide(struct place *p, const struct entry *e)
 	return r ? r : 1;
 }
 
+/* Of an inode of several names, what all their entries say. */
+static int show_look(struct place *p, const struct entry *e)
+{
+	CLEANUP(entry_done) struct entry shown = {0};
+	struct look look;
+	int r = 0;
+
+	if (p->now.nlink > 1)
+		r = project_shown(p->conn, p->now.ino, p->key, e, NULL, &shown);
+	if (r)
+		return r;
+	look = look_of(p->now.nlink > 1 ? &shown : e, e->kind, &p->parent);
+	return apply_look(p->conn, &p->now, &look);
+}
+
+/* The free name becomes one more of ino. */
+static int attach(struct place *p, uint64_t ino)
+{
+	int r = inode_link(p->conn, ino, p->parent.ino, p->name);
+
+	if (!r)
+		r = inode_get(p->conn, ino, &p->now);
+	if (r)
+		return r;
+	invalidate_name(p);
+	invalidate_attr(p->conn, ino);
+	return 0;
+}
+
 /* Puts the live file or symlink of e on a free name. */
 static int make_leaf(struct place *p, const struct entry *e, struct incoming *incoming)
 {
-	int r;
+	uint64_t ino;
+	int r = link_id_find(p->conn, e, 0, &ino);
 
-	if (e->kind == KIND_SYMLINK)
-		return make_symlink(p, e);
-	r = unhide(p, e);
+	if (r != -ENOENT) {
+		if (!r)
+			r = attach(p, ino);
+		return r ? r : show_look(p, e);
+	}
+	if (e->kind == KIND_SYMLINK) {
+		r = make_symlink(p, e);
+	} else {
+		r = unhide(p, e);
+		r = r == 0 ? make_file(p, e, incoming) : r < 0 ? r : 0;
+	}
+	return r ? r : link_id_set(p->conn, p->now.ino, e->link);
+}
+
+/* ---- one inode for the names of a file ---- */
+
+/* Which of two with the same content stays: the one whose content is here, then the one that is
+ * open, then the older one. */
+static uint64_t better(struct conn *conn, const struct inode_row *a, const struct inode_row *b)
+{
+	struct cache *c = conn_cache(conn);
+	struct stat st;
+	bool open;
+
+	if (S_ISREG(a->mode) && a->state != b->state)
+		return a->state == STATE_LOCAL ? a->ino : b->ino;
+	open = file_stat_open(c, a->ino, &st);
+	if (open != file_stat_open(c, b->ino, &st))
+		return open ? a->ino : b->ino;
+	return a->ino < b->ino ? a->ino : b->ino;
+}
+
+static int join(struct place *p, uint64_t other)
+{
+	struct inode_row row;
+	uint64_t stays;
+	int r = inode_get(p->conn, other, &row);
+
 	if (r)
-		return r < 0 ? r : 0;
-	return make_file(p, e, incoming);
+		return r;
+	stays = better(p->conn, &p->now, &row);
+	r = link_absorb(p->conn, stays, stays == other ? p->now.ino : other);
+	return r ? r : inode_get(p->conn, stays, &p->now);
+}
+
+/* What p shows has e's content: sees to it that it is e's file, too, and no other inode is. */
+static int settle_file(struct place *p, const struct entry *e)
+{
+	struct link_id now;
+	uint64_t other = 0;
+	int r = link_id_get(p->conn, p->now.ino, &now);
+
+	if (!r && e->link.origin)
+		r = link_id_find(p->conn, e, p->now.ino, &other);
+	if (r && r != -ENOENT)
+		return r;
+	if (!link_id_equal(now, e->link) && p->now.nlink > 1) {
+		r = detach(p, false);
+		return r ? r : make_leaf(p, e, NULL);
+	}
+	r = link_id_equal(now, e->link) ? 0 : link_id_set(p->conn, p->now.ino, e->link);
+	return r || !other ? r : join(p, other);
 }
 
 /* ---- the steps ---- */
@@ -675,7 +823,6 @@ static int show_leaf(struct place *p, const struct entry *e, bool content_change
 	struct incoming *incoming, uint64_t *keep_ino)
 {
 	bool same = false, free_name = true;
-	struct look look;
 	int r = 0;
 
 	if (!p->now.ino)
@@ -684,10 +831,13 @@ static int show_leaf(struct place *p, const struct entry *e, bool content_change
 		r = same_target(p->conn, &p->now, e, &same);
 		if (r)
 			return r;
-		if (!content_changed || same || shows_content(&p->now, e)) {
-			look = look_of(e, e->kind, &p->parent);
-			return apply_look(p->conn, &p->now, &look);
-		}
+		same = same || shows_content(&p->now, e);
+		if (same)
+			r = settle_file(p, e);
+		if (r)
+			return r;
+		if (!content_changed || same)
+			return show_look(p, e);
 	}
 	if (S_ISDIR(p->now.mode))
 		r = removable(p->conn, p->key, p->now.ino, &free_name);
@@ -801,6 +951,24 @@ int project_ancestors(struct conn *conn, struct slice key)
 			return r;
 	}
 	return 0;
+}
+
+int project_sealed(struct conn *conn, struct slice key, const struct entry *e)
+{
+	struct inode_row parent;
+	struct place p;
+	bool same = false;
+	int r = inode_resolve(conn, key_parent(key), &parent);
+
+	if (!r)
+		r = find_place(conn, key, &parent, &p);
+	if (r || !p.now.ino || mode_kind(p.now.mode) != e->kind)
+		return r == -ENOENT ? 0 : r;
+	r = same_target(conn, &p.now, e, &same);
+	if (r || !(same || shows_content(&p.now, e)))
+		return r;
+	r = settle_file(&p, e);
+	return r ? r : show_look(&p, e);
 }
 
 int project_owner(struct conn *conn, struct slice key)

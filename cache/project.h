@@ -38,6 +38,21 @@ int project_ancestors(struct conn *conn, struct slice key) MUST_CHECK;
  * something further below implies it follows, as it does on the other servers. */
 int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
 
+/* What an inode of several names shows: ret, which is {0}, gets the attributes and the time of those of
+ * its names' entries that carry its link id, each by the greatest stamp; entry_mtime(ret) is the
+ * time. e (may be NULL) counts as the entry at key. pending (may be NULL): something of one of its
+ * names waits to be sealed. */
+int project_shown(struct conn *conn, uint64_t ino, struct slice key, const struct entry *e,
+	bool *pending, struct entry *ret) MUST_CHECK;
+
+/* After e, with a link id, was sealed at key from what the tree has there: the other names with that id
+ * and content become the same inode. Nothing is hidden or replaced. */
+int project_sealed(struct conn *conn, struct slice key, const struct entry *e) MUST_CHECK;
+
+/* After the entry at key, which was old, was sealed as another file: ino is not old's inode any
+ * more, and what that shows is decided without this name. */
+int project_left(struct conn *conn, const struct entry *old, uint64_t ino) MUST_CHECK;
+
 /* Whether the directory ino, of that key, is there only because of what lies below it, over a live
  * file or symlink: nobody made it. */
 int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *ret) MUST_CHECK;

@@ -52,6 +52,13 @@ const char *const schema_tree[] = {
 	" parent INTEGER NOT NULL,"
 	" name BLOB NOT NULL,"
 	" PRIMARY KEY(ino, parent, name)) STRICT, WITHOUT ROWID",
+	/* Which file it is (entry.h), of inodes that have or had several names. Several may have one
+	   id, for as long as their names have different contents. */
+	"CREATE TABLE link_id("
+	" ino INTEGER PRIMARY KEY,"
+	" origin INTEGER NOT NULL,"
+	" number INTEGER NOT NULL) STRICT",
+	"CREATE INDEX link_id_file ON link_id(origin, number)",
 	"CREATE TABLE xattr("
 	" ino INTEGER NOT NULL,"
 	" name TEXT NOT NULL,"

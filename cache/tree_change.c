@@ -164,6 +164,8 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 		bind_int(s, 1, (int64_t)ino);
 		r = conn_run(conn, s);
 	}
+	if (!r && atomic_load(&conn->cache->linked))
+		r = link_id_set(conn, ino, (struct link_id){0});
 	if (!r && local)
 		conn_remove_content(conn, ino);
 	return r;
@@ -273,6 +275,19 @@ int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice 
 	return r;
 }
 
+int inode_link(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name)
+{
+	struct inode_row dir;
+	struct key key;
+	int r = name_key(conn, parent, name, &key, &dir);
+
+	if (!r)
+		r = note_length(conn, key.len);
+	if (!r)
+		r = insert_dentry(conn, parent, name, ino);
+	return r ? r : link_add(conn, ino, parent, name);
+}
+
 static int write_attr(struct conn *conn, const struct inode_row *row)
 {
 	sqlite3_stmt *s =
@@ -332,14 +347,10 @@ static int journal_key(
 
 int journal_inode(struct conn *conn, uint64_t ino)
 {
-	struct key key;
-	int r = inode_key(conn, ino, &key);
+	uint64_t time;
+	int r = conn_stamp_time(conn, &time);
 
-	if (r == -ENOENT)
-		return 0;
-	if (!r)
-		r = journal_key(conn, JOURNAL_PUT, &key, NULL);
-	return r ? r : link_journal(conn, ino, key_slice(&key));
+	return r ? r : link_journal(conn, ino, (struct slice){NULL, 0}, time);
 }
 
 static int commit(struct conn **conn)
@@ -609,16 +620,27 @@ int tree_setattr(
 
 /* ---- linking ---- */
 
-/* Journalled like a rename whose old name stays: content that is not here yet is looked for there. */
+/* Journalled like a rename whose old name stays: content that is not here yet is looked for there.
+ * With the second name the first gets the link id, too. */
 static int journal_link(struct conn *conn, const struct inode_row *row, const struct key *to)
 {
 	struct key from;
+	bool made = false;
+	uint64_t time;
 	int r;
 
 	if (mode_kind(row->mode) == KIND_ABSENT)
 		return 0;
-	r = inode_key(conn, row->ino, &from);
-	return r ? r : journal_key(conn, JOURNAL_RENAME, to, &from);
+	r = link_id_make(conn, row->ino, &made);
+	if (!r)
+		r = inode_key(conn, row->ino, &from);
+	if (!r)
+		r = conn_stamp_time(conn, &time);
+	if (!r && made)
+		r = link_journal(conn, row->ino, key_slice(to), time);
+	if (r)
+		return r;
+	return journal_append(conn, JOURNAL_RENAME, key_slice(to), key_slice(&from), time);
 }
 
 int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name, struct inode *ret)
@@ -648,11 +670,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	r = inode_child(conn, parent, name, &taken);
 	if (r != -ENOENT)
 		return r ? r : -EEXIST;
-	r = note_length(conn, key.len);
-	if (!r)
-		r = insert_dentry(conn, parent, name, ino);
-	if (!r)
-		r = link_add(conn, ino, parent, name);
+	r = inode_link(conn, ino, parent, name);
 	if (!r)
 		r = journal_link(conn, &row, &key);
 	if (!r)

@@ -43,24 +43,11 @@ static int content_cmp(const struct entry *a, const struct entry *b)
 	if (!r && a->kind == KIND_SYMLINK)
 		r = strcmp(a->target ? a->target : "", b->target ? b->target : "");
 	if (!r)
+		r = cmp_u64(a->link.origin, b->link.origin);
+	if (!r)
+		r = cmp_u64(a->link.number, b->link.number);
+	if (!r)
 		r = cmp_i64(a->content_mtime_ns, b->content_mtime_ns);
-	return r;
-}
-
-static int attr_cmp(const struct entry *a, const struct entry *b)
-{
-	int r = stamp_cmp(a->attr_stamp, b->attr_stamp);
-
-	if (!r)
-		r = cmp_u64(a->mode, b->mode);
-	if (!r)
-		r = cmp_u64(a->uid, b->uid);
-	if (!r)
-		r = cmp_u64(a->gid, b->gid);
-	if (!r)
-		r = cmp_u64(a->xattrs.len, b->xattrs.len);
-	if (!r && a->xattrs.len)
-		r = memcmp(a->xattrs.data, b->xattrs.data, a->xattrs.len);
 	return r;
 }
 
@@ -102,7 +89,7 @@ int entry_merge(const struct entry *local, const struct entry *remote, struct en
 {
 	int content_order = content_cmp(remote, local);
 	bool content = content_order > 0;
-	bool attr = attr_cmp(remote, local) > 0;
+	bool attr = entry_attr_cmp(remote, local) > 0;
 	bool mtime = mtime_cmp(remote, local) > 0;
 	const struct entry *c = content ? remote : local;
 	const struct entry *a = attr ? remote : local;
@@ -110,6 +97,7 @@ int entry_merge(const struct entry *local, const struct entry *remote, struct en
 	struct entry e = {
 		.kind = c->kind,
 		.size = c->size,
+		.link = c->link,
 		.content_mtime_ns = c->content_mtime_ns,
 		.content_stamp = c->content_stamp,
 		.mode = a->mode,

@@ -8,6 +8,7 @@
  *   meridian-attr-stamp      meridian-mtime-stamp (only when that register was ever set)
  *   meridian-content-mtime   nanoseconds, decimal; meridian-mtime likewise for the mtime register
  *   meridian-sha256          of the body (files and symlinks)
+ *   meridian-link            link id, as a stamp is written; only where there is one
  *   meridian-vector          base64 of the encoding of base/hlc.h
  *   meridian-xattrs          base64 of the encoding of cache/entry.h, or "omitted" when it did not
  *                            fit
@@ -124,6 +125,10 @@ static int from_entry(const struct entry *e, bool xattrs_omitted, struct store_m
 	if (e->mtime_stamp.time &&
 		((r = set_stamp(m, "meridian-mtime-stamp", e->mtime_stamp)) < 0 ||
 			(r = set_number(m, "meridian-mtime", e->mtime_ns)) < 0))
+		return r;
+	if (e->link.origin &&
+		(r = set_stamp(m, "meridian-link",
+			 (struct stamp){.time = e->link.origin, .node = e->link.number})) < 0)
 		return r;
 	vector_encode(&e->vector, &vector);
 	if ((r = set_base64(m, "meridian-vector", &vector)) < 0)
@@ -266,6 +271,13 @@ static bool to_entry(const struct store_meta *m, bool directory, struct object_e
 		(!get_stamp(m, "meridian-mtime-stamp", &e->mtime_stamp) ||
 			!get_number(m, "meridian-mtime", INT64_MIN, INT64_MAX, &e->mtime_ns)))
 		return false;
+	if (store_meta_get(m, "meridian-link")) {
+		struct stamp link;
+
+		if (e->kind == KIND_DIR || !get_stamp(m, "meridian-link", &link))
+			return false;
+		e->link = (struct link_id){.origin = link.time, .number = link.node};
+	}
 	if (e->kind != KIND_DIR) {
 		const char *hash = store_meta_get(m, "meridian-sha256");
 		if (!hash || !hex_decode(hash, e->hash, SHA256_SIZE))

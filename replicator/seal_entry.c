@@ -9,6 +9,8 @@
  * - The vector is what the content's writer had seen (merge.c): new content was written over the
  * old one. The new stamp of another register is noted there, too: it claims no more than what this
  * server wrote, and what it wrote and lost it knows already.
+ * - The attributes and the time of an inode of several names were changed here when they are not what
+ * the entries of all its names say; so what came for one name is not published again for another.
  * - A tombstone touches content only: attributes stay for whoever revives the path by a concurrent
  * write.
  */
@@ -41,6 +43,7 @@ unsigned seal_changes(const struct entry *old, const struct seal_state *state)
 	struct entry now = content_of(state);
 	struct entry attr = {
 		.mode = local->mode, .uid = local->uid, .gid = local->gid, .xattrs = local->xattrs};
+	const struct entry *shown = state->shown ? state->shown : old;
 	bool was = known(old) && entry_live(old);
 	unsigned changes = 0;
 
@@ -48,11 +51,11 @@ unsigned seal_changes(const struct entry *old, const struct seal_state *state)
 		return was ? SEAL_CONTENT : 0;
 	if (!was)
 		return SEAL_CONTENT | SEAL_ATTR;
-	if (!entry_content_equal(old, &now))
+	if (!entry_content_equal(old, &now) || !link_id_equal(old->link, local->link))
 		changes |= SEAL_CONTENT;
-	if (!entry_attr_equal(old, &attr))
+	if (!entry_attr_equal(shown, &attr))
 		changes |= SEAL_ATTR;
-	if (!(changes & SEAL_CONTENT) && entry_mtime(old) != state->mtime_ns)
+	if (!(changes & SEAL_CONTENT) && entry_mtime(shown) != state->mtime_ns)
 		changes |= SEAL_MTIME;
 	return changes;
 }
@@ -82,6 +85,7 @@ static int apply_content(struct entry *e, const struct seal_state *state, struct
 	e->kind = now.kind;
 	e->size = now.size;
 	memcpy(e->hash, now.hash, SHA256_SIZE);
+	e->link = state->local->link;
 	e->content_mtime_ns =
 		now.kind == KIND_ABSENT ? (int64_t)hlc_ms(stamp.time) * 1000000 : state->mtime_ns;
 	e->content_stamp = stamp;

@@ -17,6 +17,7 @@ struct seal_state {
 	uint64_t size;	     /* KIND_FILE: of the sealed content */
 	const uint8_t *hash; /* KIND_FILE */
 	int64_t mtime_ns;
+	const struct entry *shown; /* of several names: what their entries make of it; else NULL */
 };
 
 /* Registers that a state changes. */

@@ -274,16 +274,23 @@ static struct seal_state state_of(const struct seal_target *t)
 	return state;
 }
 
-/* A stamp of this node that exceeds all that the entry knows. */
-static struct stamp new_stamp(
-	struct sealer *s, const struct seal_target *t, const struct entry *old)
+/* A stamp of this node that exceeds all that the entry knows, and is not behind what the entries of
+ * the inode's other names say (shown; NULL: there are none). One change has one stamp for all names
+ * where that is possible. */
+static struct stamp new_stamp(struct sealer *s, const struct seal_target *t,
+	const struct entry *old, const struct entry *shown)
 {
-	struct stamp stamp = {.time = t->time, .node = cache_node(s->cache)};
+	struct stamp stamp = {.time = t->time, .node = cache_node(s->cache)}, least = {0};
 	uint64_t floor = seal_floor(old);
 
-	if (stamp.time > floor)
+	if (shown)
+		least = stamp_cmp(shown->attr_stamp, shown->mtime_stamp) > 0 ? shown->attr_stamp
+									     : shown->mtime_stamp;
+	if (stamp.time > floor && stamp_cmp(stamp, least) >= 0)
 		return stamp;
-	hlc_observe(cache_clock(s->cache), floor);
+	if (least.node == stamp.node && least.time > floor)
+		return least;
+	hlc_observe(cache_clock(s->cache), floor > least.time ? floor : least.time);
 	return cache_stamp(s->cache);
 }
 
@@ -331,31 +338,50 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	const struct entry *old, int was)
 {
 	CLEANUP(entry_done) struct entry e = {0};
+	CLEANUP(entry_done) struct entry shown = {0};
 	struct seal_state state = state_of(t);
 	unsigned changes;
 	bool implied;
+	struct stamp stamp;
 	int r = is_implied(conn, t, old, &implied);
 
+	if (!r && t->local.nlink > 1 && t->local.kind != KIND_DIR) {
+		r = project_shown(conn, t->local.ino, t->key, old, NULL, &shown);
+		state.shown = &shown;
+	}
 	if (r)
 		return r;
 	changes = implied ? implied_changes(old, t) : seal_changes(old, &state);
 	if (!changes)
 		return 0;
-	r = seal_apply(old, &state, changes, new_stamp(s, t, old), &e);
+	stamp = new_stamp(s, t, old, state.shown);
+	r = seal_apply(old, &state, changes, stamp, &e);
 	if (!r)
 		r = entry_put_over(conn, t->key, was, &e);
 	if (!r)
 		r = project(conn, t, &e, implied);
 	if (!r && t->local.kind == KIND_DIR && (old->uid != e.uid || old->gid != e.gid))
 		r = project_owner(conn, t->key);
+	if (!r && old->link.origin && changes & SEAL_CONTENT)
+		r = project_left(conn, old, t->local.ino);
 	if (r)
 		return r;
 	t->changed = true;
+	t->time = stamp.time;
 	t->stamp = entry_stamp(&e);
 	t->size = e.kind == KIND_FILE ? e.size : 0;
 	t->shared = e.vector.count > 1;
 	t->fresh = entry_live(&e) ? !entry_live(old) : !t->shared;
 	return 0;
+}
+
+/* What was sealed may have become the content of the file's other names: they are one inode then. */
+static int settle_file(struct conn *conn, const struct seal_target *t)
+{
+	CLEANUP(entry_done) struct entry now = {0};
+	int r = entry_get(conn, t->key, &now);
+
+	return r ? r : project_sealed(conn, t->key, &now);
 }
 
 static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *t)
@@ -369,7 +395,9 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 		r = content_sealed(conn, &t->version);
 	/* A file's other names show that content as well; a seal of theirs finds it clean. */
 	if (!r && t->changed && needs_version(&t->local))
-		r = journal_other_names(conn, t->local.ino, t->key);
+		r = journal_other_names(conn, t->local.ino, t->key, t->time);
+	if (!r && t->changed && t->local.link.origin)
+		r = settle_file(conn, t);
 	return r;
 }
 

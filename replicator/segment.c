@@ -30,6 +30,7 @@
 #define FLAGS_MUST_KNOW 0xffffu /* the others may be ignored by who does not know them */
 
 #define RECORD_HAS_CONTENT 1u
+#define RECORD_HAS_LINK 2u
 #define RECORD_MUST_KNOW 0x0fu
 
 #define DEFLATE_RATIO_MAX 1040u /* deflate's own limit is 1,032 to 1 */
@@ -74,13 +75,18 @@ void record_encode(const struct record *r, struct buf *b)
 	buf_put_bytes(b, r->key.p, r->key.len);
 	buf_put_bytes(b, r->moved_from.p, r->moved_from.len);
 	buf_put_u8(b, (uint8_t)e->kind);
-	buf_put_u8(b, content ? RECORD_HAS_CONTENT : 0);
+	buf_put_u8(b, (uint8_t)((content ? RECORD_HAS_CONTENT : 0) |
+				 (e->link.origin ? RECORD_HAS_LINK : 0)));
 	if (e->kind == KIND_FILE) {
 		buf_put_varint(b, e->size);
 		buf_put(b, e->hash, SHA256_SIZE);
 	}
 	if (e->kind == KIND_SYMLINK)
 		buf_put_bytes(b, e->target, strlen(e->target));
+	if (e->link.origin) {
+		buf_put_be64(b, e->link.origin);
+		buf_put_be64(b, e->link.number);
+	}
 	buf_put_svarint(b, e->content_mtime_ns);
 	put_stamp(b, e->content_stamp);
 	buf_put_varint(b, e->mode);
@@ -141,7 +147,7 @@ static bool xattrs_valid(const uint8_t *p, size_t n)
 }
 
 /* NULL, or what is wrong. */
-static const char *decode_content_register(struct reader *r, struct entry *e)
+static const char *decode_content_register(struct reader *r, struct entry *e, bool link)
 {
 	const uint8_t *p;
 	size_t n;
@@ -162,6 +168,12 @@ static const char *decode_content_register(struct reader *r, struct entry *e)
 		e->target = strndup((const char *)p, n);
 		if (!e->target)
 			return "out of memory";
+	}
+	if (link) {
+		e->link.origin = reader_be64(r);
+		e->link.number = reader_be64(r);
+		if (!e->link.origin || (e->kind != KIND_FILE && e->kind != KIND_SYMLINK))
+			return "impossible link id";
 	}
 	e->content_mtime_ns = reader_svarint(r);
 	e->content_stamp = get_stamp(r);
@@ -241,12 +253,12 @@ static const char *decode_fields(struct reader *r, struct record *rec)
 		return "a key that cannot be a path";
 	if (kind > KIND_SYMLINK)
 		return "unknown kind";
-	if (flags & RECORD_MUST_KNOW & ~RECORD_HAS_CONTENT)
+	if (flags & RECORD_MUST_KNOW & ~(RECORD_HAS_CONTENT | RECORD_HAS_LINK))
 		return "needs a newer meridian";
 	rec->entry.kind = (enum kind)kind;
 	if (rec->key.len == 0 && rec->entry.kind != KIND_DIR)
 		return "the root is a directory";
-	what = decode_content_register(r, &rec->entry);
+	what = decode_content_register(r, &rec->entry, flags & RECORD_HAS_LINK);
 	if (!what)
 		what = decode_attr_register(r, &rec->entry);
 	if (!what)

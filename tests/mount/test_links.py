@@ -31,6 +31,11 @@ class Links(unittest.TestCase):
     def tearDownClass(cls):
         cls.world.close()
 
+    def assert_linked(self, directory, *names):
+        found = [os.stat(directory / name) for name in names]
+        self.assertEqual({s.st_ino for s in found}, {found[0].st_ino})
+        self.assertEqual({s.st_nlink for s in found}, {len(names)})
+
     def test_links(self):
         root = self.one.mount / "links"
         root.mkdir()
@@ -45,18 +50,39 @@ class Links(unittest.TestCase):
         self.assertEqual((root / "a").read_text(), "first second")
         converge(self.one, self.two)
         self.assertEqual((self.two.mount / "links/a").read_text(), "first second")
-        # A change from elsewhere gives the name that it was made through a file of its own.
+        self.assert_linked(self.two.mount / "links", "a", "b")
+        # A write through one name elsewhere is one of both, here, too.
         (self.two.mount / "links/a").write_text("from two")
         converge(self.two, self.one)
-        self.assertEqual((root / "b").read_text(), "first second")
-        self.assertEqual(os.stat(root / "b").st_nlink, 1)
+        self.assertEqual((root / "b").read_text(), "from two")
+        self.assert_linked(root, "a", "b")
+        # A third name, seconds later; a re-mount; the peer sees all three.
         os.link(root / "b", root / "c")
         self.one.stop()
         self.one.start()
-        self.assertEqual(os.stat(root / "c").st_nlink, 2)
+        converge(self.one, self.two)
+        for server in self.one, self.two:
+            self.assert_linked(server.mount / "links", "a", "b", "c")
+        os.chmod(self.two.mount / "links/c", 0o751)
+        os.rename(self.two.mount / "links/a", self.two.mount / "links/z")
+        converge(self.two, self.one)
+        for server in self.one, self.two:
+            self.assert_linked(server.mount / "links", "z", "b", "c")
+            self.assertEqual(os.stat(server.mount / "links/b").st_mode & 0o7777, 0o751)
+        # A name that is written anew, and one that another file is moved over, are files of their own.
+        os.unlink(root / "z")
+        (root / "z").write_text("from two")
+        (root / "t").write_text("from two")
+        os.rename(root / "t", root / "c")
+        converge(self.one, self.two)
+        for server in self.one, self.two:
+            self.assertEqual([os.stat(server.mount / "links" / n).st_nlink for n in "zbc"], [1, 1, 1])
+        os.link(root / "b", root / "d")
         os.unlink(root / "b")
-        self.assertEqual((root / "c").read_text(), "first second")
-        self.assertEqual(os.stat(root / "c").st_nlink, 1)
+        converge(self.one, self.two)
+        for server in self.one, self.two:
+            self.assertEqual((server.mount / "links/d").read_text(), "from two")
+            self.assertEqual(os.stat(server.mount / "links/d").st_nlink, 1)
         subprocess.run(["cp", "-al", root, self.one.mount / "copied"], check=True)
         self.assertEqual(os.stat(self.one.mount / "copied/c").st_nlink, 2)
         converge(self.one, self.two)

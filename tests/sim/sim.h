@@ -45,7 +45,9 @@ struct sim {
 	unsigned fault_percent;	     /* of requests, while not healed */
 	unsigned interleave_percent; /* of requests during which another node takes a step */
 	bool healed;
-	uint64_t writes; /* makes each content unique */
+	uint64_t writes;
+	unsigned link_percent;
+	uint64_t shared; /* pairs of names that had to be one inode in the end */ /* makes each content unique */
 	uint64_t requests;
 };
 

@@ -5,7 +5,8 @@
  *   2. they are the greatest of all registers in all records that were ever published, by a
  *      maximum that is computed here from the segments in the buckets, without the code under
  *      test's merge;
- *   3. every node's tree is what the entries say, content included;
+ *   3. every node's tree is what the entries say, content included: names are one inode exactly
+ *      when their entries have one link id and one content, and show what all of them say;
  *   4. every file content that was published and lost against one whose writer had not seen it is
  *      listed as a conflict by some node;
  *   5. every bucket holds for each live path its object with that content and those stamps,
@@ -171,6 +172,7 @@ static void check_register(struct sim *s, unsigned n, const struct winner *w, co
 {
 	bool same = stamp_cmp(e->content_stamp, w->content.content_stamp) == 0 &&
 		    entry_content_equal(e, &w->content) &&
+		    link_id_equal(e->link, w->content.link) &&
 		    stamp_cmp(e->attr_stamp, w->attr.attr_stamp) == 0 &&
 		    entry_attr_equal(e, &w->attr) &&
 		    stamp_cmp(e->mtime_stamp, w->mtime.mtime_stamp) == 0 &&
@@ -309,6 +311,81 @@ static enum kind shown(const struct oracle *o, const struct winner *w)
 	return live_below(o, key_slice(&w->key)) ? KIND_DIR : w->content.kind;
 }
 
+/* It is shown as the file or symlink that its entry says. */
+static bool is_leaf(const struct oracle *o, const struct winner *w)
+{
+	enum kind kind = shown(o, w);
+
+	return w->key.len && kind == w->content.kind &&
+	       (kind == KIND_FILE || kind == KIND_SYMLINK);
+}
+
+/* Two paths must be one inode: the rule of docs/consistency.md, from what was published alone. */
+static bool share(const struct oracle *o, const struct winner *a, const struct winner *b)
+{
+	return a == b ||
+	       (is_leaf(o, a) && is_leaf(o, b) && a->content.link.origin &&
+		       link_id_equal(a->content.link, b->content.link) &&
+		       entry_content_equal(&a->content, &b->content));
+}
+
+static struct stamp time_of(const struct winner *w, int64_t *ns)
+{
+	bool own = stamp_cmp(w->mtime.mtime_stamp, w->content.content_stamp) > 0;
+
+	*ns = own ? w->mtime.mtime_ns : w->content.content_mtime_ns;
+	return own ? w->mtime.mtime_stamp : w->content.content_stamp;
+}
+
+/* What the inode of w must show: over all of its names. */
+static const struct entry *shared_attr(
+	const struct oracle *o, const struct winner *w, int64_t *mtime_ns, unsigned *names)
+{
+	const struct entry *attr = &w->attr;
+	struct stamp time = time_of(w, mtime_ns);
+
+	*names = 1;
+	for (unsigned i = 0; i < o->count; i++) {
+		const struct winner *other = &o->w[i];
+		int64_t ns;
+		struct stamp stamp = time_of(other, &ns);
+
+		if (other == w || !share(o, w, other))
+			continue;
+		(*names)++;
+		if (entry_attr_cmp(&other->attr, attr) > 0)
+			attr = &other->attr;
+		if (stamp_cmp(stamp, time) > 0 || (!stamp_cmp(stamp, time) && ns > *mtime_ns)) {
+			time = stamp;
+			*mtime_ns = ns;
+		}
+	}
+	return attr;
+}
+
+static void check_sharing(struct sim *s, unsigned n, const struct oracle *o)
+{
+	uint64_t ino[PATHS_MAX] = {0};
+
+	for (unsigned i = 0; i < o->count; i++) {
+		struct inode inode;
+
+		if (!is_leaf(o, &o->w[i]))
+			continue;
+		if (tree_resolve(s->node[n].cache, key_slice(&o->w[i].key), &inode) == 0)
+			ino[i] = inode.ino;
+		for (unsigned j = 0; j < i; j++) {
+			bool want = share(o, &o->w[i], &o->w[j]);
+
+			if (ino[j] && (ino[i] == ino[j]) != want)
+				sim_fail(s, "n%u: \"%s\" and \"%s\" %s one inode", n,
+					o->w[i].key.p, o->w[j].key.p,
+					want ? "are not" : "must not be");
+			s->shared += want;
+		}
+	}
+}
+
 static void check_path(struct sim *s, unsigned n, const struct oracle *o, const struct winner *w)
 {
 	struct cache *c = s->node[n].cache;
@@ -327,11 +404,15 @@ static void check_path(struct sim *s, unsigned n, const struct oracle *o, const 
 	if ((inode.mode & S_IFMT) != type)
 		sim_fail(s, "n%u: \"%s\" is of mode %o, wanted kind %d", n, w->key.p, inode.mode,
 			kind);
-	bool shared = inode.nlink > 1 && kind != KIND_DIR; /* its names share their attributes */
-	if (kind == w->content.kind && kind != KIND_SYMLINK && !shared && w->attr.attr_stamp.time &&
-		((inode.mode & 07777) != w->attr.mode || inode.uid != w->attr.uid))
+	int64_t mtime_ns;
+	unsigned names;
+	const struct entry *attr = shared_attr(o, w, &mtime_ns, &names);
+	if (kind == w->content.kind && kind != KIND_SYMLINK && attr->attr_stamp.time &&
+		((inode.mode & 07777) != attr->mode || inode.uid != attr->uid))
 		sim_fail(s, "n%u: \"%s\" has mode %o uid %u, wanted %o %u", n, w->key.p, inode.mode,
-			inode.uid, w->attr.mode, w->attr.uid);
+			inode.uid, attr->mode, attr->uid);
+	if (kind != KIND_DIR && inode.nlink != names)
+		sim_fail(s, "n%u: \"%s\" has %u names, wanted %u", n, w->key.p, inode.nlink, names);
 	if (kind == KIND_SYMLINK) {
 		char *target = NULL;
 		if (tree_readlink(c, inode.ino, &target) < 0 ||
@@ -341,15 +422,11 @@ static void check_path(struct sim *s, unsigned n, const struct oracle *o, const 
 	}
 	if (kind != KIND_FILE)
 		return;
-	struct entry both = w->content; /* borrowed view */
-	both.mtime_ns = w->mtime.mtime_ns;
-	both.mtime_stamp = w->mtime.mtime_stamp;
-	if (inode.size != w->content.size || (!shared && inode.mtime_ns != entry_mtime(&both)))
+	if (inode.size != w->content.size || inode.mtime_ns != mtime_ns)
 		sim_fail(s,
 			"n%u: \"%s\" has size %" PRIu64 " mtime %" PRId64 ", wanted %" PRIu64
 			" %" PRId64,
-			n, w->key.p, inode.size, inode.mtime_ns, w->content.size,
-			entry_mtime(&both));
+			n, w->key.p, inode.size, inode.mtime_ns, w->content.size, mtime_ns);
 	struct file *file;
 	r = file_open(c, inode.ino, false, false, &file);
 	if (r == -EREMOTE)
@@ -480,6 +557,8 @@ void sim_check(struct sim *s)
 	}
 	for (unsigned n = 0; n < s->nodes; n++)
 		check_tree(s, n, o);
+	for (unsigned n = 0; n < s->nodes; n++)
+		check_sharing(s, n, o);
 	check_conflicts(s, o);
 	for (unsigned r = 0; r < s->regions; r++)
 		check_bucket(s, r, o);

@@ -112,7 +112,7 @@ static inline const char *journal_text(struct fixture *f)
 		static const char *const ops[] = {"?", "put", "remove", "rename", "rename-dir"};
 
 		if (i)
-			assert_true(rows[i].time > rows[i - 1].time);
+			assert_true(rows[i].time >= rows[i - 1].time);
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s %s%s%s;", ops[rows[i].op],
 			rows[i].key.p, rows[i].hint.len ? " " : "", rows[i].hint.p);
 	}

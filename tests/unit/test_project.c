@@ -56,7 +56,10 @@ static void random_record(struct entry *e)
 	default:
 		break;
 	}
-	if (random_below(2)) {
+	if ((e->kind == KIND_FILE || e->kind == KIND_SYMLINK) && random_below(2))
+		e->link = (struct link_id){7, random_below(2)};
+	/* A link id comes with a record of a server, which always has attributes. */
+	if (e->link.origin || random_below(2)) {
 		e->mode = (uint32_t)random_below(010000);
 		e->uid = (uint32_t)random_below(3);
 		e->gid = (uint32_t)random_below(3);
@@ -82,6 +85,7 @@ static bool merge(struct entry *e, const struct entry *record)
 		free(e->target);
 		e->kind = record->kind;
 		e->size = record->size;
+		e->link = record->link;
 		memcpy(e->hash, record->hash, sizeof(e->hash));
 		e->target = record->target ? strdup(record->target) : NULL;
 		e->content_mtime_ns = record->content_mtime_ns;
@@ -142,6 +146,66 @@ static void expect(const struct entry *entries, unsigned k, const struct expecte
 		ret->mode |= (ret->mode & 0444) >> 2;
 }
 
+/* The names k and i are one inode. */
+static bool share(const struct entry *entries, const struct expected *want, unsigned k, unsigned i)
+{
+	const struct entry *a = &entries[k], *b = &entries[i];
+
+	return a->link.origin && want[k].kind == a->kind && want[i].kind == b->kind &&
+	       link_id_equal(a->link, b->link) && entry_content_equal(a, b);
+}
+
+static struct stamp time_stamp(const struct entry *e)
+{
+	return stamp_cmp(e->mtime_stamp, e->content_stamp) > 0 ? e->mtime_stamp : e->content_stamp;
+}
+
+/* *ret: what the entries of all names of k's inode say, in one that borrows from them. */
+static unsigned shown(const struct entry *entries, struct expected *want, unsigned k, struct entry *ret)
+{
+	const struct entry *attr = &entries[k], *time = attr;
+	unsigned names = 1;
+
+	for (unsigned i = 1; i < KEYS; i++) {
+		const struct entry *e = &entries[i];
+
+		if (i == k || !share(entries, want, k, i))
+			continue;
+		names++;
+		if (stamp_cmp(e->attr_stamp, attr->attr_stamp) > 0)
+			attr = e;
+		if (stamp_cmp(time_stamp(e), time_stamp(time)) > 0)
+			time = e;
+	}
+	*ret = entries[k];
+	ret->xattrs = attr->xattrs;
+	ret->content_mtime_ns = entry_mtime(time);
+	ret->mtime_stamp = (struct stamp){0};
+	if (names > 1) {
+		want[k].mode = attr->mode;
+		want[k].uid = attr->uid;
+		want[k].gid = attr->gid;
+	}
+	return names;
+}
+
+static void check_inodes(struct conn *conn, const struct entry *entries, const struct expected *want)
+{
+	struct inode_row row;
+	uint64_t ino[KEYS] = {0};
+
+	for (unsigned k = 1; k < KEYS; k++) {
+		if (want[k].kind != KIND_FILE && want[k].kind != KIND_SYMLINK)
+			continue;
+		assert_int_equal(inode_resolve(conn, slice_of(keys[k]), &row), 0);
+		ino[k] = row.ino;
+		for (unsigned i = 1; i < k; i++) {
+			if (ino[i])
+				assert_int_equal(ino[i] == ino[k], share(entries, want, k, i));
+		}
+	}
+}
+
 static void check_file(
 	struct fixture *f, struct conn *conn, const struct inode_row *row, const struct entry *e)
 {
@@ -195,9 +259,9 @@ static void check_path(struct fixture *f, struct conn *conn, const struct entry 
 
 static void check_tree(struct fixture *f, struct conn *conn, const struct entry *entries)
 {
-	struct expected want[KEYS];
+	struct expected want[KEYS], look[KEYS];
 	struct inode_row root;
-	unsigned names = 0, implied = 0;
+	unsigned names = 0, implied = 0, links = 0;
 
 	assert_int_equal(inode_get(conn, ROOT_INO, &root), 0);
 	want[0] = (struct expected){.uid = root.uid, .gid = root.gid};
@@ -212,13 +276,23 @@ static void check_tree(struct fixture *f, struct conn *conn, const struct entry 
 		while (!slice_equal(slice_of(keys[parent]), dir))
 			parent++;
 		expect(entries, k, &want[parent], &want[k]);
-		check_path(f, conn, &entries[k], keys[k], &want[k]);
 		names += want[k].kind != KIND_ABSENT;
 		implied += want[k].kind != KIND_ABSENT && !want[k].owned;
 	}
+	memcpy(look, want, sizeof(look));
+	for (unsigned k = 1; k < KEYS; k++) {
+		struct entry e;
+
+		links += shown(entries, look, k, &e) > 1;
+		check_path(f, conn, &e, keys[k], &look[k]);
+	}
+	check_inodes(conn, entries, want);
 	assert_int_equal(sql_int(conn, "SELECT count(*) FROM dentry"), names);
 	assert_int_equal(
-		sql_int(conn, "SELECT count(*) FROM inode WHERE nlink > 0 AND parent > 0"), names);
+		sql_int(conn, "SELECT sum(nlink) FROM inode WHERE nlink > 0 AND parent > 0"), names);
+	assert_int_equal(links != 0, sql_int(conn, "SELECT count(*) FROM link") != 0);
+	assert_int_equal(
+		sql_int(conn, "SELECT count(*) FROM link_id WHERE ino NOT IN (SELECT ino FROM inode)"), 0);
 	assert_int_equal(sql_int(conn, "SELECT count(*) FROM implied"), implied);
 	/* Whatever lost its name and is still there is kept for a conflict row. */
 	assert_int_equal(sql_int(conn, "SELECT count(*) FROM inode WHERE nlink = 0"

@@ -1,0 +1,268 @@
+/*
+ * Which file an inode is: what makes several names one inode on every server.
+ *
+ * Two names share an inode exactly when their entries carry the same link id, kind and content
+ * (project.c sees to it). So the id is made with the second name, stands in the entry of every
+ * name, and an inode keeps it for as long as it lives. While the names of one file have different
+ * contents, because some of their records have not come yet or lost, there is an inode for each
+ * content, all with that id: the table is looked up by id and content.
+ *
+ * What an inode of several names shows of attributes and time is decided over the entries of all of
+ * them, each by the greatest stamp. No entry is changed for that: servers that answered each other
+ * so would not come to an end.
+ */
+#include <errno.h>
+
+#include "cache/internal.h"
+#include "cache/project.h"
+
+static bool linked(struct conn *conn)
+{
+	return atomic_load(&conn->cache->linked);
+}
+
+int link_id_get(struct conn *conn, uint64_t ino, struct link_id *ret)
+{
+	sqlite3_stmt *s;
+	int r;
+
+	*ret = (struct link_id){0};
+	if (!linked(conn))
+		return 0;
+	s = conn_statement(conn, "SELECT origin, number FROM link_id WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r;
+	ret->origin = (uint64_t)sqlite3_column_int64(s, 0);
+	ret->number = (uint64_t)sqlite3_column_int64(s, 1);
+	sqlite3_reset(s);
+	return 0;
+}
+
+int link_id_set(struct conn *conn, uint64_t ino, struct link_id id)
+{
+	sqlite3_stmt *s;
+
+	if (!id.origin) {
+		if (!linked(conn))
+			return 0;
+		s = conn_statement(conn, "DELETE FROM link_id WHERE ino = ?1");
+	} else {
+		s = conn_statement(conn,
+			"INSERT OR REPLACE INTO link_id(ino, origin, number) VALUES(?1, ?2, ?3)");
+	}
+	if (!s)
+		return conn_error(conn);
+	/* Before the row can be seen; a rollback leaves it set, which costs looks only. */
+	if (id.origin)
+		atomic_store(&conn->cache->linked, true);
+	bind_int(s, 1, (int64_t)ino);
+	if (id.origin) {
+		bind_int(s, 2, (int64_t)id.origin);
+		bind_int(s, 3, (int64_t)id.number);
+	}
+	return conn_run(conn, s);
+}
+
+int link_id_make(struct conn *conn, uint64_t ino, bool *made)
+{
+	struct link_id id;
+	int r = link_id_get(conn, ino, &id);
+
+	*made = false;
+	if (r || id.origin)
+		return r;
+	/* Not the inode's own number: it may have had an id before, and lost it. */
+	r = conn_new_ino(conn, &id.number);
+	if (r)
+		return r;
+	id.origin = cache_node(conn->cache);
+	*made = true;
+	return link_id_set(conn, ino, id);
+}
+
+/* Content that is being written counts by its last seal, as its names' entries do. */
+static int shows(struct conn *conn, const struct inode_row *row, const struct entry *e, bool *ret)
+{
+	AUTO_FREE char *target = NULL;
+	int r;
+
+	*ret = false;
+	if (row->nlink == 0 || mode_kind(row->mode) != e->kind)
+		return 0;
+	if (e->kind == KIND_FILE) {
+		*ret = row->has_hash && memcmp(row->hash, e->hash, SHA256_SIZE) == 0 &&
+		       (row->dirty || row->size == e->size);
+		return 0;
+	}
+	r = inode_target(conn, row->ino, &target);
+	if (!r)
+		*ret = strcmp(target, e->target ? e->target : "") == 0;
+	return r;
+}
+
+/* The inode after *ino with that id: 1, 0 or -errno. */
+static int next_inode(struct conn *conn, struct link_id id, uint64_t *ino)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT ino FROM link_id INDEXED BY link_id_file"
+		" WHERE origin = ?1 AND number = ?2 AND ino > ?3 ORDER BY ino LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)id.origin);
+	bind_int(s, 2, (int64_t)id.number);
+	bind_int(s, 3, (int64_t)*ino);
+	r = conn_row(conn, s);
+	if (r == 1) {
+		*ino = (uint64_t)sqlite3_column_int64(s, 0);
+		sqlite3_reset(s);
+	}
+	return r;
+}
+
+int link_id_find(struct conn *conn, const struct entry *e, uint64_t except, uint64_t *ret)
+{
+	uint64_t ino = 0;
+	int r;
+
+	if (!linked(conn) || !e->link.origin)
+		return -ENOENT;
+	while ((r = next_inode(conn, e->link, &ino)) == 1) {
+		struct inode_row row;
+		bool found = false;
+
+		if (ino == except)
+			continue;
+		r = inode_get(conn, ino, &row);
+		if (!r)
+			r = shows(conn, &row, e, &found);
+		if (r && r != -ENOENT)
+			return r;
+		if (found) {
+			*ret = ino;
+			return 0;
+		}
+	}
+	return r ? r : -ENOENT;
+}
+
+/* ---- what it shows ---- */
+
+struct shown {
+	struct conn *conn;
+	struct link_id id;
+	struct slice key; /* whose entry is e, as it will be */
+	const struct entry *e;
+	bool *pending;
+	struct entry *ret;
+};
+
+/* The stamp of the time that e shows. */
+static struct stamp time_stamp(const struct entry *e)
+{
+	return stamp_cmp(e->mtime_stamp, e->content_stamp) > 0 ? e->mtime_stamp : e->content_stamp;
+}
+
+static int take_registers(struct entry *ret, const struct entry *e)
+{
+	struct stamp stamp = time_stamp(e);
+	int time = stamp_cmp(stamp, ret->mtime_stamp);
+
+	if (time > 0 || (time == 0 && entry_mtime(e) > ret->mtime_ns)) {
+		ret->mtime_stamp = stamp;
+		ret->mtime_ns = entry_mtime(e);
+	}
+	if (entry_attr_cmp(e, ret) <= 0)
+		return 0;
+	ret->mode = e->mode;
+	ret->uid = e->uid;
+	ret->gid = e->gid;
+	ret->attr_stamp = e->attr_stamp;
+	buf_clear(&ret->xattrs);
+	if (e->xattrs.len)
+		buf_put(&ret->xattrs, e->xattrs.data, e->xattrs.len);
+	return ret->xattrs.failed ? -ENOMEM : 0;
+}
+
+static int take_name(void *ctx, struct slice key)
+{
+	CLEANUP(entry_done) struct entry e = {0};
+	struct shown *shown = ctx;
+	bool own = shown->e && slice_equal(key, shown->key), pending = false;
+	int r = 0;
+
+	if (shown->pending && !*shown->pending)
+		r = journal_pending(shown->conn, key, &pending);
+	if (pending)
+		*shown->pending = true;
+	if (!r && !own)
+		r = entry_get(shown->conn, key, &e);
+	if (r)
+		return r == -ENOENT ? 0 : r;
+	/* What stands there may be a file that had the name before. */
+	if (!own && (!entry_live(&e) || !link_id_equal(e.link, shown->id)))
+		return 0;
+	return take_registers(shown->ret, own ? shown->e : &e);
+}
+
+int project_shown(struct conn *conn, uint64_t ino, struct slice key, const struct entry *e,
+	bool *pending, struct entry *ret)
+{
+	struct shown shown = {.conn = conn, .key = key, .e = e, .pending = pending, .ret = ret};
+	int r = link_id_get(conn, ino, &shown.id);
+
+	if (pending)
+		*pending = false;
+	return r ? r : link_each(conn, ino, take_name, &shown);
+}
+
+/* ---- one inode of two ---- */
+
+static int first_name(struct conn *conn, uint64_t ino, uint64_t *parent, struct key *name)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT parent, name FROM inode WHERE ino = ?1 AND nlink > 0");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	*parent = (uint64_t)sqlite3_column_int64(s, 0);
+	r = key_set(name, column_slice(s, 1)) ? 0 : -EIO;
+	sqlite3_reset(s);
+	return r;
+}
+
+int link_absorb(struct conn *conn, uint64_t into, uint64_t from)
+{
+	struct key name, key;
+	struct inode_row dir;
+	uint64_t parent = 0;
+	int r;
+
+	while ((r = first_name(conn, from, &parent, &name)) == 0) {
+		struct slice whole;
+
+		r = name_key(conn, parent, key_slice(&name), &key, &dir);
+		whole = key_slice(&key);
+		if (!r)
+			r = inode_detach(conn, parent, key_slice(&name), from, false, &whole);
+		if (!r)
+			r = inode_link(conn, into, parent, key_slice(&name));
+		if (r)
+			return r;
+		conn_invalidate(conn, &(struct invalidation){.parent = parent, .name = name.p});
+	}
+	if (r != -ENOENT)
+		return r;
+	conn_invalidate(conn, &(struct invalidation){.ino = into});
+	return 0;
+}
