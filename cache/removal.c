@@ -1,7 +1,11 @@
 /*
  * Content files of removed inodes are unlinked by a thread of the replicator's, behind the
  * transaction that removed the row and behind the answer to the application. Without that thread,
- * and when the queue is full, they go at once.
+ * and when the queue is full, the caller does it.
+ *
+ * The log is flushed before a batch goes: a power cut that takes the transaction back, a rename over
+ * a name above all, must find the content that the name has again, and nobody else may have it. When
+ * the flush fails they go all the same; a full disk is to be helped.
  *
  * What a crash leaves of the queue are files that no row owns, which sweep.c removes. Whoever asks
  * for the free space, or is short of it, has the queue worked off first.
@@ -11,10 +15,11 @@
 #include <stdlib.h>
 
 #include "cache/internal.h"
+#include "src/base/log.h"
 
 #define QUEUE_MAX 4096
-#define BATCH 64
-#define GATHER_MS 20 /* one waking for a burst */
+#define BATCH 2048
+#define GATHER_MS 500 /* one flush for a burst */
 
 struct removals {
 	struct mutex lock;
@@ -47,16 +52,19 @@ void removals_free(struct removals *q)
 void removals_add(struct cache *c, uint64_t ino)
 {
 	struct removals *q = c->removals;
-	bool queued;
+	bool queued, full;
 
 	mutex_lock(&q->lock);
-	queued = q->deferred && q->count < QUEUE_MAX;
+	queued = q->count < QUEUE_MAX;
 	if (queued) {
 		q->ino[q->count++] = ino;
-		if (q->count == 1)
+		if (q->count == 1 || q->count == QUEUE_MAX / 2)
 			cond_signal(&q->cond);
 	}
+	full = !q->deferred || q->count == QUEUE_MAX;
 	mutex_unlock(&q->lock);
+	if (full)
+		removals_drain(c);
 	if (!queued)
 		content_remove(c, ino);
 }
@@ -73,6 +81,10 @@ bool removals_drain(struct cache *c)
 		for (n = 0; n < BATCH && q->count > 0; n++)
 			batch[n] = q->ino[--q->count];
 		mutex_unlock(&q->lock);
+		/* Who has the writer cannot wait for those that flush. */
+		if (n && !pthread_equal(atomic_load(&c->writer_owner), pthread_self()) &&
+			cache_sync(c))
+			log_debug("content removed before the log was flushed");
 		for (unsigned i = 0; i < n; i++)
 			content_remove(c, batch[i]);
 		any = any || n > 0;

@@ -104,6 +104,31 @@ static void content_of_removed_files_goes_behind(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* A power cut may take a rename back that was not flushed: the content under the name is there until it
+ * was. */
+static void content_goes_when_its_removal_is_durable(void **state)
+{
+	struct fixture *f = *state;
+	const struct cache_options options = {.state_dir = f->dir};
+	struct err err = {0};
+	uint64_t old;
+
+	cache_close(f->cache);
+	assert_int_equal(cache_open(&options, &f->cache, &err), 0);
+	old = make_file(f, ROOT_INO, "old", "x");
+	make_file(f, ROOT_INO, "new", "y");
+	assert_int_equal(cache_sync(f->cache), 0);
+	cache_defer_removals(f->cache, true);
+	assert_int_equal(
+		tree_rename(f->cache, ROOT_INO, slice_of("new"), ROOT_INO, slice_of("old"), 0), 0);
+	assert_true(has_content(f, old));
+	assert_true(f->cache->synced < atomic_load(&f->cache->commits));
+	cache_defer_removals(f->cache, false);
+	assert_false(has_content(f, old));
+	assert_int_equal(f->cache->synced, atomic_load(&f->cache->commits));
+	assert_false(atomic_load(&f->cache->grouped));
+}
+
 /* utimensat comes between the reading of a version and its recording: what it set stays. */
 static void an_mtime_that_is_set_during_a_seal_stays(void **state)
 {
@@ -590,6 +615,7 @@ int main(void)
 		TEST(only_changes_make_versions),
 		TEST(versions_that_were_seen_are_told_apart),
 		TEST(content_of_removed_files_goes_behind),
+		TEST(content_goes_when_its_removal_is_durable),
 		TEST(an_mtime_that_is_set_during_a_seal_stays),
 		TEST(wrong_use_is_refused),
 		TEST(allocating_and_copying_are_changes),
