@@ -41,7 +41,7 @@ struct passthrough {
 	bool started;
 	pthread_t thread;
 	bool wanted;			      /* constant */
-	bool proven;			      /* a file was registered */
+	_Atomic bool proven;			      /* a file was registered */
 	char reason[PASSTHROUGH_REASON_SIZE]; /* why it is off; "" while it is on */
 	_Atomic bool on;
 	_Atomic bool killpriv;	      /* FUSE_HANDLE_KILLPRIV_V2 is on */

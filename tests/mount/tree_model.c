@@ -165,8 +165,8 @@ struct op {
 };
 
 static const char *const names[] = {"a", "b", "c", "d e", "\xff\xfe%2f", "%41",
-	"a-name-of-a-hundred-bytes-0123456789-0123456789-0123456789-0123456789-0123456789-"
-	"0123456789-01234567"};
+	("a-name-of-a-hundred-bytes-0123456789-0123456789-0123456789-0123456789-0123456789-"
+	 "0123456789-01234567")};
 #define NAMES (sizeof(names) / sizeof(names[0]))
 
 /* Paths of late operations that succeeded: most are there. */
