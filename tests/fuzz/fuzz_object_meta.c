@@ -17,6 +17,7 @@ static void again(const struct object_entry *e, bool directory)
 		return; /* too large by now */
 	CHECK(object_meta_to_entry(&m, e->entry.size, directory, &back) == 0);
 	CHECK(stamp_cmp(back.entry.content_stamp, e->entry.content_stamp) == 0);
+	CHECK(link_id_equal(back.entry.link, e->entry.link));
 	CHECK(back.entry.mode == e->entry.mode && back.entry.kind == e->entry.kind);
 }
 

@@ -34,6 +34,8 @@ static void random_entry(struct entry *e, bool honest)
 	}
 	if (e->kind == KIND_SYMLINK)
 		e->target = strdup(targets[v / 4 % 3]);
+	if (e->kind == KIND_FILE || e->kind == KIND_SYMLINK)
+		e->link = (struct link_id){v % 2, v % 2 ? v % 3 : 0};
 	e->content_mtime_ns = (int64_t)(v % 7);
 	v = honest ? e->attr_stamp.time * 31 + e->attr_stamp.node : random_below(6);
 	e->mode = (uint32_t)(v % 3);
@@ -51,7 +53,7 @@ static void random_entry(struct entry *e, bool honest)
 
 static bool equal(const struct entry *a, const struct entry *b)
 {
-	return entry_content_equal(a, b) && entry_attr_equal(a, b) &&
+	return entry_content_equal(a, b) && link_id_equal(a->link, b->link) && entry_attr_equal(a, b) &&
 	       a->content_mtime_ns == b->content_mtime_ns && a->mtime_ns == b->mtime_ns &&
 	       stamp_cmp(a->content_stamp, b->content_stamp) == 0 &&
 	       stamp_cmp(a->attr_stamp, b->attr_stamp) == 0 &&

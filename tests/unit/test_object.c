@@ -88,15 +88,19 @@ static void test_meta_round_trip(void **state UNUSED)
 
 	e.mtime_ns = 1234567890123456789;
 	e.mtime_stamp = (struct stamp){100 << 16, 6};
+	e.link = (struct link_id){0xabc, 0x12};
 	buf_put_varint(&e.xattrs, 1);
 	buf_put_bytes(&e.xattrs, "user.a", 6);
 	buf_put_bytes(&e.xattrs, "\0\1", 2);
 	assert_int_equal(object_meta_from_entry(&e, false, &m), 0);
 	assert_string_equal(store_meta_get(&m, "mode"), "33184");
 	assert_string_equal(store_meta_get(&m, "mtime"), "1234567890.123456789");
+	assert_string_equal(
+		store_meta_get(&m, "meridian-link"), "0000000000000abc-0000000000000012");
 	assert_int_equal(object_meta_to_entry(&m, 5, false, &back), 0);
 	assert_true(entry_content_equal(&e, &back.entry));
 	assert_true(entry_attr_equal(&e, &back.entry));
+	assert_true(link_id_equal(e.link, back.entry.link));
 	assert_true(back.entry.content_mtime_ns == e.content_mtime_ns);
 	assert_true(back.entry.mtime_ns == e.mtime_ns);
 	assert_int_equal(vector_get(&back.entry.vector, 5), 99 << 16);
@@ -128,6 +132,8 @@ static void test_hostile_meta(void **state UNUSED)
 		{"uid", "4294967296"}, {"gid", "01"}, {"meridian-stamp", "0"},
 		{"meridian-attr-stamp", "zz"}, {"meridian-sha256", "12"},
 		{"meridian-vector", "!!!!"}, {"meridian-vector", "/w=="},
+		{"meridian-link", "abc-12"}, {"meridian-link", ""},
+		{"meridian-link", "0000000000000000-0000000000000012"},
 		{"meridian-xattrs", "AgFh"}, {"meridian-content-mtime", "99999999999999999999"}};
 	struct entry e = file_entry("hello", 99 << 16, 5);
 	struct object_entry back;

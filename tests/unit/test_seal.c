@@ -552,6 +552,19 @@ static void rule(void **state)
 	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT);
 	l.mode = 0600;
 	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT | SEAL_ATTR);
+	/* Of several names: what another one's entry says already is not said again. */
+	f = (struct entry){.kind = KIND_FILE, .mode = 0600, .mtime_ns = 51, .mtime_stamp = {99, 1}};
+	st.shown = &f;
+	st.size = 3;
+	assert_int_equal(seal_changes(&e, &st), 0);
+	l.link = (struct link_id){1, 2};
+	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT);
+	assert_int_equal(seal_apply(&e, &st, SEAL_CONTENT, (struct stamp){12 << 16, 1}, &f), 0);
+	assert_true(link_id_equal(f.link, l.link));
+	entry_done(&f);
+	l.link = (struct link_id){0};
+	st.shown = NULL;
+	st.size = 4;
 	l.kind = KIND_ABSENT;
 	assert_int_equal(seal_changes(&none, &st), 0);
 	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT);

@@ -54,6 +54,8 @@ static void random_entry(struct entry *e)
 	}
 	if (e->kind == KIND_SYMLINK)
 		e->target = strdup("../somewhere/else");
+	if ((e->kind == KIND_FILE || e->kind == KIND_SYMLINK) && random_below(2))
+		e->link = (struct link_id){1 + random_below(UINT64_MAX), random_u64()};
 	e->content_mtime_ns = (int64_t)random_u64();
 	e->content_stamp = random_stamp();
 	e->mode = (uint32_t)random_below(010000);
@@ -95,6 +97,7 @@ static void assert_same(const struct record *a, const struct record *b)
 	assert_memory_equal(x.data, y.data, x.len);
 	assert_true(slice_equal(key_slice(&a->key), key_slice(&b->key)));
 	assert_true(entry_content_equal(&a->entry, &b->entry));
+	assert_true(link_id_equal(a->entry.link, b->entry.link));
 	assert_true(entry_attr_equal(&a->entry, &b->entry));
 	assert_int_equal(entry_mtime(&a->entry), entry_mtime(&b->entry));
 	assert_int_equal(stamp_cmp(entry_stamp(&a->entry), entry_stamp(&b->entry)), 0);
@@ -182,6 +185,11 @@ static void hostile_records(void **state)
 	r.has_content = false;
 	r.entry.size = UINT64_MAX;
 	refuse_record(&r, "impossible size");
+	make_file(&r, "x");
+	r.has_content = false;
+	r.entry.kind = KIND_DIR;
+	r.entry.link.origin = 1;
+	refuse_record(&r, "impossible link id");
 	make_file(&r, "x");
 	r.entry.kind = (enum kind)9;
 	refuse_record(&r, "unknown kind");
