@@ -378,7 +378,8 @@ static void *seal_loop(void *arg)
 			journal_wait(r->cache, &seen, SEAL_IDLE_MS);
 		/* So that a burst of changes is not sealed one by one; and while changes go on, what
 		 * announcing gathers anyway is sealed in few rounds, not version by version. */
-		wait_ms(r, did ? SEAL_PAUSE_MS : SEAL_GATHER_MS, NULL, true);
+		if (!did || !sealer_late(r->sealer))
+			wait_ms(r, did ? SEAL_PAUSE_MS : SEAL_GATHER_MS, NULL, true);
 	}
 	return NULL;
 }

@@ -32,6 +32,7 @@
 #include "src/base/metrics.h"
 
 #define BATCH 2000u
+#define LATE_MS 1000
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
@@ -259,8 +260,12 @@ static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
 		return r;
 	r = journal_read(conn, after, BATCH, s->rows, count);
 	cache_read_end(conn);
-	if (!r && *count)
-		thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(s->rows[0].time));
+	if (!r && *count) {
+		int64_t lag_ms = clock_realtime_ms() - (int64_t)hlc_ms(s->rows[0].time);
+
+		thread_lag(lag_ms);
+		s->late = *count == BATCH && lag_ms >= LATE_MS;
+	}
 	return r;
 }
 
@@ -306,6 +311,16 @@ int sealer_step(struct sealer *s, bool *did)
 	mutex_unlock(&s->lock);
 	*did = round.did;
 	return r ? r : round.failure;
+}
+
+bool sealer_late(struct sealer *s)
+{
+	bool late;
+
+	mutex_lock(&s->lock);
+	late = s->late;
+	mutex_unlock(&s->lock);
+	return late;
 }
 
 int sealer_seal_all(struct sealer *s)

@@ -37,6 +37,8 @@ void sealer_free(struct sealer *s);
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
 /* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
 int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
+/* There is more than a batch to seal, and it has waited for a second: no time for pauses. */
+bool sealer_late(struct sealer *s);
 /* Directory times and files still open too: before a stop or for flush. */
 int sealer_seal_all(struct sealer *s) MUST_CHECK;
 
