@@ -352,6 +352,10 @@ static int settle_row(struct conn *conn, struct record *rec, const struct inode_
 		return 0;
 	if (fstat(atomic_load(&rec->fd), &st) != 0)
 		return -errno;
+	/* After a power cut content shorter than its row counts as cut short by it: with what was
+	 * truncated and flushed the row has to be flushed, too. */
+	if (st.st_size < (int64_t)row->size)
+		conn->lazy = false;
 	r = update_row(conn, rec, &st, generation);
 	if (!r && row->dirty == clean)
 		r = update_dirty(conn, rec->ino, !clean);

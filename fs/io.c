@@ -79,6 +79,13 @@ static int handle_answer(struct fs *fs, struct handle *h, struct fuse_file_info 
 	return id;
 }
 
+/* Each write of an O_SYNC handle is durable when it returns. Passed through, the kernel flushes the
+ * content and tells us nothing: that there is such a file, and that it is dirty, is flushed here. */
+static int sync_name(struct fs *fs, int flags, int id)
+{
+	return id > 0 && (flags & O_DSYNC) && wants_write(flags) ? cache_sync(fs->cache) : 0;
+}
+
 /* What the kernel has left to us: see killpriv.c. That it may fail for lack of space is no reason to
  * refuse what the caller asked for. */
 static void clear_setid(fuse_req_t req, fuse_ino_t ino)
@@ -117,6 +124,12 @@ int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *
 		clear_setid(req, ino);
 	accessed(fs, ino, fi->flags);
 	id = handle_answer(fs, h, &out);
+	r = sync_name(fs, fi->flags, id);
+	if (r) {
+		handle_free(fs, h);
+		reply(req, r);
+		return 0;
+	}
 	/* The caller was killed meanwhile: no release will come. */
 	if (backing_reply_open(req, &out, id) == -ENOENT)
 		handle_free(fs, h);
@@ -156,6 +169,12 @@ void op_create(
 		return;
 	}
 	id = handle_answer(fs, h, fi);
+	r = sync_name(fs, fi->flags, id);
+	if (r) {
+		handle_free(fs, h);
+		reply(req, r);
+		return;
+	}
 	entry_fill(fs, &inode, &e);
 	if (backing_reply_create(req, &e, fi, id) == -ENOENT)
 		handle_free(fs, h);

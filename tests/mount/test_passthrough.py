@@ -343,6 +343,27 @@ class Passthrough(unittest.TestCase):
         self.assertEqual(target.read_bytes(), data)
         self.object_is("to", data)
 
+    def test_synchronous_opens_flush_the_log(self):
+        """Of writes to an O_SYNC handle the daemon hears nothing: the name is durable before there can be one."""
+        if not self.ON or not shutil.which("strace"):
+            self.skipTest("the kernel asks for each flush" if not self.ON else "no strace")
+        time.sleep(1)  # what earlier tests removed is flushed
+        trace = self.root.parent / "trace"
+        with open(trace, "wb") as out:
+            tracer = subprocess.Popen(["strace", "-f", "-e", "trace=fdatasync", "-p", str(self.server.process.pid)],
+                                      stderr=out)
+        try:
+            wait_until("strace", lambda: b"attached" in trace.read_bytes(), 10)
+            os.close(os.open(self.root / "plain", os.O_WRONLY | os.O_CREAT))
+            before = trace.read_bytes().count(b"fdatasync(")
+            fd = os.open(self.root / "synced", os.O_WRONLY | os.O_CREAT | os.O_DSYNC)
+            self.assertGreater(trace.read_bytes().count(b"fdatasync("), before)
+            os.close(fd)
+        finally:
+            tracer.terminate()
+            tracer.wait()
+            trace.unlink()
+
     def test_exec(self):
         path = self.root / "true"
         shutil.copy("/bin/true", path)

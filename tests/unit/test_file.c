@@ -129,6 +129,35 @@ static void content_goes_when_its_removal_is_durable(void **state)
 	assert_false(atomic_load(&f->cache->grouped));
 }
 
+/* Else a power cut brought back what an application had truncated and flushed: an old journal of a
+ * database, say. */
+static void a_flushed_truncation_is_durable(void **state)
+{
+	struct fixture *f = *state;
+	const struct cache_options options = {.state_dir = f->dir};
+	struct err err = {0};
+	struct file *file;
+
+	cache_close(f->cache);
+	assert_int_equal(cache_open(&options, &f->cache, &err), 0);
+	file = make_open(f, ROOT_INO, "journal");
+	assert_int_equal(file_write(file, "123456", 6, 0, false), 6);
+	assert_int_equal(file_fsync(file, false), 0);
+	assert_int_equal(seal_now(f, file_ino(file)).size, 6);
+	assert_int_equal(file_write(file, "7", 1, 6, false), 1);
+	assert_int_equal(file_fsync(file, false), 0);
+	assert_int_equal(row_of(f, file_ino(file)).size, 7);
+	make_dir(f, ROOT_INO, "other");
+	assert_int_equal(cache_sync(f->cache), 0);
+	assert_int_equal(f->cache->synced, atomic_load(&f->cache->commits));
+	assert_int_equal(file_truncate(file, 2), 0);
+	uint64_t before = f->cache->synced;
+	assert_int_equal(file_fsync(file, true), 0);
+	assert_true(f->cache->synced > before);
+	assert_false(atomic_load(&f->cache->grouped));
+	file_release(file);
+}
+
 /* utimensat comes between the reading of a version and its recording: what it set stays. */
 static void an_mtime_that_is_set_during_a_seal_stays(void **state)
 {
@@ -616,6 +645,7 @@ int main(void)
 		TEST(versions_that_were_seen_are_told_apart),
 		TEST(content_of_removed_files_goes_behind),
 		TEST(content_goes_when_its_removal_is_durable),
+		TEST(a_flushed_truncation_is_durable),
 		TEST(an_mtime_that_is_set_during_a_seal_stays),
 		TEST(wrong_use_is_refused),
 		TEST(allocating_and_copying_are_changes),
