@@ -2,6 +2,8 @@
 import ctypes
 import errno
 import os
+import pathlib
+import shutil
 import stat
 import subprocess
 import unittest
@@ -17,11 +19,27 @@ def exchange(a, b):
         raise OSError(ctypes.get_errno(), "renameat2")
 
 
+def structure(root):
+    """Of everything below root: kind, mode, content, and the names that are the same inode."""
+    found, names = {}, {}
+    for directory, _, files in os.walk(root):
+        for name in files:
+            path = os.path.join(directory, name)
+            key, st = os.path.relpath(path, root), os.lstat(path)
+            content = os.readlink(path) if stat.S_ISLNK(st.st_mode) else pathlib.Path(path).read_bytes()
+            found[key] = [st.st_mode, st.st_size, st.st_mtime_ns, st.st_nlink, hash(content)]
+            names.setdefault(st.st_ino, []).append(key)
+    for group in names.values():
+        for key in group:
+            found[key].append(sorted(group))
+    return found
+
+
 class Links(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.world = World()
-        regions = cls.world.directories("east", "west")
+        regions = cls.regions = cls.world.directories("east", "west")
         cls.one = cls.world.server("one", regions, home="east")
         cls.one.start()
         cls.two = cls.world.server("two", regions, home="west")
@@ -87,6 +105,71 @@ class Links(unittest.TestCase):
         self.assertEqual(os.stat(self.one.mount / "copied/c").st_nlink, 2)
         converge(self.one, self.two)
 
+    def test_programs(self):
+        """Trees full of links: the peer, and a server that starts from nothing, have the same ones."""
+        for program in "git", "rsync":
+            if not shutil.which(program):
+                self.skipTest(f"{program} is not installed")
+        source, mount = self.world.dir / "source", self.one.mount / "programs"
+        (source / "d").mkdir(parents=True)
+        for i in range(20):
+            (source / f"f{i}").write_text(f"content {i % 7}" * (20000 if i == 3 else 1))
+            os.link(source / f"f{i}", source / f"d/g{i}")
+            if i % 3 == 0:
+                os.link(source / f"f{i}", source / f"h{i}")
+        os.symlink("d/g1", source / "s")
+        os.link(source / "s", source / "d/s", follow_symlinks=False)
+        mount.mkdir()
+        subprocess.run(["rsync", "-aH", f"{source}/", mount / "copy"], check=True)
+        quiet = dict(check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                     env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_AUTHOR_NAME": "a",
+                          "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"})
+        subprocess.run(["git", "init", mount / "repo"], **quiet)
+        subprocess.run(["cp", source / "f1", source / "f2", mount / "repo"], check=True)
+        subprocess.run(["git", "-C", mount / "repo", "add", "."], **quiet)
+        subprocess.run(["git", "-C", mount / "repo", "commit", "-m", "x"], **quiet)
+        subprocess.run(["git", "clone", "--local", mount / "repo", mount / "clone"], **quiet)
+        want = structure(mount)
+        self.assertEqual({k: v[:1] + v[3:] for k, v in structure(mount / "copy").items()},
+                         {k: v[:1] + v[3:] for k, v in structure(source).items()})
+        self.assertTrue(any(v[3] > 1 for k, v in want.items() if k.startswith("clone/.git/objects")))
+        converge(self.one, self.two)
+        self.assertEqual(structure(self.two.mount / "programs"), want)
+        subprocess.run(["git", "-C", self.two.mount / "programs/clone", "fsck"], **quiet)
+        three = self.world.server("three", self.regions, home="west")
+        three.start()
+        converge(self.one, self.two, three)
+        self.assertEqual(structure(three.mount / "programs"), want)
+        three.stop()
+        three.start()
+        self.assertEqual(structure(three.mount / "programs"), want)
+        # Written on the third, where nothing but what was read is local.
+        (three.mount / "programs/copy/d/g5").write_text("new")
+        os.unlink(three.mount / "programs/copy/h6")
+        converge(three, self.one, self.two)
+        want = structure(three.mount / "programs")
+        for server in self.one, self.two:
+            self.assertEqual(structure(server.mount / "programs"), want)
+        self.assertEqual((mount / "copy/f5").read_text(), "new")
+        three.stop()
+
+    def test_two_writers(self):
+        """Both write through different names before they hear of each other: one wins for both names."""
+        here, there = self.one.mount / "two", self.two.mount / "two"
+        here.mkdir()
+        for i in range(10):
+            (here / f"a{i}").write_text("base")
+            os.link(here / f"a{i}", here / f"b{i}")
+        converge(self.one, self.two)
+        for i in range(10):
+            (here / f"a{i}").write_text(f"one {i}")
+            (there / f"b{i}").write_text(f"two {i}")
+        converge(self.one, self.two)
+        self.assertEqual(structure(here), structure(there))
+        for i in range(10):
+            self.assert_linked(here, f"a{i}", f"b{i}")
+            self.assertIn((here / f"a{i}").read_text(), (f"one {i}", f"two {i}"))
+
     def test_special(self):
         root = self.one.mount / "special"
         root.mkdir()
@@ -98,6 +181,8 @@ class Links(unittest.TestCase):
         (root / "f").write_text("f")
         self.one.flush()
         self.assertTrue((root / "p").exists())
+        for name in os.listdir(root):
+            os.unlink(root / name)  # the peers have no special files
 
     def test_exchange(self):
         root = self.one.mount / "exchange"
