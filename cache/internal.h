@@ -364,6 +364,10 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 #define CONFLICT_DISPLACED "written after a remote change had replaced the file"
 int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
 	const struct content_version *v, const char *reason) MUST_CHECK;
+/* It was made without a name (O_TMPFILE), and is open. */
+void file_note_unnamed(struct cache *c, uint64_t ino);
+/* Such a file, which still has none. */
+bool file_is_unnamed(struct cache *c, uint64_t ino);
 /* It has a name again: what is written to it counts as any other write. */
 void file_note_attached(struct cache *c, uint64_t ino);
 /* The open content's stat; false when ino is not open here. */

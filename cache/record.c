@@ -321,6 +321,29 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 	return open;
 }
 
+void file_note_unnamed(struct cache *c, uint64_t ino)
+{
+	struct record *rec;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	CHECK(rec);
+	rec->detached = rec->unnamed = true;
+	mutex_unlock(&c->files->lock);
+}
+
+bool file_is_unnamed(struct cache *c, uint64_t ino)
+{
+	const struct record *rec;
+	bool unnamed;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	unnamed = rec && rec->unnamed;
+	mutex_unlock(&c->files->lock);
+	return unnamed;
+}
+
 void file_note_attached(struct cache *c, uint64_t ino)
 {
 	struct key *displaced = NULL;
@@ -331,7 +354,7 @@ void file_note_attached(struct cache *c, uint64_t ino)
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
 	if (rec) {
-		rec->detached = false;
+		rec->detached = rec->unnamed = false;
 		displaced = rec->displaced;
 		rec->displaced = NULL;
 	}

@@ -45,6 +45,7 @@ struct record {
 	unsigned refs;	     /* opens, seals, readers of versions */
 	unsigned opens;
 	bool detached;	       /* the last release must look at the row */
+	bool unnamed;	       /* made without a name, and may get one */
 	struct key *displaced; /* the key that a remote change took; NULL: none */
 	uint64_t displaced_generation;
 

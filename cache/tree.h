@@ -40,7 +40,8 @@ int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mo
 /* A FIFO, socket or device node, too: they stay on this server. */
 int tree_mknod(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
 	uint32_t gid, uint32_t rdev, struct inode *ret) MUST_CHECK;
-/* The same for a regular file, which is opened for writing or reading as file_open would, in one
+/* The same for a regular file (an empty name: one without a name, O_TMPFILE, which lives while it is
+ * open or until tree_link), which is opened for writing or reading as file_open would, in one
  * transaction: dirty from the start when writable. */
 struct file;
 int tree_create_open(struct cache *c, uint64_t parent, struct slice name, uint32_t mode,

@@ -372,6 +372,42 @@ struct creation {
 	uint32_t umask;
 };
 
+/* A file without a name, as unlink would leave it. */
+static int insert_unnamed(struct conn *conn, const struct inode_row *row)
+{
+	sqlite3_stmt *s;
+	int r = insert_inode(conn, 0, slice_of(""), row, NULL);
+
+	if (r)
+		return r;
+	s = conn_statement(conn, "UPDATE inode SET nlink = 0 WHERE ino = ?1");
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)row->ino);
+	return conn_run(conn, s);
+}
+
+static int create_unnamed(struct cache *c, struct creation *n)
+{
+	struct conn *conn AUTO_ROLLBACK = NULL;
+	struct inode_row dir;
+	int r;
+
+	r = cache_begin_op(c, &conn);
+	if (!r)
+		r = inode_get(conn, n->parent, &dir);
+	if (r)
+		return r;
+	if (!S_ISDIR(dir.mode))
+		return -ENOTDIR;
+	if (dir.mode & S_ISGID)
+		n->row.gid = dir.gid;
+	r = inode_inherit(conn, &dir, n->umask, &n->row);
+	if (!r)
+		r = insert_unnamed(conn, &n->row);
+	return r ? r : commit(&conn);
+}
+
 static int create_rows(struct cache *c, struct creation *n)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
@@ -406,7 +442,7 @@ static int create_rows(struct cache *c, struct creation *n)
 static int prepare(struct cache *c, struct creation *n, uint32_t mode, uint32_t uid, uint32_t gid)
 {
 	int64_t now = clock_realtime_ns();
-	int r = name_check(n->parent, n->name);
+	int r = n->name.len ? name_check(n->parent, n->name) : 0;
 
 	if (!r)
 		r = content_check_reserve(c, 4096);
@@ -416,7 +452,7 @@ static int prepare(struct cache *c, struct creation *n, uint32_t mode, uint32_t 
 	n->umask = mode >> 16;
 	n->row.uid = uid;
 	n->row.gid = gid;
-	n->row.nlink = 1;
+	n->row.nlink = n->name.len > 0;
 	n->row.atime_ns = n->row.mtime_ns = n->row.ctime_ns = now;
 	n->row.state = S_ISREG(mode) ? STATE_LOCAL : STATE_NONE;
 	n->row.dirty = S_ISREG(mode);
@@ -467,7 +503,7 @@ static int create_node(struct cache *c, uint64_t parent, struct slice name, uint
 int tree_create(struct cache *c, uint64_t parent, struct slice name, uint32_t mode, uint32_t uid,
 	uint32_t gid, const char *target, struct inode *ret)
 {
-	if (mode_kind(mode) == KIND_ABSENT)
+	if (mode_kind(mode) == KIND_ABSENT || !name.len)
 		return -EINVAL;
 	return create_node(c, parent, name, mode, uid, gid, target, 0, ret);
 }
@@ -501,7 +537,9 @@ int tree_create_open(struct cache *c, uint64_t parent, struct slice name, uint32
 		content_remove(c, n.row.ino);
 		return r;
 	}
-	r = create_rows(c, &n);
+	if (!name.len)
+		file_note_unnamed(c, n.row.ino);
+	r = name.len ? create_rows(c, &n) : create_unnamed(c, &n);
 	if (r) {
 		file_forget(f);
 		content_remove(c, n.row.ino);
@@ -660,7 +698,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 		return r;
 	if (S_ISDIR(row.mode))
 		return -EPERM;
-	if (row.nlink == 0)
+	if (row.nlink == 0 && !file_is_unnamed(c, ino))
 		return -ENOENT;
 	if (row.nlink >= LINKS_MAX)
 		return -EMLINK;
@@ -670,9 +708,15 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	r = inode_child(conn, parent, name, &taken);
 	if (r != -ENOENT)
 		return r ? r : -EEXIST;
-	r = inode_link(conn, ino, parent, name);
-	if (!r)
-		r = journal_link(conn, &row, &key);
+	if (row.nlink == 0) {
+		r = inode_attach(conn, ino, parent, name);
+		if (!r)
+			r = journal_key(conn, JOURNAL_PUT, &key, NULL);
+	} else {
+		r = inode_link(conn, ino, parent, name);
+		if (!r)
+			r = journal_link(conn, &row, &key);
+	}
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (!r)

@@ -144,6 +144,8 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
 void op_statfs(fuse_req_t req, fuse_ino_t ino);
 
 /* io.c */
+/* libfuse has no handler for FUSE_TMPFILE before 3.17; its request is one to create "/". */
+void tmpfile_note(void *request, size_t size);
 void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct fuse_file_info *fi);

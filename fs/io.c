@@ -8,11 +8,15 @@
 #include "fs/internal.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "src/base/log.h"
 
 #define COPY_MAX ((size_t)16 << 20) /* of one request: a worker is away so long */
+
+#define TMPFILE_OPCODE 51 /* FUSE_TMPFILE, protocol 7.37; older headers lack it */
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
 {
@@ -142,6 +146,14 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fetch_open(req, ino, fi);
 }
 
+void tmpfile_note(void *request, size_t size)
+{
+	struct fuse_in_header *in = request;
+
+	if (size >= sizeof(*in) && in->opcode == TMPFILE_OPCODE)
+		in->opcode = FUSE_CREATE;
+}
+
 void op_create(
 	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
@@ -158,7 +170,8 @@ void op_create(
 		return;
 	}
 	ids_creator(req, &uid, &gid);
-	r = tree_create_open(fs->cache, parent, slice_of(name),
+	/* The name that only a file without one has: tmpfile_note. */
+	r = tree_create_open(fs->cache, parent, slice_of(strcmp(name, "/") ? name : ""),
 		S_IFREG | (mode & 07777) | CREATE_UMASK(ctx->umask), uid, gid,
 		wants_write(fi->flags), &inode, &h->open.file);
 	if (r) {

@@ -378,6 +378,7 @@ static void serve(struct worker *w)
 		atomic_fetch_add_explicit(&fs->requests, 1, memory_order_relaxed);
 		killpriv_note(fs, w->buf.mem, (size_t)r);
 		backing_note(fs, w->buf.mem, (size_t)r);
+		tmpfile_note(w->buf.mem, (size_t)r);
 		fuse_session_process_buf(fs->session, &w->buf);
 	}
 }
