@@ -22,6 +22,7 @@
 #include <sys/file.h>
 #include <sys/statvfs.h>
 
+#include "cache/hashing.h"
 #include "cache/internal.h"
 #include "cache/redo.h"
 #include "cache/schema.h"
@@ -286,6 +287,7 @@ static void release(struct cache *c)
 	times_free(c->times);
 	sweep_free(c->sweep);
 	removals_free(c->removals);
+	hashings_free(c->hashings);
 	atimes_free(c->atimes);
 	free(c->xattrs);
 	troubles_free(c->troubles);
@@ -337,11 +339,13 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->times = times_new();
 	c->sweep = sweep_new();
 	c->removals = removals_new();
+	c->hashings = hashings_new();
+	c->hash_slice_ms = HASH_SLICE_MS;
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();
-	r = c->state_dir && c->files && c->times && c->sweep && c->removals && c->atimes &&
-			    c->xattrs && c->troubles
+	r = c->state_dir && c->files && c->times && c->sweep && c->removals && c->hashings &&
+			    c->atimes && c->xattrs && c->troubles
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)

@@ -82,9 +82,12 @@ struct content_version {
  * are open or the guard fails it is copied to a snapshot file first (reflink where possible,
  * else a copy whose ranges written meanwhile are copied again under the lock). -ENOENT: the
  * inode is gone; -EREMOTE: the content is not here (hash known: nothing to seal). Blocks on disk
- * only. */
+ * only, and with bytes for about a second: -EAGAIN: come again, it goes on from there. */
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
 	struct content_version *ret) MUST_CHECK;
+
+/* With stop, and until the call without, long hashing ends early: content_seal is -EAGAIN then. */
+void content_stop_hashing(struct cache *c, bool stop);
 
 /* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
  * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */

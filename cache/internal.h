@@ -141,6 +141,9 @@ struct cache {
 
 	struct sweep *sweep;
 	struct removals *removals;
+	struct hashings *hashings;
+	_Atomic bool hash_stop;
+	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
 
 	struct troubles *troubles;
 	cache_hold_fn hold; /* guarded by hook_lock, as the next */

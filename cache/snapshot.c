@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 
+#include "cache/hashing.h"
 #include "cache/record.h"
 #include "src/base/log.h"
 
@@ -114,37 +115,6 @@ void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
 }
 
 /* ---- reading and hashing ---- */
-
-/* Hashes the first size bytes of fd; ends early, with *whole false, when guard's generation moves
- * on. The first inline_max bytes go into bytes when they are all. */
-static int hash_file(int fd, uint64_t size, struct record *guard, uint64_t generation,
-	uint8_t hash[SHA256_SIZE], bool *whole)
-{
-	uint8_t *buffer AUTO_FREE = malloc(COPY_BYTES);
-	struct sha256 h CLEANUP(sha256_done) = {0};
-	uint64_t at = 0;
-
-	if (!buffer)
-		return -ENOMEM;
-	*whole = false;
-	sha256_init(&h);
-	while (at < size) {
-		size_t n = size - at < COPY_BYTES ? (size_t)(size - at) : COPY_BYTES;
-		ssize_t got = pread(fd, buffer, n, (off_t)at);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0 || (guard && atomic_load(&guard->generation) != generation))
-			return 0;
-		sha256_update(&h, buffer, (size_t)got);
-		at += (uint64_t)got;
-	}
-	sha256_final(&h, hash);
-	*whole = true;
-	return 0;
-}
 
 static int read_whole(int fd, uint64_t size, struct buf *bytes)
 {
@@ -258,6 +228,25 @@ static int copy_last(struct record *rec, int from, int to, uint8_t *buffer, stru
 	return r;
 }
 
+/* Into an empty file: holes stay holes. What becomes data meanwhile is marked. */
+static int copy_data(int from, int to, uint64_t size, uint8_t *buffer)
+{
+	uint64_t at = 0;
+	int r = 0;
+
+	while (!r && at < size) {
+		off_t data = lseek(from, (off_t)at, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(from, data, SEEK_HOLE);
+		uint64_t end = hole < 0 || (uint64_t)hole > size ? size : (uint64_t)hole;
+
+		if (data < 0 && errno == ENXIO)
+			break;
+		r = snapshot_copy_range(from, to, data < 0 ? at : (uint64_t)data, end, buffer);
+		at = end;
+	}
+	return r;
+}
+
 static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
 {
 	uint64_t left = UINT64_MAX, before;
@@ -266,7 +255,7 @@ static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
 
 	if (fstat(from, &st) != 0)
 		return -errno;
-	r = snapshot_copy_range(from, to, 0, (uint64_t)st.st_size, buffer);
+	r = copy_data(from, to, (uint64_t)st.st_size, buffer);
 	for (int pass = 0; !r && pass < PASSES; pass++) {
 		before = left;
 		r = copy_pass(rec, from, to, buffer, &left);
@@ -323,13 +312,14 @@ static int clone_or_mark(
 	return r;
 }
 
-static int keep_snapshot(struct cache *c, uint64_t ino, int fd, struct content_version *v)
+static int keep_snapshot(
+	struct cache *c, uint64_t ino, int content, int fd, struct content_version *v)
 {
 	char from[NAME_SIZE], to[NAME_SIZE], hex[SHA256_HEX_SIZE];
 	bool whole = false;
 	int r;
 
-	r = hash_file(fd, v->size, NULL, 0, v->hash, &whole);
+	r = content_hash(c, fd, v->size, NULL, 0, false, content, v->hash, &whole);
 	if (r || !whole)
 		return r ? r : -EIO;
 	hex_encode(v->hash, SHA256_SIZE, hex);
@@ -381,7 +371,7 @@ static int seal_snapshot(struct cache *c, struct record *rec, const struct key *
 	if (!r && bytes)
 		r = read_whole(to, v->size, bytes);
 	if (!r)
-		r = keep_snapshot(c, rec->ino, to, v);
+		r = keep_snapshot(c, rec->ino, fd, to, v);
 	if (r) {
 		snapshot_name(rec->ino, "new", name);
 		unlinkat(c->dir_fd, name, 0);
@@ -437,13 +427,13 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 /* A file that is sealed for the second time changes, and is likely to change while it is uploaded: only
  * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none. */
 static int seal_large(struct cache *c, struct record *rec, const struct key *key, int fd,
-	bool rewritten, struct buf *bytes, struct content_version *v)
+	bool rewritten, bool sliced, struct buf *bytes, struct content_version *v)
 {
 	bool whole = false;
 	int r;
 
 	if (atomic_load(&rec->writers) == 0 && !rewritten) {
-		r = hash_file(fd, v->size, rec, v->generation, v->hash, &whole);
+		r = content_hash(c, fd, v->size, rec, v->generation, sliced, fd, v->hash, &whole);
 		if (r)
 			return r;
 		/* A writer that opened meanwhile may be about to write, and the upload would start
@@ -489,7 +479,8 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 	r = seal_small(c, rec, fd, inline_max, bytes, &row, v, &large);
 	if (r || !large)
 		return r;
-	r = seal_large(c, rec, &key, fd, row.has_hash, v->size <= inline_max ? bytes : NULL, v);
+	r = seal_large(c, rec, &key, fd, row.has_hash, bytes != NULL && row.nlink > 0,
+		v->size <= inline_max ? bytes : NULL, v);
 	if (bytes && (r || bytes->len != v->size))
 		buf_clear(bytes);
 	return r;

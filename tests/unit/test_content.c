@@ -405,9 +405,87 @@ static void without_a_fetcher_a_fetch_fails(void **state)
 	assert_int_equal(result, -EIO);
 }
 
+/* 64 steps a call: other files are sealed in between, and one that is removed costs nothing more. */
+static void a_long_hash_comes_in_slices(void **state)
+{
+	struct fixture *f = *state;
+	struct buf bytes CLEANUP(buf_done) = {0};
+	uint64_t ino = make_file(f, ROOT_INO, "long", "start"), gone;
+	uint8_t hash[SHA256_SIZE], chunk[4096] = {0};
+	struct content_version v;
+	struct sha256 whole;
+	struct file *file;
+	unsigned calls = 1;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_truncate(file, 40 << 20), 0);
+	assert_int_equal(file_write(file, "middle", 6, 20 << 20, false), 6);
+	file_release(file);
+	f->cache->hash_slice_ms = 0;
+	while (content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN)
+		assert_true(++calls < 10);
+	assert_true(calls >= 3);
+	sha256_init(&whole);
+	for (size_t at = 0; at < 40 << 20; at += sizeof(chunk)) {
+		memset(chunk, 0, 8);
+		memcpy(chunk,
+			at == 20 << 20 ? "middle"
+			: at	       ? ""
+				       : "start",
+			at == 20 << 20 ? 6
+			: at	       ? 0
+				       : 5);
+		sha256_update(&whole, chunk, sizeof(chunk));
+	}
+	sha256_final(&whole, hash);
+	assert_memory_equal(v.hash, hash, SHA256_SIZE);
+
+	/* A change in between is not mixed in. */
+	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), -EAGAIN);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_write(file, "other", 5, 0, false), 5);
+	file_release(file);
+	while (content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN)
+		;
+	assert_memory_not_equal(v.hash, hash, SHA256_SIZE);
+
+	/* A snapshot of it has the same holes, and ends when it is to. */
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_truncate(file, INT64_C(1) << 40), 0);
+	content_stop_hashing(f->cache, true);
+	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), -EAGAIN);
+	content_stop_hashing(f->cache, false);
+	assert_int_equal(file_truncate(file, 40 << 20), 0);
+	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), 0);
+	sha256_init(&whole);
+	for (size_t at = 0; at < 40 << 20; at += sizeof(chunk)) {
+		memset(chunk, 0, 8);
+		memcpy(chunk,
+			at == 20 << 20 ? "middle"
+			: at	       ? ""
+				       : "other",
+			at == 20 << 20 ? 6
+			: at	       ? 0
+				       : 5);
+		sha256_update(&whole, chunk, sizeof(chunk));
+	}
+	sha256_final(&whole, hash);
+	assert_memory_equal(v.hash, hash, SHA256_SIZE);
+	file_release(file);
+
+	gone = make_file(f, ROOT_INO, "gone", "");
+	assert_int_equal(file_open(f->cache, gone, true, false, &file), 0);
+	assert_int_equal(file_truncate(file, INT64_C(8) << 40), 0);
+	file_release(file);
+	assert_int_equal(content_seal(f->cache, gone, 100, &bytes, &v), -EAGAIN);
+	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("gone")), 0);
+	assert_int_equal(content_seal(f->cache, gone, 100, &bytes, &v), -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(a_long_hash_comes_in_slices),
 		TEST(small_content_comes_inline),
 		TEST(a_version_is_read_until_it_changes),
 		TEST(a_snapshot_outlives_the_content),

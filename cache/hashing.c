@@ -1,0 +1,207 @@
+/*
+ * Holes are hashed without being read. A slice leaves what it came to in one of a few places, found
+ * again by inode, generation and size: the content was not written to in between when these are the
+ * same. A place whose caller does not come again (the file was removed, or written to) is free after
+ * STALE_MS; who finds none has to wait, rather than to begin from the front each time.
+ *
+ * Lock: hashings.lock, a leaf. A place that is worked on is not in the table.
+ */
+#include "cache/hashing.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cache/internal.h"
+#include "src/base/clock.h"
+
+#define PLACES 4
+#define STALE_MS 60000
+#define STEP_BYTES ((size_t)256 << 10)
+#define LOOK_STEPS 64 /* between two looks at the clock and at the name */
+
+struct hashing {
+	uint64_t ino; /* 0: free */
+	uint64_t generation;
+	uint64_t size;
+	uint64_t at;
+	struct sha256 sha;
+	int64_t used_ms;
+};
+
+struct hashings {
+	struct mutex lock;
+	struct hashing place[PLACES];
+};
+
+static const uint8_t zeros[STEP_BYTES];
+
+struct hashings *hashings_new(void)
+{
+	struct hashings *t = calloc(1, sizeof(*t));
+
+	if (t)
+		mutex_init(&t->lock, LOCK_RANK_LEAF);
+	return t;
+}
+
+static void forget(struct hashing *h)
+{
+	if (h->ino)
+		sha256_done(&h->sha);
+	*h = (struct hashing){0};
+}
+
+void hashings_free(struct hashings *t)
+{
+	if (!t)
+		return;
+	for (unsigned i = 0; i < PLACES; i++)
+		forget(&t->place[i]);
+	mutex_done(&t->lock);
+	free(t);
+}
+
+static bool is_same(const struct hashing *a, const struct hashing *b)
+{
+	return a->ino == b->ino && a->generation == b->generation && a->size == b->size;
+}
+
+/* Goes on with what was begun, or begins; false: there is no room for one more. */
+static bool begin(struct hashings *t, struct hashing *h, bool sliced)
+{
+	int64_t now = clock_monotonic_ms();
+	bool room = !sliced;
+
+	mutex_lock(&t->lock);
+	for (unsigned i = 0; i < PLACES; i++) {
+		struct hashing *p = &t->place[i];
+
+		if (p->ino && is_same(p, h)) {
+			*h = *p;
+			*p = (struct hashing){0};
+			mutex_unlock(&t->lock);
+			return true;
+		}
+		if (p->ino == h->ino || now - p->used_ms >= STALE_MS)
+			forget(p);
+		room |= !p->ino;
+	}
+	mutex_unlock(&t->lock);
+	if (room)
+		sha256_init(&h->sha);
+	return room;
+}
+
+static void keep(struct hashings *t, struct hashing *h)
+{
+	h->used_ms = clock_monotonic_ms();
+	mutex_lock(&t->lock);
+	for (unsigned i = 0; i < PLACES; i++) {
+		if (t->place[i].ino)
+			continue;
+		t->place[i] = *h;
+		*h = (struct hashing){0};
+		break;
+	}
+	mutex_unlock(&t->lock);
+	forget(h);
+}
+
+/* Where the hole that at lies in ends; at itself when there is data, or nobody knows. */
+static uint64_t hole_end(int fd, uint64_t at, uint64_t size)
+{
+	off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+	struct stat st;
+
+	if (data < 0 && errno == ENXIO && fstat(fd, &st) == 0)
+		return (uint64_t)st.st_size < size ? (uint64_t)st.st_size : size;
+	return data < 0 ? at : (uint64_t)data < size ? (uint64_t)data : size;
+}
+
+/* One step. 1, 0 at the end of the file, or -errno. */
+static int step(int fd, struct hashing *h, uint64_t *hole, uint8_t *buffer)
+{
+	uint64_t left = h->size - h->at;
+	size_t n = left < STEP_BYTES ? (size_t)left : STEP_BYTES;
+	ssize_t got;
+
+	if (h->at < *hole) {
+		got = (ssize_t)(*hole - h->at < n ? *hole - h->at : n);
+		sha256_update(&h->sha, zeros, (size_t)got);
+		h->at += (uint64_t)got;
+		return 1;
+	}
+	do
+		got = pread(fd, buffer, n, (off_t)h->at);
+	while (got < 0 && errno == EINTR);
+	if (got <= 0)
+		return got < 0 ? -errno : 0;
+	sha256_update(&h->sha, buffer, (size_t)got);
+	h->at += (uint64_t)got;
+	return 1;
+}
+
+void content_stop_hashing(struct cache *c, bool stop)
+{
+	atomic_store(&c->hash_stop, stop);
+}
+
+static bool is_removed(int fd)
+{
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && st.st_nlink == 0;
+}
+
+/* 1: done; 0: not the whole; -EAGAIN: the time is over. */
+static int run(
+	struct cache *c, int fd, struct hashing *h, struct record *guard, bool sliced, int removed)
+{
+	uint8_t *buffer AUTO_FREE = malloc(STEP_BYTES);
+	int64_t end = clock_monotonic_ms() + c->hash_slice_ms;
+	uint64_t hole = 0;
+	int r = buffer ? 1 : -ENOMEM;
+
+	for (unsigned n = 1; r == 1 && h->at < h->size; n++) {
+		if (n % LOOK_STEPS == 0) {
+			if (is_removed(removed))
+				return -ENOENT;
+			if (atomic_load(&c->hash_stop))
+				return -EAGAIN;
+			if (sliced && clock_monotonic_ms() >= end)
+				return -EAGAIN;
+		}
+		if (h->at >= hole && n % 16 == 1)
+			hole = hole_end(fd, h->at, h->size);
+		r = step(fd, h, &hole, buffer);
+		if (r == 1 && guard && atomic_load(&guard->generation) != h->generation)
+			r = 0;
+	}
+	return r;
+}
+
+int content_hash(struct cache *c, int fd, uint64_t size, struct record *guard, uint64_t generation,
+	bool sliced, int removed, uint8_t hash[SHA256_SIZE], bool *whole)
+{
+	struct hashing h = {.ino = guard ? guard->ino : 0, .generation = generation, .size = size};
+	int r;
+
+	*whole = false;
+	sliced = sliced && guard;
+	if (!guard)
+		sha256_init(&h.sha);
+	else if (!begin(c->hashings, &h, sliced))
+		return -EAGAIN;
+	r = run(c, fd, &h, guard, sliced, removed);
+	if (r == 1) {
+		sha256_final(&h.sha, hash);
+		*whole = true;
+		return 0;
+	}
+	if (r == -EAGAIN && guard)
+		keep(c->hashings, &h);
+	else
+		sha256_done(&h.sha);
+	return r;
+}

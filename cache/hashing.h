@@ -1,0 +1,26 @@
+/*
+ * Private to cache/: hashing content in slices. A large file takes minutes, a sparse one hours, while
+ * all other files wait: after HASH_SLICE_MS a caller that can come again is sent away, and what was
+ * hashed so far is kept for its next call.
+ */
+#ifndef CACHE_HASHING_H
+#define CACHE_HASHING_H
+
+#include "cache/cache.h"
+#include "cache/record.h"
+
+#define HASH_SLICE_MS 1000
+
+struct hashings;
+
+struct hashings *hashings_new(void);
+void hashings_free(struct hashings *t); /* NULL is fine */
+
+/* Hashes the first size bytes of fd. Ends early with *whole false when it is shorter, and when
+ * guard's generation is not, or no more, the given one. sliced: -EAGAIN when the time is over; to be
+ * called again with the same inode, generation and size. removed: a descriptor of the content;
+ * -ENOENT when that file is gone; -1: it does not matter. */
+int content_hash(struct cache *c, int fd, uint64_t size, struct record *guard, uint64_t generation,
+	bool sliced, int removed, uint8_t hash[SHA256_SIZE], bool *whole) MUST_CHECK;
+
+#endif
