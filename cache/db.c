@@ -62,6 +62,18 @@ static int pragmas(struct conn *conn)
 	return sqlite3_exec(conn->db, text, NULL, NULL, NULL) == SQLITE_OK ? 0 : conn_error(conn);
 }
 
+static void on_change(
+	void *ctx, int op, const char *database, const char *table, sqlite3_int64 rowid)
+{
+	if (strcmp(table, "inode") == 0)
+		row_cache_drop_inode(ctx, (uint64_t)rowid);
+}
+
+static void on_rollback(void *ctx)
+{
+	row_cache_clear(ctx);
+}
+
 int conn_open(struct cache *c, bool writer, struct conn **ret)
 {
 	struct conn *conn;
@@ -81,7 +93,8 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	conn->notes_end = &conn->notes;
 	conn->dir_keys = writer ? dir_keys_new() : NULL;
 	conn->tally = writer ? tally_new() : NULL;
-	if (writer && !(conn->dir_keys && conn->tally)) {
+	conn->rows = writer ? row_cache_new() : NULL;
+	if (writer && !(conn->dir_keys && conn->tally && conn->rows)) {
 		r = -ENOMEM;
 	} else if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
 			   vfs_name()) != SQLITE_OK) {
@@ -98,8 +111,11 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 		return r;
 	}
 	/* Replaces the automatic checkpoint, which is a hook of the same kind. */
-	if (writer)
+	if (writer) {
 		sqlite3_wal_hook(conn->db, on_wal, c);
+		sqlite3_update_hook(conn->db, on_change, conn->rows);
+		sqlite3_rollback_hook(conn->db, on_rollback, conn->rows);
+	}
 	*ret = conn;
 	return 0;
 }
@@ -125,6 +141,7 @@ void conn_close(struct conn *conn)
 	dir_keys_free(conn->dir_keys);
 	tally_free(conn->tally);
 	CHECK(sqlite3_close(conn->db) == SQLITE_OK);
+	row_cache_free(conn->rows);
 	free(conn);
 }
 

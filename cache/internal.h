@@ -22,6 +22,7 @@
 #include "cache/dir_key.h"
 #include "cache/file.h"
 #include "cache/journal.h"
+#include "cache/row_cache.h"
 #include "cache/tree.h"
 #include "src/base/thread.h"
 
@@ -72,6 +73,7 @@ struct conn {
 	uint64_t ino_limit;
 	struct dir_keys *dir_keys;   /* the writer's, else NULL */
 	struct tally *tally;	     /* likewise */
+	struct row_cache *rows;	     /* likewise */
 	struct totals account; /* what it adds to the cache's */
 	/* Of the transaction, either sort: the directory that inode_resolve found last. */
 	struct dir_found found;

@@ -90,27 +90,45 @@ static int one_inode(struct conn *conn, sqlite3_stmt *s, struct inode_row *ret)
 
 int inode_get(struct conn *conn, uint64_t ino, struct inode_row *ret)
 {
-	sqlite3_stmt *s =
-		conn_statement(conn, "SELECT " INODE_COLUMNS " FROM inode i WHERE i.ino = ?1");
+	sqlite3_stmt *s;
+	int r;
 
+	if (conn->rows && row_cache_inode(conn->rows, ino, ret))
+		return 0;
+	s = conn_statement(conn, "SELECT " INODE_COLUMNS " FROM inode i WHERE i.ino = ?1");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
-	return one_inode(conn, s, ret);
+	r = one_inode(conn, s, ret);
+	if (!r && conn->rows)
+		row_cache_put_inode(conn->rows, ret);
+	return r;
 }
 
 int inode_child(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *ret)
 {
-	sqlite3_stmt *s = conn_statement(conn,
+	int64_t place = name_place(name);
+	sqlite3_stmt *s;
+	uint64_t ino;
+	int r;
+
+	if (conn->rows && row_cache_name(conn->rows, parent, place, name, &ino))
+		return ino ? inode_get(conn, ino, ret) : -ENOENT;
+	s = conn_statement(conn,
 		"SELECT " INODE_COLUMNS " FROM dentry d JOIN inode i ON i.ino = d.ino"
 		" WHERE d.parent = ?1 AND d.place = ?3 AND d.name = ?2");
-
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
-	bind_int(s, 3, name_place(name));
-	return one_inode(conn, s, ret);
+	bind_int(s, 3, place);
+	r = one_inode(conn, s, ret);
+	if (!conn->rows || (r && r != -ENOENT))
+		return r;
+	row_cache_put_name(conn->rows, parent, place, name, r ? 0 : ret->ino);
+	if (!r)
+		row_cache_put_inode(conn->rows, ret);
+	return r;
 }
 
 static int child_ino(struct conn *conn, uint64_t parent, struct slice name, uint64_t *ret)

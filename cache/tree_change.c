@@ -43,14 +43,19 @@ static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 {
 	sqlite3_stmt *s = conn_statement(conn, "INSERT INTO dentry(parent, name, ino, place)"
 					       " VALUES(?1, ?2, ?3, ?4)");
+	int64_t place = name_place(name);
+	int r;
 
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	bind_int(s, 3, (int64_t)ino);
-	bind_int(s, 4, name_place(name));
-	return conn_run(conn, s);
+	bind_int(s, 4, place);
+	r = conn_run(conn, s);
+	if (!r)
+		row_cache_put_name(conn->rows, parent, place, name, ino);
+	return r;
 }
 
 static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
@@ -58,6 +63,7 @@ static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 	sqlite3_stmt *s = conn_statement(conn,
 		"DELETE FROM dentry WHERE parent = ?1 AND place = ?4 AND name = ?2"
 		" AND ino = ?3");
+	int64_t place = name_place(name);
 	int r;
 
 	dir_keys_moved(conn->dir_keys, ino);
@@ -67,10 +73,12 @@ static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, 
 	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	bind_int(s, 3, (int64_t)ino);
-	bind_int(s, 4, name_place(name));
+	bind_int(s, 4, place);
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) != 1)
 		r = -ENOENT;
+	if (!r)
+		row_cache_put_name(conn->rows, parent, place, name, 0);
 	return r;
 }
 
@@ -83,6 +91,8 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 		" ctime_ns, state, dirty, xattrs, generation, sealed, hash, target)"
 		" VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12, ?17, ?13, ?14, ?15, "
 		"?16)");
+	struct inode_row made = *row;
+	int r;
 
 	if (!s)
 		return conn_error(conn);
@@ -107,7 +117,12 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 	bind_int(s, 17, row->xattrs);
 	conn_account(conn, row->ino, 1, row->state == STATE_LOCAL,
 		row->state == STATE_LOCAL ? (int64_t)row->size : 0);
-	return conn_run(conn, s);
+	r = conn_run(conn, s);
+	made.parent = parent;
+	made.nlink = 1;
+	if (!r)
+		row_cache_put_inode(conn->rows, &made);
+	return r;
 }
 
 /* row->ino is set. */
@@ -223,7 +238,10 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 static int rename_inode(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
 	uint64_t new_parent, struct slice new_name)
 {
+	int64_t now = clock_realtime_ns();
+	struct inode_row row;
 	sqlite3_stmt *s;
+	bool known;
 	int r;
 
 	if (atomic_load(&conn->cache->linked)) {
@@ -238,8 +256,15 @@ static int rename_inode(struct conn *conn, uint64_t ino, uint64_t parent, struct
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, (int64_t)new_parent);
 	bind_slice(s, 3, new_name);
-	bind_int(s, 4, clock_realtime_ns());
-	return conn_run(conn, s);
+	bind_int(s, 4, now);
+	known = row_cache_inode(conn->rows, ino, &row);
+	r = conn_run(conn, s);
+	if (!r && known) {
+		row.parent = new_parent;
+		row.ctime_ns = now;
+		row_cache_put_inode(conn->rows, &row);
+	}
+	return r;
 }
 
 int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
@@ -288,11 +313,13 @@ int inode_link(struct conn *conn, uint64_t ino, uint64_t parent, struct slice na
 	return r ? r : link_add(conn, ino, parent, name);
 }
 
+/* row: as inode_get gave it, but for what is to change. */
 static int write_attr(struct conn *conn, const struct inode_row *row)
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "UPDATE inode SET mode = ?2, uid = ?3, gid = ?4,"
 				     " atime_ns = ?5, mtime_ns = ?6, ctime_ns = ?7 WHERE ino = ?1");
+	int r;
 
 	if (!s)
 		return conn_error(conn);
@@ -303,7 +330,10 @@ static int write_attr(struct conn *conn, const struct inode_row *row)
 	bind_int(s, 5, row->atime_ns);
 	bind_int(s, 6, row->mtime_ns);
 	bind_int(s, 7, row->ctime_ns);
-	return conn_run(conn, s);
+	r = conn_run(conn, s);
+	if (!r)
+		row_cache_put_inode(conn->rows, row);
+	return r;
 }
 
 int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid,
