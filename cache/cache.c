@@ -341,6 +341,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->removals = removals_new();
 	c->hashings = hashings_new();
 	c->hash_slice_ms = HASH_SLICE_MS;
+	atomic_init(&c->hash_end_ms, INT64_MAX);
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();

@@ -86,8 +86,9 @@ struct content_version {
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
 	struct content_version *ret) MUST_CHECK;
 
-/* With stop, and until the call without, long hashing ends early: content_seal is -EAGAIN then. */
-void content_stop_hashing(struct cache *c, bool stop);
+/* From that monotonic time on long hashing ends early: content_seal is -EAGAIN then. INT64_MAX: it
+ * does not. */
+void content_stop_hashing(struct cache *c, int64_t at_ms);
 
 /* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
  * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */

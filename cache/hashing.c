@@ -142,9 +142,9 @@ static int step(int fd, struct hashing *h, uint64_t *hole, uint8_t *buffer)
 	return 1;
 }
 
-void content_stop_hashing(struct cache *c, bool stop)
+void content_stop_hashing(struct cache *c, int64_t at_ms)
 {
-	atomic_store(&c->hash_stop, stop);
+	atomic_store(&c->hash_end_ms, at_ms);
 }
 
 static bool is_removed(int fd)
@@ -159,7 +159,7 @@ static int run(
 	struct cache *c, int fd, struct hashing *h, struct record *guard, bool sliced, int removed)
 {
 	uint8_t *buffer AUTO_FREE = malloc(STEP_BYTES);
-	int64_t end = clock_monotonic_ms() + c->hash_slice_ms;
+	int64_t now = clock_monotonic_ms(), end = now + c->hash_slice_ms;
 	uint64_t hole = 0;
 	int r = buffer ? 1 : -ENOMEM;
 
@@ -167,9 +167,8 @@ static int run(
 		if (n % LOOK_STEPS == 0) {
 			if (is_removed(removed))
 				return -ENOENT;
-			if (atomic_load(&c->hash_stop))
-				return -EAGAIN;
-			if (sliced && clock_monotonic_ms() >= end)
+			now = clock_monotonic_ms();
+			if ((sliced && now >= end) || now >= atomic_load(&c->hash_end_ms))
 				return -EAGAIN;
 		}
 		if (h->at >= hole && n % 16 == 1)

@@ -144,7 +144,7 @@ struct cache {
 	struct sweep *sweep;
 	struct removals *removals;
 	struct hashings *hashings;
-	_Atomic bool hash_stop;
+	_Atomic int64_t hash_end_ms;
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
 
 	struct troubles *troubles;

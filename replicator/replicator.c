@@ -571,7 +571,7 @@ int replicator_start(struct replicator *r, struct err *err)
 	mutex_unlock(&r->lock);
 	atomic_store(&r->regions.cancel, false);
 	puller_set_threaded(r->puller, true);
-	content_stop_hashing(r->cache, false);
+	content_stop_hashing(r->cache, INT64_MAX);
 	r->running = true;
 	int code = start_threads(r);
 	if (code < 0) {
@@ -600,7 +600,7 @@ void replicator_stop(struct replicator *r)
 	cond_broadcast(&r->cond);
 	mutex_unlock(&r->lock);
 	journal_kick(r->cache);
-	content_stop_hashing(r->cache, true);
+	content_stop_hashing(r->cache, 0);
 	cache_defer_removals(r->cache, false);
 	fetcher_stop(r->fetcher);
 	join(r->remove_thread, &r->remove_started);

@@ -28,6 +28,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "cache/cache.h"
+#include "cache/file.h"
 #include "fs/fs.h"
 #include "replicator/replicator.h"
 #include "src/base/clock.h"
@@ -108,6 +109,8 @@ static void drain(struct daemon *d, int64_t timeout_ms)
 
 	if (d->hurry || timeout_ms <= 0)
 		return;
+	/* Sealing does not look at the time. */
+	content_stop_hashing(d->cache, clock_monotonic_ms() + timeout_ms);
 	r = replicator_flush(
 		d->replicator, slice_of(""), true, timeout_ms, drain_progress, &state, &err);
 	if (r < 0 && r != -ETIMEDOUT && r != -ECANCELED)

@@ -364,6 +364,20 @@ class Passthrough(unittest.TestCase):
             tracer.wait()
             trace.unlink()
 
+    def test_sparse_file_of_terabytes(self):
+        """Nobody waits for it but its own directory, and when it is removed nothing does."""
+        (self.root / "vast").mkdir()
+        with open(self.root / "vast" / "file", "wb") as file:
+            file.truncate(15 << 40)
+        time.sleep(1)
+        (self.root / "beside").write_bytes(b"x")
+        self.object_is("beside", b"x")
+        self.assertEqual(self.server.run("status", str(self.server.config), check=False).returncode, 0)
+        (self.root / "vast" / "file").unlink()
+        (self.root / "vast" / "next").write_bytes(b"y")
+        self.object_is("vast/next", b"y")
+        self.server.flush()
+
     def test_exec(self):
         path = self.root / "true"
         shutil.copy("/bin/true", path)
