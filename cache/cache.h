@@ -68,6 +68,12 @@ bool key_valid(struct slice s);
 /* The parent's part of s ("" for a name in the root) and the last component. s is not empty. */
 struct slice key_parent(struct slice s);
 struct slice key_name(struct slice s);
+/* How many bytes at p, of which there are n > 0, go into an object's key as they are; 0: the first is
+ * written in three, as docs/bucket-format.md says. */
+size_t key_plain_len(const unsigned char *p, size_t n);
+/* The length of s as an object's key, without the slash that ends a directory's. It is the sum of its
+ * components' and of the slashes. */
+size_t key_escaped_len(struct slice s);
 
 enum kind {
 	KIND_ABSENT = 0, /* as the content of an entry: a tombstone */

@@ -74,6 +74,14 @@ static void on_rollback(void *ctx)
 	row_cache_clear(ctx);
 }
 
+/* key_len(name): the bytes that it takes in an object's key. */
+static void sql_key_len(sqlite3_context *context, int count, sqlite3_value **values)
+{
+	struct slice name = {sqlite3_value_blob(values[0]), (size_t)sqlite3_value_bytes(values[0])};
+
+	sqlite3_result_int64(context, (int64_t)key_escaped_len(name));
+}
+
 int conn_open(struct cache *c, bool writer, struct conn **ret)
 {
 	struct conn *conn;
@@ -104,6 +112,9 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 		sqlite3_extended_result_codes(conn->db, 1);
 		sqlite3_db_config(conn->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 		r = pragmas(conn);
+		if (!r && sqlite3_create_function(conn->db, "key_len", 1, SQLITE_UTF8 | SQLITE_DETERMINISTIC,
+				  NULL, sql_key_len, NULL, NULL) != SQLITE_OK)
+			r = conn_error(conn);
 	}
 	free(path);
 	if (r) {

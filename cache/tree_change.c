@@ -23,9 +23,15 @@
 
 /* ---- steps ---- */
 
-/* Keeps an upper bound of the length of every key, so that a directory's rename seldom has to look
+/* The object's key has room for it. */
+static int check_key(const struct key *key, bool dir)
+{
+	return key_escaped_len(key_slice(key)) + dir > KEY_MAX ? -ENAMETOOLONG : 0;
+}
+
+/* Keeps an upper bound of the length of every key, as an object's, so that a directory's rename seldom has to look
  * at what is below. Rounded up: it is written a dozen times in the life of a volume. */
-static int note_length(struct conn *conn, size_t len)
+static int note_length(struct conn *conn, uint64_t len)
 {
 	uint64_t known = atomic_load(&conn->cache->longest_key), bound;
 	int r;
@@ -143,7 +149,7 @@ int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct ino
 
 	r = name_key(conn, parent, name, &key, &dir);
 	if (!r)
-		r = note_length(conn, key.len);
+		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
 	if (!r && row->ino == 0)
 		r = conn_new_ino(conn, &row->ino);
 	/* Sealed content is generation 1, and so is content that is yet to be fetched. */
@@ -307,7 +313,7 @@ int inode_link(struct conn *conn, uint64_t ino, uint64_t parent, struct slice na
 	int r = name_key(conn, parent, name, &key, &dir);
 
 	if (!r)
-		r = note_length(conn, key.len);
+		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
 	if (!r)
 		r = insert_dentry(conn, parent, name, ino);
 	return r ? r : link_add(conn, ino, parent, name);
@@ -455,9 +461,11 @@ static int create_rows(struct cache *c, struct creation *n)
 		if (S_ISDIR(n->row.mode))
 			n->row.mode |= S_ISGID;
 	}
-	r = inode_inherit(conn, &dir, n->umask, &n->row);
+	r = check_key(&key, S_ISDIR(n->row.mode));
 	if (!r)
-		r = note_length(conn, key.len);
+		r = inode_inherit(conn, &dir, n->umask, &n->row);
+	if (!r)
+		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
 	if (!r)
 		r = make_rows(conn, n->parent, n->name, &n->row, n->target);
 	if (!r && n->journal)
@@ -733,6 +741,8 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	if (row.nlink >= LINKS_MAX)
 		return -EMLINK;
 	r = name_key(conn, parent, name, &key, &dir);
+	if (!r)
+		r = check_key(&key, false);
 	if (r)
 		return r;
 	r = inode_child(conn, parent, name, &taken);
@@ -825,18 +835,19 @@ static int check_not_below(struct conn *conn, uint64_t ino, uint64_t dir)
 	return 0;
 }
 
-/* -ENAMETOOLONG when a path below the directory is longer than room bytes (the slash after the
- * directory counted). Visits directories only; the longest name of each is found by scanning its
+/* -ENAMETOOLONG when a path below the directory is, as an object's key, longer than room bytes (the
+ * slash after the directory counted). Visits directories only; the longest name of each is found by scanning its
  * names. */
 static int check_lengths_below(struct conn *conn, uint64_t dir, size_t room)
 {
 	sqlite3_stmt *s = conn_statement(conn,
 		"WITH RECURSIVE below(ino, len) AS (SELECT ?1, 0 UNION ALL"
-		" SELECT d.ino, b.len + 1 + length(d.name) FROM below b"
+		" SELECT d.ino, b.len + 1 + key_len(d.name) FROM below b"
 		" CROSS JOIN dentry d ON d.parent = b.ino CROSS JOIN inode i ON i.ino = d.ino"
 		" WHERE i.mode & 61440 = 16384)"
 		" SELECT 1 FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
-		" WHERE b.len + 1 + length(d.name) > ?2 LIMIT 1");
+		" WHERE b.len + 1 + key_len(d.name) + (SELECT i.mode & 61440 = 16384 FROM inode i"
+		" WHERE i.ino = d.ino) > ?2 LIMIT 1");
 	int r;
 
 	if (!s)
@@ -872,6 +883,8 @@ static int find_renamed(struct conn *conn, struct renaming *n)
 		r = name_key(conn, n->parent, n->name, &n->from, &dir);
 	if (!r)
 		r = name_key(conn, n->new_parent, n->new_name, &n->to, &dir);
+	if (!r)
+		r = check_key(&n->to, S_ISDIR(n->row.mode));
 	if (r)
 		return r;
 	r = inode_child(conn, n->new_parent, n->new_name, &n->replaced);
@@ -902,16 +915,17 @@ static int check_replaced(struct conn *conn, const struct renaming *n, unsigned 
 static int check_moved_dir(struct conn *conn, const struct renaming *n)
 {
 	uint64_t longest = atomic_load(&conn->cache->longest_key);
+	size_t from = key_escaped_len(key_slice(&n->from)), to = key_escaped_len(key_slice(&n->to));
 	int r;
 
 	if (!S_ISDIR(n->row.mode))
 		return 0;
 	r = check_not_below(conn, n->row.ino, n->new_parent);
-	if (r || n->to.len <= n->from.len)
+	if (r || to <= from)
 		return r;
-	longest += n->to.len - n->from.len;
+	longest += to - from;
 	if (longest > KEY_MAX) {
-		r = check_lengths_below(conn, n->row.ino, KEY_MAX - n->to.len);
+		r = check_lengths_below(conn, n->row.ino, KEY_MAX - to);
 		longest = KEY_MAX;
 	}
 	return r ? r : note_length(conn, longest);
@@ -996,7 +1010,9 @@ static int exchange(struct cache *c, struct conn **conn, const struct renaming *
 	back.new_parent = n->parent;
 	back.from = n->to;
 	back.to = n->from;
-	r = check_moved_dir(*conn, n);
+	r = check_key(&back.to, S_ISDIR(back.row.mode));
+	if (!r)
+		r = check_moved_dir(*conn, n);
 	if (!r)
 		r = check_moved_dir(*conn, &back);
 	if (!r)
@@ -1047,7 +1063,7 @@ int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t ne
 		return 0;
 	r = check_moved_dir(conn, &n);
 	if (!r)
-		r = note_length(conn, n.to.len);
+		r = note_length(conn, key_escaped_len(key_slice(&n.to)) + 1);
 	if (!r && n.replaces)
 		r = note_size(conn, &n.row);
 	if (!r && n.replaces)

@@ -73,21 +73,23 @@ static int publish(
 	return r ? r : outbox_enqueue(conn, &change);
 }
 
-/* Whether key is still what the row says, with nothing of an application's on the way. */
+/* Whether key is still what the row says, shown or hidden by a directory, with nothing of an application's on the way. */
 static int still_so(
 	struct conn *conn, const struct outbox_row *row, const struct entry *e, bool *ret)
 {
 	CLEANUP(local_state_done) struct local_state local = {0};
-	bool pending = false;
+	bool pending = false, hidden = false;
 	int r = journal_pending(conn, key_slice(&row->key), &pending);
 
 	if (!r)
 		r = journal_local_state(conn, key_slice(&row->key), &local);
+	if (!r && local.kind == KIND_DIR)
+		r = project_shadowing(conn, key_slice(&row->key), local.ino, &hidden);
 	if (!r)
 		*ret = !pending && e->kind == KIND_FILE &&
-		       stamp_cmp(entry_stamp(e), row->stamp) == 0 && local.kind == KIND_FILE &&
-		       !local.dirty && local.has_hash &&
-		       memcmp(local.hash, e->hash, SHA256_SIZE) == 0;
+		       stamp_cmp(entry_stamp(e), row->stamp) == 0 &&
+		       (hidden || (local.kind == KIND_FILE && !local.dirty && local.has_hash &&
+					  memcmp(local.hash, e->hash, SHA256_SIZE) == 0));
 	return r;
 }
 

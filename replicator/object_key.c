@@ -2,7 +2,8 @@
  * Paths as object keys. Escaping is the least that makes a key acceptable to every store, and has
  * one spelling for each path: a key that escapes differently (lower-case digits, a byte that needs
  * none) is nobody's, since otherwise two objects would claim one path. Reading therefore decodes,
- * checks the path and encodes again.
+ * checks the path and encodes again. What is escaped says cache/key.c, where the length of a key is judged
+ * when a name is made.
  *
  * '%' is escaped only before two hexadecimal digits, as written in the path. That decides the same
  * in the key, because hexadecimal digits are never escaped and an escape starts with '%', which is
@@ -23,45 +24,6 @@ static int hex_value(unsigned char c)
 	return -1;
 }
 
-static bool continuation(unsigned char c)
-{
-	return (c & 0xc0) == 0x80;
-}
-
-/* Length of the well-formed UTF-8 sequence at p (Unicode 15, table 3-7), 0 when there is none. */
-static size_t utf8_len(const unsigned char *p, size_t n)
-{
-	if (p[0] < 0x80)
-		return 1;
-	if (p[0] >= 0xc2 && p[0] <= 0xdf)
-		return n >= 2 && continuation(p[1]) ? 2 : 0;
-	if (p[0] >= 0xe0 && p[0] <= 0xef) {
-		if (n < 3 || !continuation(p[1]) || !continuation(p[2]))
-			return 0;
-		if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f))
-			return 0;
-		return 3;
-	}
-	if (p[0] >= 0xf0 && p[0] <= 0xf4) {
-		if (n < 4 || !continuation(p[1]) || !continuation(p[2]) || !continuation(p[3]))
-			return 0;
-		if ((p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-			return 0;
-		return 4;
-	}
-	return 0;
-}
-
-/* How many bytes at p go into the key as they are; 0: the first is escaped. */
-static size_t plain_len(const unsigned char *p, size_t n)
-{
-	if (p[0] < 0x20 || p[0] == 0x7f)
-		return 0;
-	if (p[0] == '%' && n >= 3 && hex_value(p[1]) >= 0 && hex_value(p[2]) >= 0)
-		return 0;
-	return utf8_len(p, n);
-}
-
 int object_key_from_path(struct slice path, bool directory, char key[STORE_KEY_MAX + 1])
 {
 	static const char digits[] = "0123456789ABCDEF";
@@ -69,7 +31,7 @@ int object_key_from_path(struct slice path, bool directory, char key[STORE_KEY_M
 	size_t at = 0, out = 0;
 
 	while (at < path.len) {
-		size_t n = plain_len(p + at, path.len - at);
+		size_t n = key_plain_len(p + at, path.len - at);
 
 		if (out + (n ? n : 3) > STORE_KEY_MAX)
 			return -ENAMETOOLONG;

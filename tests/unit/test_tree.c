@@ -76,10 +76,26 @@ static void paths_end_at_key_max(void **state)
 		dir = make_dir(f, dir, name); /* 5 * 201 - 1 = 1004 */
 		first = first ? first : dir;
 	}
-	assert_int_equal(tree_create(f->cache, dir, slice_of("bbbbbbbbbbbbbbbbbbbb"),
+	/* The key of a directory's object ends in a slash. */
+	assert_int_equal(tree_create(f->cache, dir, slice_of("bbbbbbbbbbbbbbbbbbb"),
 				 S_IFDIR | 0755, 0, 0, NULL, &inode),
 		-ENAMETOOLONG);
-	make_dir(f, dir, "bbbbbbbbbbbbbbbbbbb");
+	assert_int_equal(tree_create(f->cache, dir, slice_of("bbbbbbbbbbbbbbbbbbbb"),
+				 S_IFREG | 0644, 0, 0, NULL, &inode),
+		-ENAMETOOLONG);
+	make_dir(f, dir, "bbbbbbbbbbbbbbbbbb");
+	make(f, dir, "bbbbbbbbbbbbbbbbbbb", S_IFREG | 0644);
+	/* What is escaped there counts three. */
+	assert_int_equal(tree_create(f->cache, dir, slice_of("\xff\xff\xff\xff\xff\xff\xff"),
+				 S_IFREG | 0644, 0, 0, NULL, &inode),
+		-ENAMETOOLONG);
+	make(f, dir, "\xff\xff\xff\xff\xff\xff", S_IFREG | 0644);
+	assert_int_equal(tree_rename(f->cache, dir, slice_of("\xff\xff\xff\xff\xff\xff"), dir,
+				 slice_of("\xff\xff\xff\xff\xff\xff\xff"), 0),
+		-ENAMETOOLONG);
+	assert_int_equal(tree_link(f->cache, lookup(f, dir, "bbbbbbbbbbbbbbbbbbb"), dir,
+				 slice_of("\xff\xff\xff\xff\xff\xff\xff"), &inode),
+		-ENAMETOOLONG);
 	assert_int_equal(tree_resolve(f->cache, slice_of(name), &inode), 0);
 	assert_int_equal(tree_key(f->cache, lookup(f, dir, "bbbbbbbbbbbbbbbbbbb"), &key), 0);
 	assert_int_equal(key.len, KEY_MAX);
@@ -92,6 +108,14 @@ static void paths_end_at_key_max(void **state)
 				 slice_of("short"), 0),
 		0);
 	assert_int_equal(lookup(f, ROOT_INO, "short"), first);
+	/* Shorter than it was, but not as keys go. */
+	assert_int_equal(tree_rename(f->cache, ROOT_INO, slice_of("short"), ROOT_INO,
+				 slice_of("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
+					  "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
+					  "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
+					  "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+				 0),
+		-ENAMETOOLONG);
 	/* The bound that is known now is too high, so what lies below is looked at. */
 	assert_int_equal(tree_rename(f->cache, ROOT_INO, slice_of("short"), ROOT_INO,
 				 slice_of("longer-again"), 0),
