@@ -31,6 +31,7 @@ struct note {
 	struct invalidation invalidation;
 	char *name;
 	uint64_t remove_ino; /* 0: an invalidation */
+	uint64_t replaced_by; /* 0: nothing */
 };
 
 static pthread_once_t configured = PTHREAD_ONCE_INIT;
@@ -712,7 +713,7 @@ static void deliver(struct cache *c, struct note *n)
 	mutex_unlock(&c->hook_lock);
 	for (; n; n = n->next) {
 		if (n->remove_ino)
-			removals_add(c, n->remove_ino);
+			removals_add(c, n->remove_ino, n->replaced_by);
 		else if (fn)
 			fn(ctx, &n->invalidation);
 	}
@@ -811,6 +812,14 @@ void conn_invalidate(struct conn *conn, const struct invalidation *i)
 void conn_remove_content(struct conn *conn, uint64_t ino)
 {
 	note_new(conn)->remove_ino = ino;
+}
+
+void conn_replaced_by(struct conn *conn, uint64_t ino)
+{
+	for (struct note *n = conn->notes; n; n = n->next) {
+		if (n->remove_ino)
+			n->replaced_by = ino;
+	}
 }
 
 /* ---- numbers ---- */

@@ -177,6 +177,8 @@ int redo_recover(struct cache *c) MUST_CHECK;
 void conn_pool_close(struct cache *c);
 /* After commit and outside the lock: removes the content file of ino, with its snapshots. */
 void conn_remove_content(struct conn *conn, uint64_t ino);
+/* What this transaction removes gave its name to ino, whose content is flushed before it goes. */
+void conn_replaced_by(struct conn *conn, uint64_t ino);
 /* A new inode number, never used before. Needs the writer. */
 int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
 /* The same outside a transaction. */
@@ -425,8 +427,8 @@ void trouble_clear(struct cache *c, uint64_t ino, enum cache_trouble kind);
 
 struct removals *removals_new(void);
 void removals_free(struct removals *q);
-/* content_remove, now or soon. */
-void removals_add(struct cache *c, uint64_t ino);
+/* content_remove, now or soon. replaced_by: whose content must be durable before; 0: nobody's. */
+void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by);
 /* Removes what waits now; true: there was something. */
 bool removals_drain(struct cache *c);
 

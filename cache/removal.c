@@ -4,7 +4,8 @@
  * and when the queue is full, the caller does it.
  *
  * The log is flushed before a batch goes: a power cut that takes the transaction back, a rename over
- * a name above all, must find the content that the name has again, and nobody else may have it. When
+ * a name above all, must find the content that the name has again, and nobody else may have it; and
+ * before the log, the content that took the name. When
  * the flush fails they go all the same; a full disk is to be helped.
  *
  * What a crash leaves of the queue are files that no row owns, which sweep.c removes. Whoever asks
@@ -12,6 +13,9 @@
  *
  * Lock: removals.lock, a leaf.
  */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
 #include <stdlib.h>
 
 #include "cache/internal.h"
@@ -21,12 +25,17 @@
 #define BATCH 2048
 #define GATHER_MS 500 /* one flush for a burst */
 
+struct removal {
+	uint64_t ino;
+	uint64_t replaced_by;
+};
+
 struct removals {
 	struct mutex lock;
 	struct cond cond;
 	bool deferred;
 	unsigned count;
-	uint64_t ino[QUEUE_MAX];
+	struct removal item[QUEUE_MAX];
 };
 
 struct removals *removals_new(void)
@@ -49,7 +58,7 @@ void removals_free(struct removals *q)
 	free(q);
 }
 
-void removals_add(struct cache *c, uint64_t ino)
+void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by)
 {
 	struct removals *q = c->removals;
 	bool queued, full;
@@ -57,7 +66,7 @@ void removals_add(struct cache *c, uint64_t ino)
 	mutex_lock(&q->lock);
 	queued = q->count < QUEUE_MAX;
 	if (queued) {
-		q->ino[q->count++] = ino;
+		q->item[q->count++] = (struct removal){ino, replaced_by};
 		if (q->count == 1 || q->count == QUEUE_MAX / 2)
 			cond_signal(&q->cond);
 	}
@@ -69,24 +78,45 @@ void removals_add(struct cache *c, uint64_t ino)
 		content_remove(c, ino);
 }
 
+/* The log must not say that a name has the new content before that is there: a file that was written,
+ * closed and renamed over another one would be empty after a power cut, and the other one gone. */
+static int flush(struct cache *c, const struct removal *batch, unsigned n)
+{
+	for (unsigned i = 0; i < n && !c->sync_off; i++) {
+		int fd AUTO_CLOSE = -1;
+
+		if (!batch[i].replaced_by)
+			continue;
+		fd = content_file(c, batch[i].replaced_by, O_RDONLY);
+		if (fd < 0) /* removed in turn, or never here */
+			continue;
+		if (fsync(fd) != 0)
+			return -errno;
+		int r = content_sync_dir(c, batch[i].replaced_by);
+		if (r)
+			return r;
+	}
+	return cache_sync(c);
+}
+
 bool removals_drain(struct cache *c)
 {
 	struct removals *q = c->removals;
-	uint64_t batch[BATCH];
+	struct removal batch[BATCH];
 	bool any = false;
 	unsigned n;
 
 	do {
 		mutex_lock(&q->lock);
 		for (n = 0; n < BATCH && q->count > 0; n++)
-			batch[n] = q->ino[--q->count];
+			batch[n] = q->item[--q->count];
 		mutex_unlock(&q->lock);
 		/* Who has the writer cannot wait for those that flush. */
 		if (n && !pthread_equal(atomic_load(&c->writer_owner), pthread_self()) &&
-			cache_sync(c))
+			flush(c, batch, n))
 			log_debug("content removed before the log was flushed");
 		for (unsigned i = 0; i < n; i++)
-			content_remove(c, batch[i]);
+			content_remove(c, batch[i].ino);
 		any = any || n > 0;
 	} while (n == BATCH);
 	return any;

@@ -1068,6 +1068,8 @@ int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t ne
 		r = note_size(conn, &n.row);
 	if (!r && n.replaces)
 		r = inode_detach(conn, new_parent, new_name, n.replaced.ino, false, NULL);
+	if (!r && n.replaces && S_ISREG(n.row.mode))
+		conn_replaced_by(conn, n.row.ino);
 	if (!r)
 		r = inode_move(conn, n.row.ino, parent, name, new_parent, new_name);
 	if (!r)
