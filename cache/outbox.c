@@ -700,27 +700,22 @@ int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions)
 	return r;
 }
 
-int outbox_uploading(struct conn *conn, struct slice key, uint64_t *regions, uint64_t *since_ms)
+int outbox_uploading(struct conn *conn, struct slice key, uint64_t *regions)
 {
 	unsigned ids[REGION_MAX], count = 0;
-	uint64_t bits = 0, newest = 0;
+	uint64_t bits = 0;
 	int r = outbox_region_ids(conn, ids, &count);
 
 	for (unsigned i = 0; !r && i < count; i++) {
 		struct row row;
 
 		r = find_row(conn, ids[i], key, &row);
-		if (r || !row.id ||
-			!(row.state == OUTBOX_UPLOAD ||
+		if (!r && row.id &&
+			(row.state == OUTBOX_UPLOAD ||
 				(row.state == OUTBOX_ANNOUNCE && row.uploaded)))
-			continue;
-		bits |= (uint64_t)1 << ids[i];
-		if (hlc_ms(row.stamp.time) > newest)
-			newest = hlc_ms(row.stamp.time);
+			bits |= (uint64_t)1 << ids[i];
 	}
-	if (r)
-		return r;
-	*regions = bits;
-	*since_ms = newest;
-	return 0;
+	if (!r)
+		*regions = bits;
+	return r;
 }

@@ -127,8 +127,7 @@ int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret) M
 int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;
 
 /* regions: a bit for each that an upload of key's content is owed to or has just brought: rows in UPLOAD, and uploaded ones
- * that wait to be announced. *since_ms: hlc_ms of the newest of those versions (0: none). */
-int outbox_uploading(
-	struct conn *conn, struct slice key, uint64_t *regions, uint64_t *since_ms) MUST_CHECK;
+ * that wait to be announced. */
+int outbox_uploading(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;
 
 #endif

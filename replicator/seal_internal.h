@@ -76,6 +76,8 @@ struct sealer {
 	bool patient;	  /* sealer_step: may leave for the next round what is better sealed then */
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
 	unsigned overtaken_rounds; /* in a row */
+	struct key owed;	   /* a key whose version before is waited for; len 0: none */
+	int64_t owed_since_ms;	   /* monotonic */
 	bool late; /* the last batch was a full one and its first row had waited for LATE_MS */
 };
 

@@ -21,6 +21,7 @@
 #include "cache/outbox.h"
 #include "cache/progress.h"
 #include "cache/project.h"
+#include "src/base/clock.h"
 
 #define OVERTAKEN_MAX 8u
 
@@ -144,11 +145,24 @@ static int take_version(struct sealer *s, struct seal_target *t)
 	return 0;
 }
 
+/* Measured from when the sealer first waited for the key, one at a time: stamps may be far ahead of
+ * the clock, and do not go on until it has come up to them. Somebody must end the wait: the version
+ * before may itself wait to be announced behind a neighbour whose next version this one holds back. */
+static bool has_patience(struct sealer *s, struct slice key, uint64_t size)
+{
+	int64_t now = clock_monotonic_ms();
+
+	if (s->owed.len == 0 && key_set(&s->owed, key))
+		s->owed_since_ms = now;
+	return !slice_equal(key_slice(&s->owed), key) ||
+	       now - s->owed_since_ms <= (int64_t)(SEAL_PATIENCE_MS + size / SEAL_PATIENCE_BYTES);
+}
+
 /* Whether the version before is still on its way to a region that takes it. */
 static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 {
 	struct conn *conn;
-	uint64_t regions = 0, since_ms = 0, age_ms;
+	uint64_t regions = 0;
 	int r;
 
 	*ret = false;
@@ -157,15 +171,15 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 	r = cache_read_begin(s->cache, &conn);
 	if (r)
 		return r;
-	r = outbox_uploading(conn, t->key, &regions, &since_ms);
+	r = outbox_uploading(conn, t->key, &regions);
 	cache_read_end(conn);
-	if (r || !regions)
+	if (r)
 		return r;
-	age_ms = hlc_ms(hlc_now(cache_clock(s->cache))) - since_ms;
-	if (age_ms > SEAL_PATIENCE_MS + t->local.size / SEAL_PATIENCE_BYTES)
-		return 0;
 	for (unsigned i = 0; i < REGION_MAX && !*ret; i++)
 		*ret = (regions >> i & 1) && s->options.region_up(s->options.region_ctx, i);
+	*ret = *ret && has_patience(s, t->key, t->local.size);
+	if (!*ret && slice_equal(key_slice(&s->owed), t->key))
+		s->owed.len = 0;
 	return 0;
 }
 
