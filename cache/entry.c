@@ -135,6 +135,8 @@ static struct stamp get_stamp(struct reader *r)
 
 void entry_encode(const struct entry *e, struct buf *b)
 {
+	/* Every other server would refuse it. */
+	CHECK(!e->link.origin || e->kind == KIND_FILE || e->kind == KIND_SYMLINK);
 	buf_put_u8(b, RECORD_VERSION);
 	buf_put_u8(b, (uint8_t)e->kind);
 	buf_put_varint(b, e->size);

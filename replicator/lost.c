@@ -49,6 +49,8 @@ static int next_version(
 	ret->kind = other->kind;
 	ret->size = other->size;
 	memcpy(ret->hash, other->hash, SHA256_SIZE);
+	if (ret->kind != KIND_FILE)
+		ret->link = (struct link_id){0}; /* a removal is no file's */
 	ret->content_mtime_ns = other->kind == KIND_FILE
 					? other->content_mtime_ns
 					: (int64_t)hlc_ms(ret->content_stamp.time) * 1000000;

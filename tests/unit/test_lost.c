@@ -2,6 +2,7 @@
  */
 #include "tests/unit/cluster.h"
 
+#include "cache/entry.h"
 #include "cache/progress.h"
 
 enum { BIG = 200000 };
@@ -104,6 +105,58 @@ static void test_overwritten_after_the_rename(void **state)
 	expect_big(c, 1, "new", '2');
 }
 
+static void link_name(struct cluster *c, unsigned n, const char *from, const char *to)
+{
+	struct inode inode = cluster_resolve(c, n, from);
+
+	assert_int_equal(tree_link(c->node[n].cache, inode.ino, cluster_parent(c, n, to),
+				 key_name(slice_of(to)), &inode),
+		0);
+}
+
+static void empty_trash(struct cluster *c)
+{
+	char path[160];
+
+	for (unsigned r = 0; r < CLUSTER_REGIONS; r++) {
+		snprintf(path, sizeof(path), "%s/.meridian/trash", c->url[r] + strlen("file://"));
+		assert_int_equal(nftw(path, cluster_remove, 16, FTW_DEPTH | FTW_PHYS), 0);
+	}
+}
+
+static void expect_removed(struct cluster *c, unsigned n, const char *path)
+{
+	CLEANUP(entry_done) struct entry e = {0};
+	struct conn *conn;
+
+	cluster_expect_absent(c, n, path);
+	assert_int_equal(cache_read_begin(c->node[n].cache, &conn), 0);
+	int r = entry_get(conn, slice_of(path), &e);
+	cache_read_end(conn);
+	assert_int_equal(r, 0);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	assert_int_equal(e.link.origin, 0);
+}
+
+/* Nothing of it is left: both names go, on every server. */
+static void test_linked_and_nowhere(void **state)
+{
+	struct cluster *c = *state;
+
+	write_big(c, 0, "one", '1');
+	cluster_settle(c);
+	cluster_unlink(c, 0, "one");
+	cluster_push(c, 0);
+	empty_trash(c);
+	clock_sleep_ms(5);
+	link_name(c, 1, "one", "two");
+	settle_long(c);
+	for (unsigned n = 0; n < 2; n++) {
+		expect_removed(c, n, "one");
+		expect_removed(c, n, "two");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -115,6 +168,8 @@ int main(void)
 			test_overwritten_before_the_rename, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_overwritten_after_the_rename, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_linked_and_nowhere, cluster_setup, cluster_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
