@@ -65,6 +65,17 @@ struct seal_set {
 	struct slice moved_from, moved_to; /* directories: what is below to was below from */
 };
 
+/* A version that is on its way to a region, and holds back the next one of its inode. */
+struct seal_wait {
+	uint64_t ino;	   /* 0: none */
+	uint64_t version;  /* the first bytes of its hash */
+	int64_t end_ms;	   /* monotonic, as the other */
+	int64_t wanted_ms; /* when it was last asked for */
+};
+
+#define SEAL_WAITS 64u
+#define SEAL_WAIT_FORGET_MS 120000 /* after wanted_ms */
+
 struct sealer {
 	struct cache *cache;
 	struct sealer_options options;
@@ -76,8 +87,7 @@ struct sealer {
 	bool patient;	  /* sealer_step: may leave for the next round what is better sealed then */
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
 	unsigned overtaken_rounds; /* in a row */
-	struct key owed;	   /* a key whose version before is waited for; len 0: none */
-	int64_t owed_since_ms;	   /* monotonic */
+	struct seal_wait waits[SEAL_WAITS];
 	bool late; /* the last batch was a full one and its first row had waited for LATE_MS */
 };
 

@@ -145,17 +145,64 @@ static int take_version(struct sealer *s, struct seal_target *t)
 	return 0;
 }
 
-/* Measured from when the sealer first waited for the key, one at a time: stamps may be far ahead of
- * the clock, and do not go on until it has come up to them. Somebody must end the wait: the version
- * before may itself wait to be announced behind a neighbour whose next version this one holds back. */
-static bool has_patience(struct sealer *s, struct slice key, uint64_t size)
+/* ---- waiting for the version before ---- */
+
+static uint64_t version_before(const struct local_state *l)
+{
+	struct reader r = reader_of(l->hash, sizeof(l->hash));
+
+	return l->has_hash ? reader_be64(&r) : 0;
+}
+
+/* The wait of the inode, or where there is none a free place; NULL: all are taken. What nobody asks
+ * for any more was sealed on another occasion, or is gone. */
+static struct seal_wait *find_wait(struct sealer *s, uint64_t ino, int64_t now)
+{
+	struct seal_wait *place = NULL;
+
+	for (unsigned i = 0; i < SEAL_WAITS; i++) {
+		struct seal_wait *w = &s->waits[i];
+
+		if (w->ino == ino)
+			return w;
+		if (w->ino && now - w->wanted_ms > SEAL_WAIT_FORGET_MS)
+			w->ino = 0;
+		if (!w->ino)
+			place = w;
+	}
+	return place;
+}
+
+/* By the clock from when the sealer first waited: stamps may be far ahead of it, and do not go on
+ * until it has come up to them. Each file's wait ends by itself, and stays at its end for as long as
+ * that version is on its way: one of them holds its directory back, so waits that followed each other
+ * or began anew would do so for ever; and what is waited for may itself wait to be announced behind
+ * what is held back. */
+static bool has_patience(struct sealer *s, const struct seal_target *t)
 {
 	int64_t now = clock_monotonic_ms();
+	uint64_t version = version_before(&t->local);
+	struct seal_wait *w = find_wait(s, t->local.ino, now);
 
-	if (s->owed.len == 0 && key_set(&s->owed, key))
-		s->owed_since_ms = now;
-	return !slice_equal(key_slice(&s->owed), key) ||
-	       now - s->owed_since_ms <= (int64_t)(SEAL_PATIENCE_MS + size / SEAL_PATIENCE_BYTES);
+	if (!w)
+		return false;
+	if (w->ino != t->local.ino || w->version != version)
+		*w = (struct seal_wait){
+			.ino = t->local.ino,
+			.version = version,
+			.end_ms = now + SEAL_PATIENCE_MS +
+				  (int64_t)(t->local.size / SEAL_PATIENCE_BYTES),
+		};
+	w->wanted_ms = now;
+	return now <= w->end_ms;
+}
+
+static void end_wait(struct sealer *s, uint64_t ino)
+{
+	struct seal_wait *w = find_wait(s, ino, clock_monotonic_ms());
+
+	if (w)
+		w->ino = 0;
 }
 
 /* Whether the version before is still on its way to a region that takes it. */
@@ -177,9 +224,9 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 		return r;
 	for (unsigned i = 0; i < REGION_MAX && !*ret; i++)
 		*ret = (regions >> i & 1) && s->options.region_up(s->options.region_ctx, i);
-	*ret = *ret && has_patience(s, t->key, t->local.size);
-	if (!*ret && slice_equal(key_slice(&s->owed), t->key))
-		s->owed.len = 0;
+	*ret = *ret && has_patience(s, t);
+	if (!regions)
+		end_wait(s, t->local.ino);
 	return 0;
 }
 

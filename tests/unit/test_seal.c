@@ -208,6 +208,58 @@ static void hot_large_content_waits_for_its_upload(void **state)
 	assert_int_equal(journal_rows(s), 0);
 }
 
+static int64_t test_now_ms;
+
+static int64_t test_monotonic(void *ctx)
+{
+	return test_now_ms;
+}
+
+static int64_t test_realtime(void *ctx)
+{
+	return test_now_ms * 1000000;
+}
+
+/* Nobody uploads anything here: the waits have to end, of two files of one directory, and also when
+ * what was waited for first is not there any more. */
+static void waits_for_uploads_end(void **state)
+{
+	static const struct clock_source source = {
+		.realtime_ns = test_realtime, .monotonic_ms = test_monotonic};
+	struct server *s = *state;
+	static char large[5001];
+	bool did;
+
+	test_now_ms = clock_realtime_ms();
+	clock_set_source(&source);
+	s->region_up = true;
+	memset(large, 'a', 5000);
+	do_write(s, "one", large);
+	do_write(s, "two", large);
+	do_mkdir(s, "d");
+	do_write(s, "d/gone", large);
+	seal(s);
+	memset(large, 'b', 5000);
+	do_write(s, "d/gone", large);
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_false(did);
+	assert_int_equal(sealer_seal_key(s->sealer, slice_of("d/gone")), 0); /* for a merge */
+	assert_int_equal(journal_rows(s), 0);
+	do_write(s, "one", large);
+	do_write(s, "two", large);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+		assert_false(did);
+		test_now_ms += SEAL_PATIENCE_MS / 3;
+	}
+	for (unsigned i = 0; i < 3 && journal_rows(s); i++) {
+		test_now_ms += 2000;
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+	}
+	assert_int_equal(journal_rows(s), 0);
+	clock_set_source(NULL);
+}
+
 /* A directory that took the place of a file waits for its turn: so does what is in it, else it would
  * look like a directory that was made elsewhere over a file, and the file would come back. */
 static void below_a_key_that_waits(void **state)
@@ -600,6 +652,7 @@ int main(void)
 		TEST(tombstones),
 		TEST(large_content_is_uploaded),
 		TEST(hot_large_content_waits_for_its_upload),
+		TEST(waits_for_uploads_end),
 		TEST(below_a_key_that_waits),
 		TEST(overtaken_keys_wait),
 		TEST(interleaved_changes_span),
