@@ -160,6 +160,13 @@ void conn_close(struct conn *conn)
 /* The log of the operation that this thread is in, if it is in one. */
 static _Thread_local struct redo *noting;
 
+/* What reads is never noted, and many may be prepared before one that writes has run. */
+static void announce(sqlite3_stmt *s, const char *sql)
+{
+	if (noting && !sqlite3_stmt_readonly(s))
+		redo_statement(noting, s, sql);
+}
+
 sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 {
 	uintptr_t address = (uintptr_t)sql;
@@ -172,8 +179,7 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 		if (conn->slots[i].sql == sql) {
 			sqlite3_reset(s);
 			sqlite3_clear_bindings(s);
-			if (noting)
-				redo_statement(noting, s, sql);
+			announce(s, sql);
 			return s;
 		}
 		if (!s) {
@@ -182,8 +188,7 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 				return NULL;
 			conn->slots[i].sql = sql;
 			conn->slots[i].statement = s;
-			if (noting)
-				redo_statement(noting, s, sql);
+			announce(s, sql);
 			return s;
 		}
 		i = (i + 1) % STATEMENT_SLOTS;

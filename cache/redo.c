@@ -42,7 +42,7 @@
 #define RECORD_MAX (FILE_SIZE / 4) /* a set of extended attributes is the largest: 128 KiB */
 #define VERSION 1
 #define PARAMS_MAX 24
-#define STATEMENTS 4 /* prepared one inside the other */
+#define STATEMENTS 4 /* that write, each prepared before the one around it has run */
 
 static const char magic[8] = "MERIREDO";
 
@@ -72,6 +72,7 @@ struct statement {
 	sqlite3_stmt *s;
 	const char *sql;
 	int count;
+	uint64_t used; /* turn of the last redo_statement */
 	struct param param[PARAMS_MAX];
 };
 
@@ -84,7 +85,7 @@ struct redo {
 	struct buf op;	/* the operation under way, with room for its record */
 	uint32_t noted; /* statements in it */
 	struct statement statement[STATEMENTS];
-	unsigned turn;
+	uint64_t turn;
 };
 
 _Static_assert(sizeof(struct header) == 64 && sizeof(struct record) == 24, "no padding");
@@ -128,8 +129,15 @@ void redo_statement(struct redo *r, sqlite3_stmt *s, const char *sql)
 {
 	struct statement *at = find(r, s);
 
-	if (!at)
-		at = &r->statement[r->turn++ % STATEMENTS];
+	if (!at) {
+		/* What was prepared last may not have run yet. */
+		at = &r->statement[0];
+		for (unsigned i = 1; i < STATEMENTS; i++) {
+			if (r->statement[i].used < at->used)
+				at = &r->statement[i];
+		}
+	}
+	at->used = ++r->turn;
 	at->s = s;
 	at->sql = sql;
 	memset(at->param, 0, (size_t)at->count * sizeof(at->param[0]));
@@ -141,7 +149,7 @@ static struct param *param(struct redo *r, sqlite3_stmt *s, int index)
 	struct statement *at = find(r, s);
 
 	if (!at)
-		return NULL; /* a cursor from before: it reads */
+		return NULL; /* it reads */
 	CHECK(index >= 1 && index <= PARAMS_MAX);
 	if (index > at->count)
 		at->count = index;

@@ -187,13 +187,14 @@ ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size)
 static int put(struct conn *conn, uint64_t ino, const char *name, size_t name_len,
 	const void *value, size_t size)
 {
-	sqlite3_stmt *s = conn_statement(conn,
-		"INSERT INTO xattr(ino, name, value) VALUES(?1, ?2, ?3)"
-		" ON CONFLICT(ino, name) DO UPDATE SET value = excluded.value");
+	sqlite3_stmt *s;
 	int r = note(conn, ino, name, name_len);
 
 	if (r)
 		return r;
+	s = conn_statement(conn,
+		"INSERT INTO xattr(ino, name, value) VALUES(?1, ?2, ?3)"
+		" ON CONFLICT(ino, name) DO UPDATE SET value = excluded.value");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);

@@ -221,6 +221,58 @@ static void a_failed_operation_changes_nothing(void **state)
 	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b"));
 }
 
+static sqlite3_stmt *prepare_note(struct conn *conn, const char *sql, const char *name)
+{
+	sqlite3_stmt *s = conn_statement(conn, sql);
+
+	assert_non_null(s);
+	bind_text(s, 1, name);
+	return s;
+}
+
+/* A statement that waits for others to run is not the one that makes room for them, however long ago
+ * it was prepared for the first time. */
+static void a_statement_outlasts_those_prepared_after_it(void **state)
+{
+	static const char *const sql[] = {
+		"INSERT OR REPLACE INTO meta(name, value) VALUES(?1, 0)",
+		"INSERT OR REPLACE INTO meta(name, value) VALUES(?1, 1)",
+		"INSERT OR REPLACE INTO meta(name, value) VALUES(?1, 2)",
+		"INSERT OR REPLACE INTO meta(name, value) VALUES(?1, 3)",
+	};
+	static const char *const reads[] = {
+		"SELECT value FROM meta WHERE name = ?1 AND 1",
+		"SELECT value FROM meta WHERE name = ?1 AND 2",
+		"SELECT value FROM meta WHERE name = ?1 AND 3",
+		"SELECT value FROM meta WHERE name = ?1 AND 4",
+		"SELECT value FROM meta WHERE name = ?1 AND 5",
+	};
+	struct fixture *f = *state;
+	struct conn *conn;
+	sqlite3_stmt *s;
+	int64_t v;
+
+	assert_int_equal(cache_begin_op(f->cache, &conn), 0);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(conn_run(conn, prepare_note(conn, sql[i], "ran")), 0);
+	s = prepare_note(conn, sql[0], "waits");
+	assert_int_equal(meta_set_int(conn, "within", 5), 0);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(conn_row(conn, prepare_note(conn, reads[i], "nothing")), 0);
+	assert_int_equal(conn_run(conn, s), 0);
+	assert_int_equal(cache_commit(conn), 0);
+	assert_true(atomic_load(&f->cache->grouped));
+	reopen(f);
+	assert_int_equal(cache_begin(f->cache, &conn), 0);
+	assert_int_equal(meta_get_int(conn, "ran", &v), 0);
+	assert_int_equal(v, 3);
+	assert_int_equal(meta_get_int(conn, "waits", &v), 0);
+	assert_int_equal(v, 0);
+	assert_int_equal(meta_get_int(conn, "within", &v), 0);
+	assert_int_equal(v, 5);
+	cache_rollback(conn);
+}
+
 /* SQLite rolls back by itself when a statement fails for lack of memory, or for an error of the disk,
  * a reader's, too. */
 static void a_rollback_by_itself_loses_nothing(void **state)
@@ -358,6 +410,7 @@ int main(void)
 		TEST(old_records_are_left_alone),
 		TEST(a_foreign_log_is_left_alone),
 		TEST(a_failed_operation_changes_nothing),
+		TEST(a_statement_outlasts_those_prepared_after_it),
 		TEST(a_rollback_by_itself_loses_nothing),
 		TEST(the_log_does_not_outlive_what_it_builds_on),
 		TEST(a_full_disk_is_no_end),
