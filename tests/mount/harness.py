@@ -142,6 +142,11 @@ class Server:
     def tail(self):
         return self.log.read_bytes()[-4000:].decode(errors="replace") if self.log.exists() else ""
 
+    def show(self):
+        """For a failure: whether the daemon still is there (-6: it aborted), and what it said last."""
+        ended = self.process.poll() if self.process else None
+        print(f"--- {self.name}: {'not ended' if ended is None else f'ended with {ended}'}, its log:\n{self.tail()}", flush=True)
+
     def kill(self):
         """kill -9, then what a supervisor would do: clear the dead mount point."""
         self.process.send_signal(signal.SIGKILL)
@@ -197,6 +202,7 @@ class Server:
 
 class World:
     """A temporary directory with servers; cleans up on exit."""
+    open = []  # all that are not closed yet
 
     def __init__(self, seed=None):
         need_fuse()
@@ -206,6 +212,7 @@ class World:
         self.servers = []
         self.tmpfs = []
         self.clusters = []
+        World.open.append(self)
         print(f"seed {self.seed} (SEED={self.seed} repeats), directory {self.dir}", flush=True)
         atexit.register(self.close)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -235,13 +242,15 @@ class World:
     def close(self):
         for server in self.servers:
             if sys.exc_info()[0] or os.environ.get("VERBOSE"):
-                print(f"--- log of {server.name}\n{server.tail()}", flush=True)
+                server.show()
             server.abandon()
         for path in self.tmpfs:
             subprocess.run(["umount", "-l", path], check=False)
         for cluster in self.clusters:
             cluster.stop()
         self.servers, self.tmpfs, self.clusters = [], [], []
+        if self in World.open:
+            World.open.remove(self)
         if self.dir.exists() and not os.environ.get("KEEP_DIR"):
             shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -285,5 +294,26 @@ def converge(*servers, timeout=120):
     wait_until(text, same, timeout, 0.3)
 
 
+class Result(unittest.TextTestResult):
+    """Shows the daemons of a test that fails: it does so before the test's own cleaning up."""
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.show_servers()
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.show_servers()
+
+    def show_servers(self):
+        for world in World.open:
+            for server in world.servers:
+                server.show()
+
+
+class Runner(unittest.TextTestRunner):
+    resultclass = Result
+
+
 def main():
-    unittest.main(verbosity=2)
+    unittest.main(verbosity=2, testRunner=Runner)
