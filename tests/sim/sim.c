@@ -134,7 +134,7 @@ static void crash(struct sim *s, unsigned n)
 
 /* ---- what an application does ---- */
 
-static const char *const paths[] = {"a", "b", "d", "d/x", "d/y", "d/e", "d/e/z", "m", "m/x"};
+const char *const sim_paths[SIM_PATHS] = {"a", "b", "d", "d/x", "d/y", "d/e", "d/e/z", "m", "m/x"};
 
 struct target {
 	const char *path;
@@ -146,7 +146,7 @@ struct target {
 
 static struct target pick(struct sim *s, struct sim_node *node)
 {
-	struct target t = {.path = paths[random_below(ARRAY_SIZE(paths))]};
+	struct target t = {.path = sim_paths[random_below(SIM_PATHS)]};
 	struct slice key = slice_of(t.path);
 	struct inode parent;
 
@@ -206,9 +206,9 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 static void change_attributes(struct sim *s, unsigned n, struct target *t)
 {
 	struct sim_node *node = &s->node[n];
-	struct inode v = {.mode = (uint32_t)random_below(01000),
-		.uid = (uint32_t)random_below(5),
-		.mtime_ns = (s->now_ms - (int64_t)random_below(100000)) * 1000000};
+	uint32_t mode = (uint32_t)random_below(01000), uid = (uint32_t)random_below(5);
+	int64_t mtime_ns = (s->now_ms - (int64_t)random_below(100000)) * 1000000;
+	struct inode v = {.mode = mode, .uid = uid, .mtime_ns = mtime_ns};
 	unsigned mask = chance(50) ? SET_MODE : chance(50) ? SET_UID : SET_MTIME;
 	int r;
 
@@ -370,6 +370,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 		return false;
 	node->running = true;
 	s->current = n;
+	sim_replaced_settle(s, n);
 	switch (which) {
 	case 0:
 		r = replicator_step_seal(node->replicator, &did);
@@ -397,7 +398,11 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 
 void sim_random_step(struct sim *s)
 {
-	step(s, (unsigned)random_below(s->nodes), (unsigned)random_below(4));
+	/* One draw a statement: the seed means the same with every compiler. */
+	unsigned which = (unsigned)random_below(4);
+	unsigned n = (unsigned)random_below(s->nodes);
+
+	step(s, n, which);
 }
 
 static void random_event(struct sim *s)
@@ -427,7 +432,10 @@ static void random_event(struct sim *s)
 	case 7:
 	case 8:
 	case 9:
+		s->current = n;
+		sim_replaced_before(s, n);
 		app_op(s, n);
+		sim_replaced_after(s, n);
 		break;
 	case 10:
 		s->current = n;
@@ -463,6 +471,7 @@ static void heal(struct sim *s)
 		for (unsigned n = 0; n < s->nodes; n++) {
 			struct sim_node *node = &s->node[n];
 			s->current = n;
+			sim_replaced_settle(s, n);
 			bool d = false;
 			int r = replicator_step_seal(node->replicator, &d);
 			did |= d;
@@ -528,6 +537,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		store_close(s->region[r].mem);
 	sim_net_done(s);
 	sim_order_done();
+	sim_replaced_done(s);
 	clock_set_source(NULL);
 	pairs += s->shared;
 	return s->requests;

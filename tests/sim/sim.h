@@ -45,9 +45,10 @@ struct sim {
 	unsigned fault_percent;	     /* of requests, while not healed */
 	unsigned interleave_percent; /* of requests during which another node takes a step */
 	bool healed;
-	uint64_t writes;
+	uint64_t writes; /* makes each content unique */
 	unsigned link_percent;
-	uint64_t shared; /* pairs of names that had to be one inode in the end */ /* makes each content unique */
+	uint64_t shared; /* pairs of names that had to be one inode in the end */
+	struct sim_replaced *replaced;
 	uint64_t requests;
 };
 
@@ -67,6 +68,19 @@ void sim_order_write(struct sim *s, unsigned n);
 void sim_order_check(struct sim *s, unsigned n);
 uint64_t sim_order_checks(void); /* how often there was something to compare */
 void sim_order_done(void);
+
+/* Those that applications use. */
+#define SIM_PATHS 9
+extern const char *const sim_paths[SIM_PATHS];
+
+/* sim_replaced.c: versions of files that an application replaced or removed where it saw them. */
+void sim_replaced_before(struct sim *s, unsigned n); /* its operation on the node's tree */
+void sim_replaced_after(struct sim *s, unsigned n);
+/* Before the node seals or merges: looks up which versions they were. Not sooner: a reader commits
+ * the group of operations, which a crash shall find open. */
+void sim_replaced_settle(struct sim *s, unsigned n);
+bool sim_was_replaced(const struct sim *s, struct slice key, struct stamp stamp);
+void sim_replaced_done(struct sim *s);
 
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);

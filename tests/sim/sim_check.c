@@ -8,7 +8,7 @@
  *   3. every node's tree is what the entries say, content included: names are one inode exactly
  *      when their entries have one link id and one content, and show what all of them say;
  *   4. every file content that was published and lost against one whose writer had not seen it is
- *      listed as a conflict by some node;
+ *      listed as a conflict by some node, unless an application replaced it knowingly;
  *   5. every bucket holds for each live path its object with that content and those stamps,
  *      and no other.
  */
@@ -286,7 +286,8 @@ static void check_conflicts(struct sim *s, struct oracle *o)
 		char text[STAMP_TEXT_SIZE];
 		if (c->kind != KIND_FILE || c->listed ||
 			stamp_cmp(c->stamp, o->w[c->path].content.content_stamp) == 0 ||
-			followed(o, c))
+			followed(o, c) ||
+			sim_was_replaced(s, key_slice(&o->w[c->path].key), c->stamp))
 			continue;
 		stamp_format(c->stamp, text);
 		sim_fail(s, "content %s of \"%s\" was lost, and nobody lists it", text,
