@@ -77,7 +77,7 @@ int journal_remove(struct conn *conn, uint64_t first, uint64_t last)
 
 /* ---- pending ---- */
 
-static int row_for(struct conn *conn, struct slice key, bool *ret)
+int journal_has_row(struct conn *conn, struct slice key, bool *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn,
 		"SELECT EXISTS(SELECT 1 FROM journal WHERE key = ?1)"
@@ -128,7 +128,7 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret)
 {
 	struct inode_row row;
 	bool found = false;
-	int r = row_for(conn, key, &found);
+	int r = journal_has_row(conn, key, &found);
 
 	if (!r && !found)
 		r = tree_row_above(conn, key, &found);

@@ -33,7 +33,9 @@ int journal_read(struct conn *conn, uint64_t after, unsigned max, struct journal
 	unsigned *count) MUST_CHECK;
 /* Removes the rows first to last after they are sealed, in the seal's transaction. */
 int journal_remove(struct conn *conn, uint64_t first, uint64_t last) MUST_CHECK;
-/* True in *ret when a row for key waits, or a RENAME_DIR row above key (as key or hint), or when
+/* True in *ret when a row with that key or hint waits. */
+int journal_has_row(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
+/* True in *ret when such a row for key waits, or a RENAME_DIR row above key (as key or hint), or when
  * the file at key is open and holds unsealed writes. */
 int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 
@@ -42,10 +44,11 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 typedef int (*journal_key_fn)(void *ctx, struct slice key);
 int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void *ctx) MUST_CHECK;
 
-/* Puts a JOURNAL_PUT row for each name of ino but key: they show the content that was sealed under
- * time. */
-int journal_other_names(
-	struct conn *conn, uint64_t ino, struct slice key, uint64_t time) MUST_CHECK;
+/* Puts a JOURNAL_PUT row for each name of ino that has none and for which except is false: they show
+ * the content that was sealed under time. */
+typedef bool (*journal_except_fn)(void *ctx, struct slice key);
+int journal_other_names(struct conn *conn, uint64_t ino, journal_except_fn except, void *ctx,
+	uint64_t time) MUST_CHECK;
 
 struct journal_stats {
 	uint64_t rows;

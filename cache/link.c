@@ -198,7 +198,32 @@ int link_journal(struct conn *conn, uint64_t ino, struct slice except, uint64_t 
 	return link_each(conn, ino, journal_name, &j);
 }
 
-int journal_other_names(struct conn *conn, uint64_t ino, struct slice key, uint64_t time)
+struct other_names {
+	struct conn *conn;
+	journal_except_fn except;
+	void *ctx;
+	uint64_t time;
+};
+
+static int journal_other(void *ctx, struct slice key)
 {
-	return atomic_load(&conn->cache->linked) ? link_journal(conn, ino, key, time) : 0;
+	struct other_names *o = ctx;
+	bool found = false;
+	int r = 0;
+
+	if (!o->except(o->ctx, key))
+		r = journal_has_row(o->conn, key, &found);
+	else
+		found = true;
+	if (r || found)
+		return r;
+	return journal_append(o->conn, JOURNAL_PUT, key, slice_of(""), o->time);
+}
+
+int journal_other_names(
+	struct conn *conn, uint64_t ino, journal_except_fn except, void *ctx, uint64_t time)
+{
+	struct other_names o = {conn, except, ctx, time};
+
+	return atomic_load(&conn->cache->linked) ? link_each(conn, ino, journal_other, &o) : 0;
 }

@@ -44,6 +44,9 @@ struct seal_target {
 	bool looked;	   /* local is valid */
 	bool sealed;	   /* version is valid */
 	bool changed;	   /* change is to be enqueued */
+	unsigned lead;	   /* the set's first target of the same inode; it takes the version for all */
+	bool recorded;	   /* of the lead: the inode has the version */
+	bool told;	   /* of the lead: the names outside the set have journal rows */
 	struct local_state local;
 	struct content_version version;
 	struct stamp stamp;
@@ -62,6 +65,7 @@ struct seal_set {
 	unsigned max;	 /* of targets; order has three times as many */
 	unsigned *table; /* index + 1 by hash of the key; 0: empty */
 	unsigned table_size;
+	unsigned *inodes; /* the same by inode, of leads whose inode has several names */
 	struct slice moved_from, moved_to; /* directories: what is below to was below from */
 };
 

@@ -13,6 +13,9 @@
  * anything else was enqueued in between: its outbox row then spans both (first, last), and no cut
  * through the span is closed, so a peer never sees the key's present state without what was changed
  * next to it meanwhile, nor that without the key.
+ *
+ * Names of one file. A set may hold thousands of them, so what concerns the inode is done once, by the
+ * first of them: taking the version, recording it, and journalling the names that are not in the set.
  */
 #include "replicator/seal_internal.h"
 
@@ -35,7 +38,8 @@ int seal_set_init(struct seal_set *set, unsigned max)
 	set->targets = calloc(max, sizeof(*set->targets));
 	set->order = calloc(3 * (size_t)max, sizeof(*set->order));
 	set->table = calloc(set->table_size, sizeof(*set->table));
-	if (set->targets && set->order && set->table)
+	set->inodes = calloc(set->table_size, sizeof(*set->inodes));
+	if (set->targets && set->order && set->table && set->inodes)
 		return 0;
 	seal_set_done(set);
 	return -ENOMEM;
@@ -51,15 +55,17 @@ void seal_set_clear(struct seal_set *set)
 	set->order_count = 0;
 	set->moved_from = set->moved_to = (struct slice){NULL, 0};
 	memset(set->table, 0, set->table_size * sizeof(*set->table));
+	memset(set->inodes, 0, set->table_size * sizeof(*set->inodes));
 }
 
 void seal_set_done(struct seal_set *set)
 {
-	if (set->table)
+	if (set->targets && set->order && set->table && set->inodes)
 		seal_set_clear(set);
 	free(set->targets);
 	free(set->order);
 	free(set->table);
+	free(set->inodes);
 	*set = (struct seal_set){0};
 }
 
@@ -96,6 +102,21 @@ unsigned seal_set_add(struct seal_set *set, struct slice key, uint64_t time)
 	t->last = set->order_count;
 	set->order[set->order_count++] = *slot - 1;
 	return *slot - 1;
+}
+
+/* The lead of target at, which it is itself unless another target has the same inode. */
+static unsigned find_lead(struct seal_set *set, unsigned at)
+{
+	uint64_t ino = set->targets[at].local.ino, h = ino * 0x9e3779b97f4a7c15u;
+	unsigned slot = (unsigned)(h >> 32) & (set->table_size - 1);
+
+	if (set->targets[at].local.nlink <= 1)
+		return at;
+	while (set->inodes[slot] && set->targets[set->inodes[slot] - 1].local.ino != ino)
+		slot = (slot + 1) & (set->table_size - 1);
+	if (!set->inodes[slot])
+		set->inodes[slot] = at + 1;
+	return set->inodes[slot] - 1;
 }
 
 /* ---- before the transaction ---- */
@@ -230,6 +251,21 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 	return 0;
 }
 
+static void prepare_version(struct sealer *s, struct seal_target *t, int *failure)
+{
+	int r = take_version(s, t);
+
+	/* Gone, or not here: verify decides by the state that it finds. */
+	if (!r || r == -ENOENT || r == -EREMOTE)
+		return;
+	t->lost = r == -ENODATA;
+	if (t->lost)
+		return;
+	t->blocked = true;
+	if (r != -EAGAIN && !*failure)
+		*failure = r;
+}
+
 int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 {
 	int r = look_all(s, set);
@@ -237,25 +273,23 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 	if (r)
 		return r;
 	for (unsigned i = 0; i < set->count; i++) {
-		struct seal_target *t = &set->targets[i];
+		struct seal_target *t = &set->targets[i], *lead;
 
 		if (!needs_version(&t->local))
 			continue;
 		r = is_owed(s, t, &t->blocked);
 		if (r)
 			return r;
-		if (t->blocked)
+		t->lead = find_lead(set, i);
+		lead = &set->targets[t->lead];
+		if (lead == t && !t->blocked)
+			prepare_version(s, t, failure);
+		if (lead == t)
 			continue;
-		r = take_version(s, t);
-		/* Gone, or not here: verify decides by the state that it finds. */
-		if (!r || r == -ENOENT || r == -EREMOTE)
-			continue;
-		t->lost = r == -ENODATA;
-		if (t->lost)
-			continue;
-		t->blocked = true;
-		if (r != -EAGAIN && !*failure)
-			*failure = r;
+		t->blocked |= lead->blocked;
+		t->lost = lead->lost;
+		t->sealed = lead->sealed;
+		t->version = lead->version;
 	}
 	return 0;
 }
@@ -445,6 +479,37 @@ static int settle_file(struct conn *conn, const struct seal_target *t)
 	return r ? r : project_sealed(conn, t->key, &now);
 }
 
+struct members {
+	struct seal_set *set;
+	unsigned lead;
+};
+
+/* Whether key is a name that this set seals with its lead's version. */
+static bool is_member(void *ctx, struct slice key)
+{
+	struct members *m = ctx;
+	unsigned at = *find_slot(m->set, key);
+	const struct seal_target *t = at ? &m->set->targets[at - 1] : NULL;
+
+	return t && !t->blocked && !t->lost && t->sealed && t->lead == m->lead;
+}
+
+static int seal_content(struct sealer *s, struct conn *conn, struct seal_target *t)
+{
+	struct seal_target *lead = &s->set.targets[t->lead];
+	struct members m = {&s->set, t->lead};
+	int r = 0;
+
+	if (!lead->recorded)
+		r = content_sealed(conn, &t->version);
+	lead->recorded = true;
+	if (r || !t->changed || lead->told)
+		return r;
+	/* A file's other names show that content as well; a seal of theirs finds it clean. */
+	lead->told = true;
+	return journal_other_names(conn, t->local.ino, is_member, &m, t->time);
+}
+
 static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *t)
 {
 	CLEANUP(entry_done) struct entry old = {0};
@@ -453,10 +518,7 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 	if (!r || r == -ENOENT)
 		r = store(s, conn, t, &old, r ? -1 : (int)old.kind);
 	if (!r && needs_version(&t->local))
-		r = content_sealed(conn, &t->version);
-	/* A file's other names show that content as well; a seal of theirs finds it clean. */
-	if (!r && t->changed && needs_version(&t->local))
-		r = journal_other_names(conn, t->local.ino, t->key, t->time);
+		r = seal_content(s, conn, t);
 	if (!r && t->changed && t->local.link.origin)
 		r = settle_file(conn, t);
 	return r;
