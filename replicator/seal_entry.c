@@ -11,6 +11,8 @@
  * server wrote, and what it wrote and lost it knows already.
  * - The attributes and the time of an inode of several names were changed here when they are not what
  * the entries of all its names say; so what came for one name is not published again for another.
+ * What this server itself published for one name is, since that name may go and the change must
+ * not; and so is all that a name which took another file's place does not say of the one it has now.
  * - A tombstone touches content only: attributes stay for whoever revives the path by a concurrent
  * write.
  */
@@ -37,6 +39,13 @@ static struct entry content_of(const struct seal_state *state)
 	return e;
 }
 
+/* The name's own entry has to say what another's does, under that stamp. */
+static bool to_be_said(const struct entry *old, const struct seal_state *state, struct stamp stamp)
+{
+	return state->shown &&
+	       (stamp.node == state->node || !link_id_equal(old->link, state->local->link));
+}
+
 unsigned seal_changes(const struct entry *old, const struct seal_state *state)
 {
 	const struct local_state *local = state->local;
@@ -53,9 +62,13 @@ unsigned seal_changes(const struct entry *old, const struct seal_state *state)
 		return SEAL_CONTENT | SEAL_ATTR;
 	if (!entry_content_equal(old, &now) || !link_id_equal(old->link, local->link))
 		changes |= SEAL_CONTENT;
-	if (!entry_attr_equal(shown, &attr))
+	if (!entry_attr_equal(shown, &attr) ||
+		(!entry_attr_equal(old, &attr) && to_be_said(old, state, shown->attr_stamp)))
 		changes |= SEAL_ATTR;
-	if (!(changes & SEAL_CONTENT) && entry_mtime(shown) != state->mtime_ns)
+	if (changes & SEAL_CONTENT)
+		return changes;
+	if (entry_mtime(shown) != state->mtime_ns ||
+		(entry_mtime(old) != state->mtime_ns && to_be_said(old, state, shown->mtime_stamp)))
 		changes |= SEAL_MTIME;
 	return changes;
 }

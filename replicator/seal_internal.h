@@ -18,6 +18,7 @@ struct seal_state {
 	const uint8_t *hash; /* KIND_FILE */
 	int64_t mtime_ns;
 	const struct entry *shown; /* of several names: what their entries make of it; else NULL */
+	uint64_t node;		   /* with shown: this server's */
 };
 
 /* Registers that a state changes. */

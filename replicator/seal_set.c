@@ -443,6 +443,7 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	if (!r && t->local.nlink > 1 && t->local.kind != KIND_DIR) {
 		r = project_shown(conn, t->local.ino, t->key, old, NULL, &shown);
 		state.shown = &shown;
+		state.node = cache_node(s->cache);
 	}
 	if (r)
 		return r;

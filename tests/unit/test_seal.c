@@ -585,6 +585,68 @@ static void many(void **state)
 	assert_true(metric_get(METRIC_RECORDS_SEALED) - before >= 3030);
 }
 
+static void link_names(struct server *s, const char *from, const char *to)
+{
+	struct inode i;
+
+	assert_int_equal(
+		tree_link(s->cache, ino_of(s, slice_of(from)), ROOT_INO, slice_of(to), &i), 0);
+}
+
+static struct inode attributes(struct server *s, const char *path)
+{
+	struct inode i = {0};
+
+	assert_int_equal(tree_getattr(s->cache, ino_of(s, slice_of(path)), &i), 0);
+	return i;
+}
+
+/* What was changed through one name stays when that name goes, here and elsewhere. */
+static void attributes_outlive_the_name(void **state)
+{
+	struct server *s = *state, *other = s + 1;
+	CLEANUP(entry_done) struct entry f = {0}, g = {0};
+
+	do_symlink(s, "f", "target");
+	link_names(s, "f", "g");
+	seal(s);
+	do_touch(s, "f", -1000000007);
+	seal(s);
+	do_chmod(s, "g", 0600);
+	seal(s);
+	get_entry(s, "f", &f);
+	get_entry(s, "g", &g);
+	assert_int_equal(stamp_cmp(f.attr_stamp, g.attr_stamp), 0);
+	assert_int_equal(stamp_cmp(f.mtime_stamp, g.mtime_stamp), 0);
+	carry_all(s, other);
+	do_unlink(s, "f");
+	seal(s);
+	carry_all(s, other);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(attributes(s + i, "g").mode & 07777, 0600);
+		assert_int_equal(attributes(s + i, "g").mtime_ns, -1000000007);
+	}
+}
+
+/* The name of another file that one of several is moved over shows nothing of that file. */
+static void a_replaced_file_leaves_no_attributes(void **state)
+{
+	struct server *s = *state;
+
+	do_write(s, "f", "one");
+	link_names(s, "f", "g");
+	do_write(s, "x", "two");
+	seal(s);
+	do_chmod(s, "x", 0600);
+	seal(s);
+	do_chmod(s, "f", 0640);
+	do_rename(s, "g", "x");
+	seal(s);
+	do_unlink(s, "f");
+	seal(s);
+	assert_int_equal(attributes(s, "x").mode & 07777, 0640);
+}
+
 /* ---- the rule alone ---- */
 
 static void rule(void **state)
@@ -607,9 +669,19 @@ static void rule(void **state)
 	/* Of several names: what another one's entry says already is not said again. */
 	f = (struct entry){.kind = KIND_FILE, .mode = 0600, .mtime_ns = 51, .mtime_stamp = {99, 1}};
 	st.shown = &f;
+	st.node = 7;
 	st.size = 3;
 	assert_int_equal(seal_changes(&e, &st), 0);
+	/* Unless it is our own. */
+	st.node = 1;
+	f.attr_stamp = (struct stamp){99, 2};
+	assert_int_equal(seal_changes(&e, &st), SEAL_MTIME);
+	f.attr_stamp.node = 1;
+	assert_int_equal(seal_changes(&e, &st), SEAL_MTIME | SEAL_ATTR);
+	st.node = 7;
 	l.link = (struct link_id){1, 2};
+	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT | SEAL_ATTR);
+	l.mode = f.mode = 0644;
 	assert_int_equal(seal_changes(&e, &st), SEAL_CONTENT);
 	assert_int_equal(seal_apply(&e, &st, SEAL_CONTENT, (struct stamp){12 << 16, 1}, &f), 0);
 	assert_true(link_id_equal(f.link, l.link));
@@ -660,6 +732,8 @@ int main(void)
 		TEST(stamps_exceed_what_was_seen),
 		TEST(directory_rename),
 		TEST(directory_rename_and_new_one),
+		TEST(attributes_outlive_the_name),
+		TEST(a_replaced_file_leaves_no_attributes),
 		TEST(one_key),
 		TEST(all_of_it),
 		TEST(many),
