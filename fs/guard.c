@@ -23,15 +23,43 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Asks the kernel only, not the daemon. */
-static bool mount_device(const char *path, unsigned *ret)
+/* Newer than the headers that we build with; older kernels give an id that they use again. */
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U
+#endif
+
+/* A mount. The next one in its place most likely gets the same device number. */
+struct mount_id {
+	unsigned device;
+	uint64_t id;
+};
+
+/* Of what path is on, or fd when path is "". Asks the kernel only, not the daemon. */
+static bool mount_id(int fd, const char *path, struct mount_id *ret)
 {
 	struct statx st;
 
-	if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_INO, &st) < 0)
+	if (statx(fd, path, AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+		    STATX_INO | STATX_MNT_ID | STATX_MNT_ID_UNIQUE, &st) < 0)
 		return false;
-	*ret = st.stx_dev_minor;
+	*ret = (struct mount_id){st.stx_dev_minor, st.stx_mnt_id};
 	return st.stx_dev_major == 0;
+}
+
+/* The first half of a forced unmount of what is mounted at path, if that is ours. The descriptor keeps it
+ * busy: the forced unmount ends the connection and then fails. Programs shall get ENOTCONN, not write
+ * into the directory below. And it is what is unmounted, whatever may be mounted there by now. */
+static void abort_mount(const char *path, const struct mount_id *ours)
+{
+	int fd = open(path, O_PATH | O_CLOEXEC);
+	struct mount_id now;
+	char link[32];
+
+	if (fd < 0 || !mount_id(fd, "", &now) || now.device != ours->device || now.id != ours->id)
+		return;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (umount2(link, MNT_FORCE) < 0 && errno == ENOENT)
+		umount2(path, MNT_FORCE); /* no /proc */
 }
 
 static void keep_only(int a, int b)
@@ -46,9 +74,9 @@ static void keep_only(int a, int b)
 	close_range((unsigned)high + 1, ~0U, 0);
 }
 
-_Noreturn static void watch(const char *mountpoint, unsigned device, int pipe_fd, int abort_fd)
+_Noreturn static void watch(
+	const char *mountpoint, const struct mount_id *ours, int pipe_fd, int abort_fd)
 {
-	unsigned now;
 	char byte;
 	ssize_t n;
 
@@ -60,11 +88,8 @@ _Noreturn static void watch(const char *mountpoint, unsigned device, int pipe_fd
 	if (n == 0) {
 		bool aborted = abort_fd >= 0 && write(abort_fd, "1", 1) == 1;
 
-		/* The descriptor keeps the mount busy: the forced unmount ends the connection and
-		 * then fails. Programs shall get ENOTCONN, not write into the directory below. */
-		if (!aborted && open(mountpoint, O_PATH | O_CLOEXEC) >= 0 &&
-			mount_device(mountpoint, &now) && now == device)
-			umount2(mountpoint, MNT_FORCE);
+		if (!aborted)
+			abort_mount(mountpoint, ours);
 	}
 	_exit(0);
 }
@@ -73,15 +98,15 @@ int guard_start(struct fs *fs)
 {
 	sigset_t all, old;
 	char path[64];
-	unsigned device;
+	struct mount_id ours;
 	int ends[2], abort_fd;
 	pid_t pid;
 
-	if (!mount_device(fs->mountpoint, &device))
+	if (!mount_id(AT_FDCWD, fs->mountpoint, &ours))
 		return -errno;
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
-	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", device);
+	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", ours.device);
 	abort_fd = open(path, O_WRONLY | O_CLOEXEC);
 	/* What is sent to the daemon's process group, an interrupt from the keyboard for instance,
 	 * is not for the guard. */
@@ -89,7 +114,7 @@ int guard_start(struct fs *fs)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pid = fork();
 	if (pid == 0)
-		watch(fs->mountpoint, device, ends[0], abort_fd);
+		watch(fs->mountpoint, &ours, ends[0], abort_fd);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	close(ends[0]);
 	if (abort_fd >= 0)

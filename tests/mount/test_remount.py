@@ -1,4 +1,5 @@
 """After an unclean death: the dead mount point is cleared by the next mount, by whatever name it is called."""
+import ctypes
 import errno
 import os
 import pathlib
@@ -72,6 +73,63 @@ class Remount(unittest.TestCase):
                 self.assertEqual(os.listdir(self.server.mount), ["d"])
             finally:
                 inside.kill()
+
+    def guard(self):
+        """The process id of the daemon's guard (fs/guard.c)."""
+        children = pathlib.Path(f"/proc/{self.server.process.pid}/task/{self.server.process.pid}/children").read_text().split()
+        names = {child: pathlib.Path(f"/proc/{child}/comm").read_text().strip() for child in children}
+        return next(int(child) for child, name in names.items() if name == "meridian-guard")
+
+    def test_a_late_guard_leaves_the_next_mount_alone(self):
+        """It gets to run only when the next mount is there, with the same device number."""
+        self.server.start()
+        (self.server.mount / "f").write_text("before")
+        device, guard = os.stat(self.server.mount).st_dev, self.guard()
+        os.kill(guard, signal.SIGSTOP)
+        try:
+            self.server.kill()
+            self.server.start()
+            if os.stat(self.server.mount).st_dev != device:
+                self.skipTest("another device number")
+            inside = os.open(self.server.mount / "f", os.O_RDWR)
+        finally:
+            os.kill(guard, signal.SIGCONT)
+
+        def gone():
+            try:
+                return pathlib.Path(f"/proc/{guard}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+            except FileNotFoundError:
+                return True
+        wait_until("the guard has ended", gone, 20)
+        os.close(inside)
+        self.assertEqual((self.server.mount / "f").read_text(), "before")
+
+    def test_the_guard_ends_what_outlives_the_daemon(self):
+        """A connection that something else still holds, as a thread that the kernel does not let die would."""
+        self.server.start()
+        pid = self.server.process.pid
+        device = next(int(fd) for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/fuse")
+        libc, pidfd = ctypes.CDLL(None, use_errno=True), os.pidfd_open(pid)
+        held = libc.syscall(438, pidfd, device, 0)  # pidfd_getfd
+        os.close(pidfd)
+        if held < 0:
+            self.skipTest(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+        try:
+            # Not by us: with nobody to answer, it would wait as long as we hold the connection.
+            with subprocess.Popen(["stat", "-f", self.server.mount], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL) as before:
+                self.assertEqual(before.wait(20), 0)
+            self.server.process.send_signal(signal.SIGKILL)
+            self.server.process.wait()
+            with subprocess.Popen(["stat", "-f", self.server.mount], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL) as after:
+                try:
+                    self.assertEqual(after.wait(20), 1)
+                finally:
+                    after.kill()
+        finally:
+            os.close(held)
+        self.assertTrue(self.server.mounted())
 
     def test_umount_clears_it(self):
         self.server.start()
