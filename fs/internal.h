@@ -6,6 +6,7 @@
 #include <fuse_lowlevel.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 
@@ -55,6 +56,22 @@ struct slow_pool {
 	pthread_t threads[SLOW_THREADS];
 };
 
+/* Holding writers off (hold.c). */
+#define HOLD_VALUE 32
+struct hold {
+	struct mutex lock; /* leaf; guards what follows */
+	struct cond changed;
+	int state; /* hold.c */
+	bool closed;
+	uint64_t ino;
+	char path[PATH_MAX];
+	uint8_t value[HOLD_VALUE];
+	int error; /* of the call */
+	fuse_req_t req;
+	bool started; /* written before and after there are other threads */
+	pthread_t thread;
+};
+
 /* Requests that wait for content from a region (fetch.c). */
 struct fetch;
 
@@ -91,6 +108,7 @@ struct fs {
 
 	struct notifier notifier;
 	struct slow_pool slow;
+	struct hold hold;
 	struct gone gone;
 	struct passthrough passthrough;
 	_Atomic uint64_t setid_generation; /* raised when some file may have got set-id bits */
@@ -235,6 +253,18 @@ int gone_attr(struct fs *fs, uint64_t ino, unsigned mask, const struct inode *v,
 /* guard.c: ends the connection should this process be killed. guard_stop after the unmount. */
 int guard_start(struct fs *fs) MUST_CHECK;
 void guard_stop(struct fs *fs);
+
+/* hold.c */
+void hold_init(struct hold *h);
+void hold_done(struct hold *h);
+int hold_start(struct fs *fs) MUST_CHECK;
+/* Workers must still serve. */
+void hold_stop(struct fs *fs);
+/* True: the request was one of hold.c's own. */
+bool hold_setxattr(
+	fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size);
+int fs_hold(void *fs, uint64_t ino, struct slice key, cache_hold_run work,
+	void *arg); /* cache_hold_fn */
 
 /* slow.c */
 void slow_init(struct slow_pool *s);

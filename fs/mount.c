@@ -7,6 +7,7 @@
  * off inside an operation.
  *
  * Order of the end (fs_run), each step needing the next ones still to work:
+ *   0. the thread that holds files (hold.c): it waits for requests to be served
  *   1. the notifier: it may be waiting for a directory that a request in flight has locked, so
  *      workers still serve
  *   2. the workers
@@ -306,6 +307,7 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 		fs->ids = *o->ids;
 	notifier_init(&fs->notifier);
 	slow_init(&fs->slow);
+	hold_init(&fs->hold);
 	gone_init(&fs->gone);
 	passthrough_init(&fs->passthrough, !o->no_passthrough);
 	fs->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -426,9 +428,12 @@ int fs_run(struct fs *fs)
 			started++;
 	}
 	if (r == 0)
+		r = hold_start(fs);
+	if (r == 0)
 		wait_for_end(fs);
 
 	cache_set_invalidator(fs->cache, NULL, NULL);
+	hold_stop(fs);
 	notifier_stop(fs);
 	fuse_session_exit(fs->session);
 	for (unsigned i = 0; i < started; i++)
@@ -478,6 +483,7 @@ void fs_free(struct fs *fs)
 	fs->session = NULL;
 	notifier_done(&fs->notifier);
 	slow_done(&fs->slow);
+	hold_done(&fs->hold);
 	gone_done(&fs->gone);
 	passthrough_done(&fs->passthrough);
 	if (fs->wake_fd >= 0)

@@ -154,6 +154,8 @@ void op_setxattr(
 	struct fs *fs = fs_of(req);
 	int r = -EOPNOTSUPP;
 
+	if (hold_setxattr(req, ino, name, value, size))
+		return;
 	if (supported(fs, name))
 		r = is_acl(name) ? set_acl(req, ino, name, value, size)
 				 : tree_setxattr(fs->cache, ino, name, value, size, flags);
