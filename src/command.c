@@ -30,6 +30,8 @@ static int fill_status(struct command_context *c, struct status *s, struct err *
 		r = cache_usage(c->cache, &s->usage);
 	if (r < 0)
 		return err_errno(err, r, "cannot read the state");
+	s->troubles = (unsigned)cache_troubles(
+		c->cache, s->trouble, STATUS_TROUBLES_MAX, s->trouble_count);
 	fs_get_stats(c->fs, &s->fs);
 	return 0;
 }

@@ -133,6 +133,29 @@ static void local_notes(const struct status *s, struct buf *out)
 			lost);
 }
 
+/* Files that need somebody's look, the first few by name. */
+static void troubles(const struct status *s, struct buf *out)
+{
+	static const char *const what[TROUBLE_KINDS] = {
+		[TROUBLE_BUSY] = "written without pause, no version of it could be taken yet",
+		[TROUBLE_LOST] = "its content is missing here: fetched when it is opened, else EIO",
+	};
+	uint64_t left = s->trouble_count[TROUBLE_BUSY] + s->trouble_count[TROUBLE_LOST];
+	char figure[TEXT_FIGURE_SIZE];
+
+	for (unsigned i = 0; i < s->troubles; i++) {
+		const struct cache_trouble_file *t = &s->trouble[i];
+
+		buf_printf(out, "  file       ");
+		text_escape(out, t->key.p, t->key.len);
+		buf_printf(out, ": %s (since %s)\n", what[t->kind],
+			text_age(age(s, t->since_ms), figure));
+		left -= left > 0;
+	}
+	if (left)
+		buf_printf(out, "  file       and %" PRIu64 " more\n", left);
+}
+
 static void figures(const struct status *s, struct buf *out)
 {
 	const struct replicator_status *r = &s->replicator;
@@ -176,6 +199,7 @@ void status_text(const struct status *s, struct buf *out)
 		region_notes(s, &r->region[i], out);
 	figures(s, out);
 	local_notes(s, out);
+	troubles(s, out);
 }
 
 static void region_json(const struct status *s, const struct region_status *r, struct json *j)
@@ -215,6 +239,8 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_bool(j, "counting", s->usage.counting);
 	json_put_bool(j, "state_volatile", s->usage.state_volatile);
 	json_put_int(j, "cut_short", (int64_t)s->usage.cut_short);
+	json_put_int(j, "files_busy", (int64_t)s->trouble_count[TROUBLE_BUSY]);
+	json_put_int(j, "files_lost", (int64_t)s->trouble_count[TROUBLE_LOST]);
 	json_put_int(j, "database_bytes", (int64_t)s->usage.database_bytes);
 	json_put_int(j, "free_bytes", (int64_t)s->usage.free_bytes);
 	json_put_int(j, "total_bytes", (int64_t)s->usage.total_bytes);

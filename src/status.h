@@ -12,6 +12,8 @@
 #include "src/base/buf.h"
 #include "src/config.h"
 
+#define STATUS_TROUBLES_MAX 8
+
 struct status {
 	const struct config *config;
 	const char *mountpoint;
@@ -24,6 +26,9 @@ struct status {
 	struct replicator_status replicator;
 	struct cache_usage usage;
 	struct fs_stats fs;
+	struct cache_trouble_file trouble[STATUS_TROUBLES_MAX]; /* the first of them */
+	unsigned troubles;
+	uint64_t trouble_count[TROUBLE_KINDS];
 };
 
 /* Appends the page. */

@@ -1,4 +1,5 @@
 """What must be refused is refused with one clear line that says what to do, and a non-zero exit."""
+import errno
 import os
 import pathlib
 import sqlite3
@@ -113,6 +114,50 @@ class Refuse(unittest.TestCase):
         self.assertEqual((server.mount / "f").read_text(), "x")
         self.assertIn("was missing", server.status_text())
         self.assertEqual(server.status()["counters"]["content_lost_total"], 1)
+        self.assertEqual(server.stop(), 0)
+
+    def test_lost_content_concerns_its_file_alone(self):
+        """Missing or too short: fetched again where a region has it; where none has, EIO, and said until it is healed."""
+        server = self.world.server("lost", self.world.directories("lost"))
+        server.start()
+        names = ("short", "missing", "nowhere", "well")
+        content = {name: name.encode() * 60000 for name in names}
+        inodes = {}
+        for name in names:
+            (server.mount / name).write_bytes(content[name])
+            inodes[name] = (server.mount / name).stat().st_ino
+        server.flush()
+        self.assertEqual(server.stop(), 0)
+
+        def file_of(name):
+            number = f"{inodes[name]:016x}"
+            return server.state / "content" / number[12:14] / number
+        os.truncate(file_of("short"), 1000)
+        file_of("missing").unlink()
+        os.truncate(file_of("nowhere"), len(content["nowhere"]) - 1)
+        bucket = self.world.dir / "buckets" / "lost"
+        (bucket / "nowhere").rename(bucket.parent / "kept aside")
+        server.start()
+        with self.assertRaises(OSError) as caught:
+            (server.mount / "nowhere").read_bytes()
+        self.assertEqual(caught.exception.errno, errno.EIO)
+        for name in ("short", "missing", "well"):
+            self.assertEqual((server.mount / name).read_bytes(), content[name], name)
+        self.assertEqual((server.mount / "nowhere").stat().st_size, len(content["nowhere"]))
+        self.assertEqual(server.status()["counters"]["content_lost_total"], 3)
+        text = server.status_text()
+        self.assertIn("nowhere", text)
+        self.assertIn("EIO", text)
+        for name in ("short", "missing", "well"):
+            self.assertNotIn(f" {name}:", text)
+        self.assertEqual(server.status()["cache"]["files_lost"], 1)
+        (bucket.parent / "kept aside").rename(bucket / "nowhere")
+        self.assertEqual((server.mount / "nowhere").read_bytes(), content["nowhere"])
+        self.assertEqual(server.status()["cache"]["files_lost"], 0)
+        # Written anew, another one needs no region.
+        (server.mount / "well").write_bytes(b"new")
+        server.flush()
+        self.assertEqual((bucket / "well").read_bytes(), b"new")
         self.assertEqual(server.stop(), 0)
 
     def test_read_only_file_system(self):
