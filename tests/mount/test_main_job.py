@@ -1,5 +1,6 @@
 """The main job: two servers, three regions on three Ceph gateways; real programs on one side, checked on the other, and every
 object read by a client that knows nothing of Meridian."""
+import hashlib
 import os
 import pathlib
 import shutil
@@ -68,8 +69,23 @@ class MainJob(unittest.TestCase):
         database.close()
         self.assertEqual(differences("/usr/include", b / "include"), "")
 
-    def test_2_plain_client_reads_every_object(self):
+    def objects_of_tree(self):
+        """Of each path of the mount its object's key, and its content; None for a directory."""
         mount = self.a.mount
+        for directory, directories, files in os.walk(mount):
+            for name in files + directories:
+                path = pathlib.Path(directory) / name
+                key = str(path.relative_to(mount))
+                if path.is_symlink():
+                    yield key, os.readlink(path).encode()
+                elif name in directories:
+                    yield key + "/", None
+                elif "odd names" not in key:
+                    yield key, path.read_bytes()
+
+    def test_2_plain_client_reads_every_object(self):
+        """Each object's content is compared by the MD5 that the store made of it (its ETag); some are read as well."""
+        objects = []
         for n, bucket in enumerate(self.ceph.buckets, 1):
             client = self.ceph.client(n)
             found = {}
@@ -77,27 +93,24 @@ class MainJob(unittest.TestCase):
                 for item in page.get("Contents", []):
                     key = item["Key"][len("app/"):]
                     if not key.startswith(".meridian/"):
-                        found[key] = item["Size"]
-            expected = 0
-            for directory, directories, files in os.walk(mount):
-                for name in files:
-                    path = pathlib.Path(directory) / name
-                    key = str(path.relative_to(mount))
-                    if "odd names" in key:
-                        continue
-                    expected += 1
-                    self.assertTrue(key in found, f"{bucket}: no object for {key}")
-                    content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-                    self.assertEqual(found[key], len(content), key)
-                    if expected % 10 == 0 or len(content) > 1 << 20:
-                        body = client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
-                        self.assertEqual(body, content, f"{bucket}: {key}")
-                for name in directories:
-                    if (pathlib.Path(directory) / name).is_symlink():
-                        continue
-                    key = str((pathlib.Path(directory) / name).relative_to(mount)) + "/"
+                        found[key] = (item["Size"], item["ETag"].strip('"'))
+            objects.append((bucket, client, found))
+        expected = 0
+        for key, content in self.objects_of_tree():
+            if content is None:
+                for bucket, _, found in objects:
                     self.assertTrue(key in found, f"{bucket}: no object for directory {key}")
-            self.assertGreater(expected, 500)
+                continue
+            expected += 1
+            is_as = (len(content), hashlib.md5(content).hexdigest())
+            for bucket, client, found in objects:
+                self.assertTrue(key in found, f"{bucket}: no object for {key}")
+                self.assertEqual(found[key], is_as, f"{bucket}: {key}")
+                if expected % 50 == 0 or len(content) > 1 << 20:
+                    body = client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
+                    self.assertEqual(body, content, f"{bucket}: {key}")
+        self.assertGreater(expected, 500)
+        for bucket, client, found in objects:
             for key in ("odd names/a b+c%2525 ü", "odd names/100%", "odd names/%2541", "odd names/latin-%E9", "odd names/tab%09here"):
                 self.assertTrue(key in found, f"{bucket}: no object for {key}")
                 client.get_object(Bucket=bucket, Key="app/" + key)["Body"].read()
