@@ -17,6 +17,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/project.h"
 #include "cache/redo.h"
 #include "cache/tally.h"
 #include "cache/vfs.h"
@@ -103,7 +104,8 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	conn->dir_keys = writer ? dir_keys_new() : NULL;
 	conn->tally = writer ? tally_new() : NULL;
 	conn->rows = writer ? row_cache_new() : NULL;
-	if (writer && !(conn->dir_keys && conn->tally && conn->rows)) {
+	conn->shown = writer ? shown_new() : NULL;
+	if (writer && !(conn->dir_keys && conn->tally && conn->rows && conn->shown)) {
 		r = -ENOMEM;
 	} else if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
 			   vfs_name()) != SQLITE_OK) {
@@ -152,6 +154,7 @@ void conn_close(struct conn *conn)
 	notes_free(conn->notes);
 	dir_keys_free(conn->dir_keys);
 	tally_free(conn->tally);
+	shown_free(conn->shown);
 	CHECK(sqlite3_close(conn->db) == SQLITE_OK);
 	row_cache_free(conn->rows);
 	free(conn);
@@ -658,6 +661,7 @@ static void leave(struct conn *conn)
 	conn->in_transaction = false;
 	conn->found.ino = 0;
 	tally_clear(conn->tally);
+	shown_clear(conn->shown);
 	atomic_store(&c->writer_owner, (pthread_t)0);
 	mutex_unlock(&c->writer_lock);
 	thread_hold(false);
@@ -766,7 +770,9 @@ int cache_commit(struct conn *conn)
 	int r;
 
 	CHECK(conn_writable(conn));
-	r = tally_flush(conn);
+	r = project_settle(conn);
+	if (!r)
+		r = tally_flush(conn);
 	if (!r)
 		r = conn->op ? end_op(conn) : end_transaction(conn);
 	if (r) {

@@ -360,7 +360,10 @@ int entry_put_over(struct conn *conn, struct slice key, int before, const struct
 	r = conn_run(conn, s);
 	if (!r && before >= 0 && sqlite3_changes(conn->db) != 1)
 		r = -EIO;
-	return r ? r : count_change(conn, before, (int)e->kind);
+	if (r)
+		return r;
+	shown_unsure(conn);
+	return count_change(conn, before, (int)e->kind);
 }
 
 int entry_put(struct conn *conn, struct slice key, const struct entry *e)

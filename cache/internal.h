@@ -23,6 +23,7 @@
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/row_cache.h"
+#include "cache/shown.h"
 #include "cache/tree.h"
 #include "src/base/thread.h"
 
@@ -74,6 +75,7 @@ struct conn {
 	struct dir_keys *dir_keys;   /* the writer's, else NULL */
 	struct tally *tally;	     /* likewise */
 	struct row_cache *rows;	     /* likewise */
+	struct shown_memo *shown;    /* likewise */
 	struct totals account; /* what it adds to the cache's */
 	/* Of the transaction, either sort: the directory that inode_resolve found last. */
 	struct dir_found found;

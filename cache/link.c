@@ -130,6 +130,7 @@ int link_remove(struct conn *conn, uint64_t ino, uint64_t parent, struct slice n
 	bool found;
 	int r = delete_row(conn, ino, parent, name, &found);
 
+	shown_drop(conn, ino);
 	if (!r && !found)
 		r = promote(conn, ino);
 	return r ? r : change_nlink(conn, ino, -1);
@@ -144,6 +145,7 @@ int link_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice nam
 
 	if (!s)
 		return conn_error(conn);
+	shown_drop(conn, ino);
 	bind_name(s, ino, parent, name);
 	bind_int(s, 4, (int64_t)new_parent);
 	bind_slice(s, 5, new_name);

@@ -6,10 +6,6 @@
  * name, and an inode keeps it for as long as it lives. While the names of one file have different
  * contents, because some of their records have not come yet or lost, there is an inode for each
  * content, all with that id: the table is looked up by id and content.
- *
- * What an inode of several names shows of attributes and time is decided over the entries of all of
- * them, each by the greatest stamp. No entry is changed for that: servers that answered each other
- * so would not come to an end.
  */
 #include <errno.h>
 
@@ -46,6 +42,7 @@ int link_id_set(struct conn *conn, uint64_t ino, struct link_id id)
 {
 	sqlite3_stmt *s;
 
+	shown_drop(conn, ino);
 	if (!id.origin) {
 		if (!linked(conn))
 			return 0;
@@ -151,76 +148,6 @@ int link_id_find(struct conn *conn, const struct entry *e, uint64_t except, uint
 	return r ? r : -ENOENT;
 }
 
-/* ---- what it shows ---- */
-
-struct shown {
-	struct conn *conn;
-	struct link_id id;
-	struct slice key; /* whose entry is e, as it will be */
-	const struct entry *e;
-	bool *pending;
-	struct entry *ret;
-};
-
-/* The stamp of the time that e shows. */
-static struct stamp time_stamp(const struct entry *e)
-{
-	return stamp_cmp(e->mtime_stamp, e->content_stamp) > 0 ? e->mtime_stamp : e->content_stamp;
-}
-
-static int take_registers(struct entry *ret, const struct entry *e)
-{
-	struct stamp stamp = time_stamp(e);
-	int time = stamp_cmp(stamp, ret->mtime_stamp);
-
-	if (time > 0 || (time == 0 && entry_mtime(e) > ret->mtime_ns)) {
-		ret->mtime_stamp = stamp;
-		ret->mtime_ns = entry_mtime(e);
-	}
-	if (entry_attr_cmp(e, ret) <= 0)
-		return 0;
-	ret->mode = e->mode;
-	ret->uid = e->uid;
-	ret->gid = e->gid;
-	ret->attr_stamp = e->attr_stamp;
-	buf_clear(&ret->xattrs);
-	if (e->xattrs.len)
-		buf_put(&ret->xattrs, e->xattrs.data, e->xattrs.len);
-	return ret->xattrs.failed ? -ENOMEM : 0;
-}
-
-static int take_name(void *ctx, struct slice key)
-{
-	CLEANUP(entry_done) struct entry e = {0};
-	struct shown *shown = ctx;
-	bool own = shown->e && slice_equal(key, shown->key), pending = false;
-	int r = 0;
-
-	if (shown->pending && !*shown->pending)
-		r = journal_pending(shown->conn, key, &pending);
-	if (pending)
-		*shown->pending = true;
-	if (!r && !own)
-		r = entry_get(shown->conn, key, &e);
-	if (r)
-		return r == -ENOENT ? 0 : r;
-	/* What stands there may be a file that had the name before. */
-	if (!own && (!entry_live(&e) || !link_id_equal(e.link, shown->id)))
-		return 0;
-	return take_registers(shown->ret, own ? shown->e : &e);
-}
-
-int project_shown(struct conn *conn, uint64_t ino, struct slice key, const struct entry *e,
-	bool *pending, struct entry *ret)
-{
-	struct shown shown = {.conn = conn, .key = key, .e = e, .pending = pending, .ret = ret};
-	int r = link_id_get(conn, ino, &shown.id);
-
-	if (pending)
-		*pending = false;
-	return r ? r : link_each(conn, ino, take_name, &shown);
-}
-
 /* ---- one inode of two ---- */
 
 static int first_name(struct conn *conn, uint64_t ino, uint64_t *parent, struct key *name)
@@ -248,6 +175,8 @@ int link_absorb(struct conn *conn, uint64_t into, uint64_t from)
 	uint64_t parent = 0;
 	int r;
 
+	shown_drop(conn, into);
+	shown_drop(conn, from);
 	while ((r = first_name(conn, from, &parent, &name)) == 0) {
 		struct slice whole;
 

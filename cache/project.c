@@ -242,7 +242,8 @@ static int apply_look(struct conn *conn, const struct inode_row *row, const stru
 	return r;
 }
 
-/* What is left of an inode of several names shows what their entries say, unless they are behind. */
+/* What is left of an inode of several names shows what their entries say, unless they are behind. Left
+ * to the end of the transaction (shown_left), as many of its names may go. */
 static int relook(struct conn *conn, uint64_t ino)
 {
 	CLEANUP(entry_done) struct entry shown = {0};
@@ -265,7 +266,17 @@ int project_left(struct conn *conn, const struct entry *old, uint64_t ino)
 	uint64_t was;
 	int r = link_id_find(conn, old, ino, &was);
 
-	return r ? (r == -ENOENT ? 0 : r) : relook(conn, was);
+	return r ? (r == -ENOENT ? 0 : r) : shown_left(conn, was);
+}
+
+int project_settle(struct conn *conn)
+{
+	uint64_t ino;
+	int r = 0;
+
+	while (!r && shown_next_left(conn, &ino))
+		r = relook(conn, ino);
+	return r;
 }
 
 /* ---- names ---- */
@@ -314,7 +325,7 @@ static int detach(struct place *p, bool keep)
 	if (was.nlink <= 1)
 		return 0;
 	invalidate_attr(p->conn, was.ino);
-	return relook(p->conn, was.ino);
+	return shown_left(p->conn, was.ino);
 }
 
 /* Takes off what another content replaces; its inode goes to the caller when it wants one. */
@@ -1004,6 +1015,8 @@ int project_entry(struct conn *conn, struct slice key, const struct entry *e, bo
 	uint64_t kept = 0, *keep = keep_ino ? &kept : NULL;
 	int r;
 
+	/* What shows it counts it in, and what does not any more is forgotten. */
+	shown_sure(conn);
 	if (key.len == 0) {
 		if (keep_ino)
 			*keep_ino = 0;

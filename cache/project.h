@@ -40,10 +40,18 @@ int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
 
 /* What an inode of several names shows: ret, which is {0}, gets the attributes and the time of those of
  * its names' entries that carry its link id, each by the greatest stamp; entry_mtime(ret) is the
- * time. e (may be NULL) counts as the entry at key. pending (may be NULL): something of one of its
- * names waits to be sealed. */
+ * time. e (may be NULL) counts as the entry at key, which is a name of ino, and is what is stored there,
+ * or will be before anything else asks. pending (may be NULL): something of one of its names waits to be
+ * sealed; then ret is not complete. */
 int project_shown(struct conn *conn, uint64_t ino, struct slice key, const struct entry *e,
 	bool *pending, struct entry *ret) MUST_CHECK;
+
+/* After e was sealed at key, of which ino is the inode (0: none is): what project_shown remembers for the
+ * length of the transaction stays true. Without it, or project_entry, it begins anew. */
+void project_put(struct conn *conn, uint64_t ino, const struct entry *e);
+
+/* cache_commit's: what inodes show that lost a name in this transaction. */
+int project_settle(struct conn *conn) MUST_CHECK;
 
 /* After e, with a link id, was sealed at key from what the tree has there: the other names with that id
  * and content become the same inode. Nothing is hidden or replaced. */

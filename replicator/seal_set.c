@@ -455,6 +455,8 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	if (!r)
 		r = entry_put_over(conn, t->key, was, &e);
 	if (!r)
+		project_put(conn, t->local.ino, &e);
+	if (!r)
 		r = project(conn, t, &e, implied);
 	if (!r && t->local.kind == KIND_DIR && (old->uid != e.uid || old->gid != e.gid))
 		r = project_owner(conn, t->key);

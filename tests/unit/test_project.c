@@ -350,9 +350,12 @@ static void run_order(struct fixture *f, struct step *steps, unsigned count, boo
 	conn = fixture_begin(f);
 	for (unsigned i = 0; i < count; i++) {
 		apply(conn, entries, &steps[i], &incoming[i]);
-		if (each)
+		if (each) {
+			assert_int_equal(project_settle(conn), 0);
 			check_tree(f, conn, entries);
+		}
 	}
+	assert_int_equal(project_settle(conn), 0);
 	check_tree(f, conn, entries);
 	cache_rollback(conn);
 	for (unsigned i = 0; i < count; i++) {

@@ -2,6 +2,8 @@
  * nothing is lost or made twice. */
 #include "engine_fixture.h"
 
+#include <time.h>
+
 #include "replicator/seal_internal.h"
 #include "src/base/metrics.h"
 
@@ -711,6 +713,56 @@ static void rule(void **state)
 	entry_done(&e);
 }
 
+/* Names of two files by turns, more than a set holds of each. What is written once makes at most a row
+ * for each name more, and no name reads what the entries of all others say. */
+static void files_of_many_names(void **state)
+{
+	enum { NAMES = 3000 };
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry first = {0};
+	clock_t begin = clock();
+	bool did = true;
+	char path[32];
+
+	do_write(s, "f", "hello");
+	do_write(s, "g", "hello");
+	for (unsigned i = 2; i < 2 * NAMES; i++) {
+		snprintf(path, sizeof(path), "n%u", i);
+		link_names(s, i % 2 ? "g" : "f", path);
+	}
+	while (did) {
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+		/* All of them wait anyway. */
+		assert_in_range(journal_rows(s), 0, 2 * NAMES);
+	}
+	assert_int_equal(journal_rows(s), 0);
+	do_write(s, "f", "something else");
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_in_range(journal_rows(s), 1, NAMES);
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "f", &first);
+	assert_int_equal(first.size, 14);
+	for (unsigned i = 2; i < 2 * NAMES; i += NAMES / 10) {
+		CLEANUP(entry_done) struct entry e = {0};
+
+		snprintf(path, sizeof(path), "n%u", i);
+		get_entry(s, path, &e);
+		assert_true(entry_content_equal(&first, &e));
+		assert_true(link_id_equal(first.link, e.link));
+		assert_int_equal(stamp_cmp(first.content_stamp, e.content_stamp), 0);
+	}
+	for (unsigned i = 2; i < 2 * NAMES; i++) {
+		snprintf(path, sizeof(path), "n%u", i);
+		if (i / 2 % 2)
+			do_unlink(s, path);
+	}
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	/* Of the processor's time; a second here, a hundred where each name reads all. */
+	assert_true(clock() - begin < 30 * CLOCKS_PER_SEC);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
 
 int main(void)
@@ -737,6 +789,7 @@ int main(void)
 		TEST(one_key),
 		TEST(all_of_it),
 		TEST(many),
+		TEST(files_of_many_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
