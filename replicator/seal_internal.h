@@ -70,15 +70,15 @@ struct seal_set {
 	struct slice moved_from, moved_to; /* directories: what is below to was below from */
 };
 
-/* A version that is on its way to a region, and holds back the next one of its inode. */
+/* A version that is on its way to a region, and holds back the next one of its key. */
 struct seal_wait {
-	uint64_t ino;	   /* 0: none */
+	uint64_t key;	   /* its hash; 0: none */
 	uint64_t version;  /* the first bytes of its hash */
 	int64_t end_ms;	   /* monotonic, as the other */
 	int64_t wanted_ms; /* when it was last asked for */
 };
 
-#define SEAL_WAITS 64u
+#define SEAL_WAITS 512u
 #define SEAL_WAIT_FORGET_MS 120000 /* after wanted_ms */
 
 struct sealer {

@@ -69,16 +69,22 @@ void seal_set_done(struct seal_set *set)
 	*set = (struct seal_set){0};
 }
 
-/* The slot that holds key, or the empty one where it belongs. FNV-1a; keys are local paths, the
- * table is half empty. */
-static unsigned *find_slot(struct seal_set *set, struct slice key)
+/* FNV-1a; keys are local paths. Never 0. */
+static uint64_t hash_of(struct slice key)
 {
 	uint64_t h = 14695981039346656037u;
-	unsigned at;
 
 	for (size_t i = 0; i < key.len; i++)
 		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
-	at = (unsigned)(h ^ h >> 32) & (set->table_size - 1);
+	return h ? h : 1;
+}
+
+/* The slot that holds key, or the empty one where it belongs. The table is half empty. */
+static unsigned *find_slot(struct seal_set *set, struct slice key)
+{
+	uint64_t h = hash_of(key);
+	unsigned at = (unsigned)(h ^ h >> 32) & (set->table_size - 1);
+
 	while (set->table[at] && !slice_equal(set->targets[set->table[at] - 1].key, key))
 		at = (at + 1) & (set->table_size - 1);
 	return &set->table[at];
@@ -175,20 +181,20 @@ static uint64_t version_before(const struct local_state *l)
 	return l->has_hash ? reader_be64(&r) : 0;
 }
 
-/* The wait of the inode, or where there is none a free place; NULL: all are taken. What nobody asks
- * for any more was sealed on another occasion, or is gone. */
-static struct seal_wait *find_wait(struct sealer *s, uint64_t ino, int64_t now)
+/* The wait of the key with that hash, or where there is none a free place; NULL: all are taken. What
+ * nobody asks for any more was sealed on another occasion, or is gone. */
+static struct seal_wait *find_wait(struct sealer *s, uint64_t key, int64_t now)
 {
 	struct seal_wait *place = NULL;
 
 	for (unsigned i = 0; i < SEAL_WAITS; i++) {
 		struct seal_wait *w = &s->waits[i];
 
-		if (w->ino == ino)
+		if (w->key == key)
 			return w;
-		if (w->ino && now - w->wanted_ms > SEAL_WAIT_FORGET_MS)
-			w->ino = 0;
-		if (!w->ino)
+		if (w->key && now - w->wanted_ms > SEAL_WAIT_FORGET_MS)
+			w->key = 0;
+		if (!w->key)
 			place = w;
 	}
 	return place;
@@ -202,14 +208,14 @@ static struct seal_wait *find_wait(struct sealer *s, uint64_t ino, int64_t now)
 static bool has_patience(struct sealer *s, const struct seal_target *t)
 {
 	int64_t now = clock_monotonic_ms();
-	uint64_t version = version_before(&t->local);
-	struct seal_wait *w = find_wait(s, t->local.ino, now);
+	uint64_t version = version_before(&t->local), key = hash_of(t->key);
+	struct seal_wait *w = find_wait(s, key, now);
 
 	if (!w)
 		return false;
-	if (w->ino != t->local.ino || w->version != version)
+	if (w->key != key || w->version != version)
 		*w = (struct seal_wait){
-			.ino = t->local.ino,
+			.key = key,
 			.version = version,
 			.end_ms = now + SEAL_PATIENCE_MS +
 				  (int64_t)(t->local.size / SEAL_PATIENCE_BYTES),
@@ -218,12 +224,12 @@ static bool has_patience(struct sealer *s, const struct seal_target *t)
 	return now <= w->end_ms;
 }
 
-static void end_wait(struct sealer *s, uint64_t ino)
+static void end_wait(struct sealer *s, struct slice key)
 {
-	struct seal_wait *w = find_wait(s, ino, clock_monotonic_ms());
+	struct seal_wait *w = find_wait(s, hash_of(key), clock_monotonic_ms());
 
 	if (w)
-		w->ino = 0;
+		w->key = 0;
 }
 
 /* Whether the version before is still on its way to a region that takes it. */
@@ -247,7 +253,7 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 		*ret = (regions >> i & 1) && s->options.region_up(s->options.region_ctx, i);
 	*ret = *ret && has_patience(s, t);
 	if (!regions)
-		end_wait(s, t->local.ino);
+		end_wait(s, t->key);
 	return 0;
 }
 

@@ -262,6 +262,42 @@ static void waits_for_uploads_end(void **state)
 	clock_set_source(NULL);
 }
 
+/* The version is on its way for one name of a file and there for the other: still the wait ends. */
+static void wait_for_one_of_two_names(void **state)
+{
+	static const struct clock_source source = {
+		.realtime_ns = test_realtime, .monotonic_ms = test_monotonic};
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+	static char large[5001];
+	struct inode i;
+	struct conn *conn;
+	bool did;
+
+	test_now_ms = clock_realtime_ms();
+	clock_set_source(&source);
+	s->region_up = true;
+	memset(large, 'a', 5000);
+	do_write(s, "one", large);
+	assert_int_equal(
+		tree_link(s->cache, ino_of(s, slice_of("one")), ROOT_INO, slice_of("two"), &i), 0);
+	seal(s);
+	get_entry(s, "two", &e);
+	assert_int_equal(cache_begin(s->cache, &conn), 0);
+	assert_int_equal(outbox_finish(conn, s->region, slice_of("two"), entry_stamp(&e)), 0);
+	assert_int_equal(cache_commit(conn), 0);
+	memset(large, 'b', 5000);
+	do_write(s, "one", large);
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_false(did);
+	for (unsigned n = 0; n < 4 && journal_rows(s); n++) {
+		test_now_ms += SEAL_PATIENCE_MS / 2;
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+	}
+	assert_int_equal(journal_rows(s), 0);
+	clock_set_source(NULL);
+}
+
 /* A directory that took the place of a file waits for its turn: so does what is in it, else it would
  * look like a directory that was made elsewhere over a file, and the file would come back. */
 static void below_a_key_that_waits(void **state)
@@ -777,6 +813,7 @@ int main(void)
 		TEST(large_content_is_uploaded),
 		TEST(hot_large_content_waits_for_its_upload),
 		TEST(waits_for_uploads_end),
+		TEST(wait_for_one_of_two_names),
 		TEST(below_a_key_that_waits),
 		TEST(overtaken_keys_wait),
 		TEST(interleaved_changes_span),
