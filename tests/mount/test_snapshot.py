@@ -57,7 +57,7 @@ def store_places(path, stop, count, _):
             for place in PLACES:
                 mapping[place:place + RECORD] = data
             count.value = n
-            time.sleep(0.3)
+            time.sleep(1)  # stores cannot be held off: reading all of the file takes no longer than this
 
 
 def append_lines(path, stop, count, _):
