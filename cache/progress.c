@@ -626,14 +626,19 @@ int conflict_scan(struct conn *conn, uint64_t after_id, unsigned limit, conflict
 }
 
 /* Takes the loser at hand if it is a file and newer than ret. */
-static int take_newer(sqlite3_stmt *s, struct entry *ret)
+static int take_newer(sqlite3_stmt *s, const struct entry *over, struct entry *ret)
 {
+	CLEANUP(entry_done) struct entry by = {0};
 	struct entry e;
-	int r = entry_decode(column_slice(s, 0), &e);
+	int r = entry_decode(column_slice(s, 1), &by);
 
+	if (r || (over && stamp_cmp(by.content_stamp, over->content_stamp)))
+		return r;
+	r = entry_decode(column_slice(s, 0), &e);
 	if (r)
 		return r;
-	if (e.kind != KIND_FILE || stamp_cmp(e.content_stamp, ret->content_stamp) <= 0) {
+	if (e.kind != KIND_FILE || stamp_cmp(e.content_stamp, ret->content_stamp) <= 0 ||
+		(over && vector_get(&over->vector, e.content_stamp.node) >= e.content_stamp.time)) {
 		entry_done(&e);
 		return 0;
 	}
@@ -642,18 +647,19 @@ static int take_newer(sqlite3_stmt *s, struct entry *ret)
 	return 0;
 }
 
-int conflict_newest(struct conn *conn, struct slice key, struct entry *loser)
+int conflict_newest(
+	struct conn *conn, struct slice key, const struct entry *over, struct entry *loser)
 {
 	struct entry newest = {0};
 	sqlite3_stmt *s = conn_statement(
-		conn, "SELECT loser FROM conflict INDEXED BY conflict_key WHERE key = ?1");
+		conn, "SELECT loser, winner FROM conflict INDEXED BY conflict_key WHERE key = ?1");
 	int r;
 
 	if (!s)
 		return conn_error(conn);
 	bind_slice(s, 1, key);
 	while ((r = conn_row(conn, s)) == 1) {
-		r = take_newer(s, &newest);
+		r = take_newer(s, over, &newest);
 		if (r) {
 			sqlite3_reset(s);
 			break;

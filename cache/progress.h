@@ -60,8 +60,10 @@ typedef int (*conflict_fn)(void *ctx, uint64_t id, struct slice key, const struc
 int conflict_scan(
 	struct conn *conn, uint64_t after_id, unsigned limit, conflict_fn fn, void *ctx) MUST_CHECK;
 
-/* The newest regular file that lost a conflict at key. -ENOENT. */
-int conflict_newest(struct conn *conn, struct slice key, struct entry *loser) MUST_CHECK;
+/* The newest regular file that lost a conflict at key: where over is not NULL, to this version and
+ * unseen by its writer. -ENOENT. */
+int conflict_newest(struct conn *conn, struct slice key, const struct entry *over,
+	struct entry *loser) MUST_CHECK;
 
 /* Records held because their stamp is too far ahead: kept encoded until due. */
 int held_add(struct conn *conn, struct slice key, int64_t due_ms, const void *record,

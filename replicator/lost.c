@@ -5,7 +5,9 @@
  *
  * An edit that is concurrent with a move follows the move: the new name gets the newest content
  * that the former name has, or that lost against its removal (which then is in the trash, found by
- * its hash). When there is none, the new name is removed, and the loss is listed as a conflict.
+ * its hash). The same goes for a file that gets a second name here: its own name got a new version
+ * with that, which may have won against the edit. When there is none, the name is removed, and the
+ * loss is listed as a conflict.
  *
  * Keeps no state, takes no lock.
  */
@@ -18,19 +20,23 @@
 #include "cache/project.h"
 #include "src/base/log.h"
 
-/* The content that key has, or that lost last there. -ENOENT. */
-static int newest_of(struct conn *conn, struct slice key, struct entry *ret)
+/* The content that key has, or that lost last there; where it has the one that is lost itself, what
+ * lost to that (but not what this server gave up for it). -ENOENT. */
+static int newest_of(
+	struct conn *conn, struct slice key, const struct entry *lost, struct entry *ret)
 {
-	struct entry e;
+	CLEANUP(entry_done) struct entry e = {0};
+	const struct entry *over = NULL;
 	int r = entry_get(conn, key, &e);
 
+	if (r && r != -ENOENT)
+		return r;
 	if (r == 0 && e.kind == KIND_FILE) {
-		*ret = e;
-		return 0;
+		if (memcmp(e.hash, lost->hash, SHA256_SIZE))
+			return entry_copy(ret, &e);
+		over = &e;
 	}
-	if (r == 0)
-		entry_done(&e);
-	return r && r != -ENOENT ? r : conflict_newest(conn, key, ret);
+	return conflict_newest(conn, key, over, ret);
 }
 
 /* The next version of old: with the content of other, or removed when that is no file. */
@@ -108,8 +114,11 @@ int lost_content(
 		r = still_so(conn, row, &old, &same);
 	if (r < 0 || !same)
 		return r == -ENOENT ? 0 : r;
+	r = -ENOENT;
 	if (row->moved_from.len)
-		r = newest_of(conn, key_slice(&row->moved_from), &other);
+		r = newest_of(conn, key_slice(&row->moved_from), &old, &other);
+	if (r == -ENOENT)
+		r = newest_of(conn, key_slice(&row->key), &old, &other);
 	if (r == -ENOENT)
 		r = 0;
 	if (!r && other.kind == KIND_FILE && memcmp(other.hash, old.hash, SHA256_SIZE) == 0)

@@ -157,6 +157,57 @@ static void test_linked_and_nowhere(void **state)
 	}
 }
 
+/* The second name won against an edit, with content that is nowhere: the edit takes both names. */
+static void test_overwritten_before_the_link(void **state)
+{
+	struct cluster *c = *state;
+
+	write_big(c, 0, "one", '1');
+	cluster_settle(c);
+	write_big(c, 0, "one", '2');
+	cluster_push(c, 0);
+	clock_sleep_ms(5);
+	link_name(c, 1, "one", "two");
+	settle_long(c);
+	for (unsigned n = 0; n < 2; n++) {
+		expect_big(c, n, "one", '2');
+		expect_big(c, n, "two", '2');
+		assert_int_equal(
+			cluster_resolve(c, n, "one").ino, cluster_resolve(c, n, "two").ino);
+	}
+}
+
+/* Neither is there any more: what takes the place of the other is not replaced by that in turn. */
+static void test_edit_and_link_are_nowhere(void **state)
+{
+	struct cluster *c = *state;
+	char path[160];
+
+	write_big(c, 0, "one", '1');
+	cluster_settle(c);
+	write_big(c, 0, "one", '2');
+	cluster_push(c, 0);
+	clock_sleep_ms(5);
+	link_name(c, 1, "one", "two");
+	cluster_pull(c, 1);
+	for (unsigned r = 0; r < CLUSTER_REGIONS; r++) {
+		snprintf(path, sizeof(path), "%s/one", c->url[r] + strlen("file://"));
+		assert_int_equal(unlink(path), 0);
+	}
+	/* The one that still has it is away. */
+	cluster_push(c, 1);
+	for (unsigned i = 0; i < 150 && cluster_backlog(c, 1); i++) {
+		clock_sleep_ms(60000);
+		cluster_push(c, 1);
+	}
+	assert_int_equal(cluster_backlog(c, 1), 0);
+	settle_long(c);
+	for (unsigned n = 0; n < 2; n++) {
+		expect_removed(c, n, "one");
+		expect_removed(c, n, "two");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -170,6 +221,10 @@ int main(void)
 			test_overwritten_after_the_rename, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_linked_and_nowhere, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_overwritten_before_the_link, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_edit_and_link_are_nowhere, cluster_setup, cluster_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
