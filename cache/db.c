@@ -512,6 +512,7 @@ static int begin_group(struct conn *conn)
 		return 0;
 	if (redo)
 		dir_keys_clear(conn->dir_keys);
+	conn->last_put = 0;
 	r = run_literal(conn, "BEGIN IMMEDIATE");
 	if (!r && redo)
 		r = redo_replay(c->redo, conn);
