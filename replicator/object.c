@@ -123,14 +123,28 @@ static void keep_key(
 	snprintf(out, STORE_KEY_MAX + 1, "%s%s%s", prefix, hex, suffix);
 }
 
+static bool copied_in_parts(const struct delivery *d, const struct seen *s)
+{
+	return d->q->uploader && upload_copy_wanted(d->q->store, s->object.size);
+}
+
+/* Inside the store: the version that was seen, where the store can tell. */
+static enum store_result copy_seen(struct delivery *d, const char *key, const struct seen *s,
+	const char *to, const struct store_meta *meta, char *etag)
+{
+	if (copied_in_parts(d, s))
+		return upload_copy(d->q->uploader, key, s->object.size, s->object.etag, to, meta,
+			etag, &d->call, d->error);
+	return store_copy(d->q->store, key, to, meta,
+		has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL, etag, &d->call, d->error);
+}
+
 /* Copies what is there to a key of ours, through this machine when the store cannot. */
 static enum store_result keep(
 	struct delivery *d, const char *key, const struct seen *s, const char *to)
 {
-	const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
-
 	if (has(d, STORE_CAP_COPY))
-		return store_copy(d->q->store, key, to, &s->meta, match, NULL, &d->call, d->error);
+		return copy_seen(d, key, s, to, &s->meta, NULL);
 	CLEANUP(buf_done) struct buf b = {0};
 	enum store_result r = store_get_buf(
 		d->q->store, key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, &d->call, d->error);
@@ -372,11 +386,8 @@ static enum store_result put_metadata(
 	int code = object_meta_from_entry(&m->entry, m->omitted, &meta);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
-	if (has(d, STORE_CAP_COPY)) {
-		const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
-		return store_copy(
-			d->q->store, d->key, d->key, &meta, match, etag, &d->call, d->error);
-	}
+	if (has(d, STORE_CAP_COPY))
+		return copy_seen(d, d->key, s, d->key, &meta, etag);
 	if (same_bytes(d->q->entry, &s->theirs.entry))
 		return put_content(d, &m->entry, m->omitted, s->object.etag, etag);
 	/* Theirs, and this store cannot copy: through this machine. */
@@ -415,7 +426,9 @@ static enum store_result write_over(
 		return STORE_OK;
 	}
 	if (m.content_theirs) {
-		*sure = has(d, STORE_CAP_COPY) ? has(d, STORE_CAP_COPY_IF_MATCH) : *sure;
+		if (has(d, STORE_CAP_COPY))
+			*sure = has(d, copied_in_parts(d, s) ? STORE_CAP_UPLOAD_IF
+							     : STORE_CAP_COPY_IF_MATCH);
 		return put_metadata(d, &m, s, etag);
 	}
 	return put_content(d, &m.entry, m.omitted, s->object.etag, etag);

@@ -13,6 +13,8 @@
  * The metadata travels with the beginning, so a version is content and metadata: a change of
  * either aborts and begins anew.
  *
+ * A copy of a large object inside the store is an upload whose parts are copied; it is not recorded.
+ *
  * Threads. The caller sends parts itself, and with it up to three helpers, as many as the region's
  * allowance has at that moment; whoever is free takes the next part. The first failure stops all after
  * the part that they are at. Memory: what the store's backend holds of a body, per thread (s3: its
@@ -37,6 +39,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define PARTS_FROM (64 * MIB) /* below it a single put is as fast, and always has its condition */
 #define PART_SIZE (16 * MIB)
+#define COPY_PART_SIZE (512 * MIB)
 
 enum {
 	PARALLEL = 4, /* threads of one upload */
@@ -293,6 +296,8 @@ enum store_result upload_sweep(
 struct sending {
 	const struct upload_request *q;
 	const struct store_call *call;
+	const char *from;  /* a copy of that object; NULL: q->source is sent */
+	const char *match; /* the version of it, or NULL */
 	struct upload_record record;
 	bool resumed;
 	uint32_t count;
@@ -370,6 +375,20 @@ static uint64_t part_bytes(const struct sending *s, uint32_t i)
 							 : s->record.part_size;
 }
 
+static enum store_result copy_part(struct sending *s, uint32_t i, struct store_error *error)
+{
+	struct store_part part = {.number = i + 1};
+	uint64_t size = part_bytes(s, i);
+	struct store_call call =
+		call_within(s->call, PART_TIMEOUT_MS + (int64_t)(size / SLOWEST_BYTES_PER_MS));
+
+	enum store_result r = store_upload_copy(s->q->uploader->store, s->q->object, s->record.id,
+		s->from, i * s->record.part_size, size, s->match, &part, &call, error);
+	if (r == STORE_OK)
+		s->part[i] = part;
+	return r;
+}
+
 static enum store_result send_part(struct sending *s, uint32_t i, struct store_error *error)
 {
 	const struct upload_request *q = s->q;
@@ -416,7 +435,7 @@ static void send_parts(struct sending *s)
 
 	while (next_part(s, &i)) {
 		struct store_error error = {0};
-		enum store_result r = send_part(s, i, &error);
+		enum store_result r = s->from ? copy_part(s, i, &error) : send_part(s, i, &error);
 
 		if (r == STORE_OK)
 			continue;
@@ -486,16 +505,21 @@ static int known_part(void *ctx, const struct upload_part *part)
 	return 0;
 }
 
+static int make_slots(struct sending *s)
+{
+	s->count = (uint32_t)(s->record.size / s->record.part_size +
+			      (s->record.size % s->record.part_size != 0));
+	s->part = calloc(s->count, sizeof(*s->part));
+	return s->part ? 0 : -ENOMEM;
+}
+
 static int load_parts(struct sending *s)
 {
 	struct conn *conn;
 
-	s->count = (uint32_t)(s->record.size / s->record.part_size +
-			      (s->record.size % s->record.part_size != 0));
-	s->part = calloc(s->count, sizeof(*s->part));
-	if (!s->part)
-		return -ENOMEM;
-	int r = cache_read_begin(s->q->uploader->cache, &conn);
+	int r = make_slots(s);
+	if (r == 0)
+		r = cache_read_begin(s->q->uploader->cache, &conn);
 	if (r < 0)
 		return r;
 	r = upload_part_each(conn, s->record.number, known_part, s);
@@ -632,6 +656,67 @@ enum store_result upload_put(const struct upload_request *q, char *etag,
 	if (r == STORE_UNSUPPORTED && s.resumed)
 		r = STORE_ABSENT;
 	settle(&s, r, error);
+	mutex_done(&s.lock);
+	free(s.part);
+	return r;
+}
+
+/* ---- copies ---- */
+
+bool upload_copy_wanted(struct store *s, uint64_t size)
+{
+	const unsigned need = STORE_CAP_UPLOAD | STORE_CAP_UPLOAD_COPY;
+
+	return (atomic_load(&s->capabilities) & need) == need && size > store_limits(s)->put_max;
+}
+
+static enum store_result copy_parts(struct sending *s, char *etag, struct store_error *error)
+{
+	const struct upload_request *q = s->q;
+	struct store *store = q->uploader->store;
+	const struct store_limits *l = store_limits(store);
+	struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
+	struct store_error unused = {0};
+
+	s->record.part_size = upload_part_size(l, s->record.size);
+	if (!s->record.part_size)
+		return store_error_set(error, STORE_TOO_LARGE, "larger than the store's objects");
+	/* No bytes travel, so only requests count. */
+	if (s->record.part_size < COPY_PART_SIZE)
+		s->record.part_size = COPY_PART_SIZE < l->part_max ? COPY_PART_SIZE : l->part_max;
+	if (make_slots(s) < 0)
+		return store_error_local(error, -ENOMEM, "copy");
+	enum store_result r =
+		store_upload_begin(store, q->object, q->meta, s->record.id, &call, error);
+	if (r != STORE_OK)
+		return r;
+	r = send_all(s, error);
+	if (r == STORE_OK)
+		r = end(s, etag, error);
+	call = call_within(s->call, PART_TIMEOUT_MS);
+	if (r != STORE_OK &&
+		store_upload_abort(store, q->object, s->record.id, &call, &unused) != STORE_OK)
+		log_debug("copy not aborted key=\"%s\"", q->object);
+	return r;
+}
+
+enum store_result upload_copy(struct uploader *u, const char *from, uint64_t size,
+	const char *match, const char *to, const struct store_meta *meta, char *etag,
+	const struct store_call *call, struct store_error *error)
+{
+	/* Onto itself it must not take back what somebody put there meanwhile. */
+	const struct store_condition condition = {.if_match = strcmp(from, to) == 0 ? match : NULL};
+	const struct upload_request q = {
+		.uploader = u, .object = to, .meta = meta, .condition = &condition};
+	struct sending s = {.q = &q,
+		.call = call,
+		.from = from,
+		.match = has(u, STORE_CAP_COPY_IF_MATCH) ? match : NULL,
+		.record = {.size = size}};
+	char unused[STORE_ETAG_SIZE];
+
+	mutex_init(&s.lock, LOCK_RANK_LEAF);
+	enum store_result r = copy_parts(&s, etag ? etag : unused, error);
 	mutex_done(&s.lock);
 	free(s.part);
 	return r;

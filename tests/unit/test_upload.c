@@ -500,7 +500,8 @@ static int open_body(void *ctx, struct store_source *ret)
 	return 0;
 }
 
-static enum store_result deliver(struct world *w, uint64_t time, uint64_t node, bool *superseded)
+static enum store_result deliver(
+	struct world *w, uint64_t time, uint64_t node, bool fresh, bool *superseded)
 {
 	CLEANUP(entry_done)
 	struct entry e = {.kind = KIND_FILE,
@@ -516,7 +517,7 @@ static enum store_result deliver(struct world *w, uint64_t time, uint64_t node, 
 		.call = &call,
 		.key = slice_of("big"),
 		.entry = &e,
-		.fresh = true,
+		.fresh = fresh,
 		.open = open_body,
 		.ctx = w};
 
@@ -552,15 +553,15 @@ static void delivered_as_any_object(void **state)
 
 	for (size_t i = 0; i < ARRAY_SIZE(caps); i++) {
 		open_bucket(w, caps[i]);
-		assert_int_equal(deliver(w, 50 << 16, 1, &superseded), STORE_OK);
+		assert_int_equal(deliver(w, 50 << 16, 1, true, &superseded), STORE_OK);
 		assert_false(superseded);
 		expect_entry(w, 50 << 16);
 		w->body[7]++;
-		assert_int_equal(deliver(w, 60 << 16, 1, &superseded), STORE_OK);
+		assert_int_equal(deliver(w, 60 << 16, 1, true, &superseded), STORE_OK);
 		expect_entry(w, 60 << 16);
 		assert_int_equal(w->parts_sent, 2 * PARTS);
 		w->body[7]++;
-		assert_int_equal(deliver(w, 55 << 16, 2, &superseded), STORE_OK);
+		assert_int_equal(deliver(w, 55 << 16, 2, true, &superseded), STORE_OK);
 		assert_true(superseded);
 		w->body[7]--;
 		expect_entry(w, 60 << 16);
@@ -575,14 +576,88 @@ static void a_lost_end_is_looked_for(void **state)
 	w->fail_op = "end";
 	w->fail_late = true;
 	w->fail_with = STORE_UNKNOWN;
-	assert_int_equal(deliver(w, 50 << 16, 1, NULL), STORE_UNKNOWN);
+	assert_int_equal(deliver(w, 50 << 16, 1, true, NULL), STORE_UNKNOWN);
 	w->fail_op = NULL;
 	restart(w);
-	assert_int_equal(deliver(w, 50 << 16, 1, NULL), STORE_OK);
+	assert_int_equal(deliver(w, 50 << 16, 1, true, NULL), STORE_OK);
 	upload_settled(&w->uploader, slice_of("big"), &call);
 	assert_int_equal(records(w), 0);
 	assert_int_equal(w->parts_sent, 0);
 	expect_entry(w, 50 << 16);
+}
+
+/* A store whose one copy takes no more than one put. */
+static enum store_result refuse_copies(
+	void *ctx, const char *op, const char *key UNUSED, bool done UNUSED)
+{
+	struct world *w = ctx;
+
+	return w->mem && strcmp(op, "copy") == 0 ? STORE_UNSUPPORTED : STORE_OK;
+}
+
+static int count_key(void *ctx, const char *key UNUSED, const struct store_object *object)
+{
+	assert_int_equal(object->size, SIZE);
+	++*(int *)ctx;
+	return 0;
+}
+
+/* New attributes, and the copy to the trash, of what is too large for one copy. */
+static void copied_in_parts(void **state)
+{
+	static const unsigned caps[] = {
+		STORE_MEM_ALL, STORE_MEM_ALL & ~(unsigned)STORE_CAP_UPLOAD_IF};
+	struct world *w = *state;
+	struct store_error error = {0};
+
+	for (size_t i = 0; i < ARRAY_SIZE(caps); i++) {
+		CLEANUP(entry_done) struct entry gone = {.content_stamp = {70 << 16, 1}};
+		struct store_call call = {0};
+		struct object_outcome outcome;
+		int kept = 0;
+
+		open_bucket(w, caps[i]);
+		w->store = store_fault_new(w->store, refuse_copies, w);
+		start(w);
+		assert_int_equal(deliver(w, 50 << 16, 1, false, NULL), STORE_OK);
+		assert_int_equal(deliver(w, 60 << 16, 1, false, NULL), STORE_OK);
+		assert_int_equal(w->parts_sent, PARTS);
+		expect_entry(w, 60 << 16);
+		struct object_request q = {.store = w->store,
+			.uploader = &w->uploader,
+			.call = &call,
+			.key = slice_of("big"),
+			.entry = &gone};
+		assert_int_equal(object_deliver(&q, &outcome, &error), STORE_OK);
+		assert_int_equal(store_list(w->mem, ".meridian/trash/", NULL, 0, count_key, &kept,
+					 NULL, &error),
+			STORE_OK);
+		assert_int_equal(kept, 1);
+		assert_int_equal(store_mem_count(w->mem), 1);
+		assert_int_equal(store_mem_uploads(w->mem), 0);
+	}
+}
+
+static void a_copy_of_another_version_is_not_made(void **state)
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	struct world *w = *state;
+	struct store_call call = {0};
+	struct store_error error = {0};
+
+	assert_int_equal(put(w, "1-1"), STORE_OK);
+	assert_true(upload_copy_wanted(w->store, SIZE));
+	assert_false(upload_copy_wanted(w->store, 500));
+	assert_int_equal(
+		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, &call, &error),
+		STORE_PRECONDITION);
+	expect_there(w, "1-1");
+	atomic_fetch_and(&w->store->capabilities,
+		~(unsigned)(STORE_CAP_COPY_IF_MATCH | STORE_CAP_UPLOAD_IF));
+	assert_int_equal(
+		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, &call, &error),
+		STORE_PRECONDITION);
+	expect_there(w, "1-1");
 }
 
 int main(void)
@@ -605,6 +680,8 @@ int main(void)
 		TEST(a_settled_key_has_no_upload),
 		TEST(delivered_as_any_object),
 		TEST(a_lost_end_is_looked_for),
+		TEST(copied_in_parts),
+		TEST(a_copy_of_another_version_is_not_made),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
