@@ -96,7 +96,7 @@ int content_sealed(struct conn *conn, const struct content_version *v) MUST_CHEC
 
 /* Reads a sealed version for upload: from its snapshot when there is one, else from the content
  * file as long as it is unchanged. -EAGAIN: it changed, a newer seal will come. read: bytes, or
- * -ESTALE as soon as the content is no longer that version. Not thread-safe. */
+ * -ESTALE as soon as the content is no longer that version. Several threads may read at once. */
 struct content_reader;
 int content_open(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE],
 	struct content_reader **ret) MUST_CHECK;

@@ -17,6 +17,7 @@
 #include "cache/internal.h"
 #include "cache/outbox.h"
 #include "cache/replication.h"
+#include "cache/upload_record.h"
 #include "src/base/clock.h"
 
 #define HELD_MAX 1000000
@@ -118,6 +119,8 @@ static int retire(struct conn *conn, const struct region *region)
 		r = run_region(conn, sql[i], region->id);
 	if (!r)
 		r = outbox_clear(conn, region->id);
+	if (!r)
+		r = upload_record_clear(conn, region->id);
 	return r ? r : run_region(conn, "DELETE FROM region WHERE id = ?1", region->id);
 }
 

@@ -4,11 +4,11 @@
 
 #include "cache/db.h"
 
-#define SCHEMA_VERSION 5
+#define SCHEMA_VERSION 6
 
 /* inode, dentry, xattr, journal, meta */
 extern const char *const schema_tree[];
-/* region, entry, outbox, cursor, segment_seen, conflict, held */
+/* region, entry, outbox, upload, cursor, segment_seen, conflict, held */
 extern const char *const schema_replication[];
 
 /* Brings the database to SCHEMA_VERSION (user_version), one transaction a step. -EPROTONOSUPPORT

@@ -86,6 +86,24 @@ const char *const schema_replication[] = {
 	" PRIMARY KEY(region, dir)) STRICT, WITHOUT ROWID",
 	"CREATE INDEX outbox_head_order ON outbox_head(region, head)",
 
+	/* Uploads in parts; see upload_record.c. */
+	"CREATE TABLE upload("
+	" number INTEGER PRIMARY KEY AUTOINCREMENT," /* what speaks of a removed one finds none */
+	" region INTEGER NOT NULL,"
+	" key BLOB NOT NULL,"
+	" version BLOB NOT NULL,"
+	" size INTEGER NOT NULL,"
+	" part_size INTEGER NOT NULL,"
+	" id BLOB NOT NULL) STRICT", /* x'': not known */
+	"CREATE UNIQUE INDEX upload_key ON upload(region, key)",
+	"CREATE TABLE upload_part("
+	" upload INTEGER NOT NULL,"
+	" number INTEGER NOT NULL,"
+	" size INTEGER NOT NULL,"
+	" hash BLOB NOT NULL,"
+	" etag BLOB NOT NULL,"
+	" PRIMARY KEY(upload, number)) STRICT, WITHOUT ROWID",
+
 	"CREATE TABLE touched("
 	" key BLOB PRIMARY KEY,"
 	" due_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID",

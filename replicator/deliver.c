@@ -19,6 +19,9 @@
  * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of
  * another server when the path goes or changes its kind (merge_batch.c).
  *
+ * Large objects go in parts (upload.c), with the help of more threads: a quarter of the workers' number
+ * for all uploads of the region together.
+ *
  * Content of another author that is not here (its attributes changed here) mostly needs no bytes:
  * the object is there and gets new metadata. When it is not, its author is most likely sending it:
  * the first three attempts are given up for that. After them the content is fetched from another
@@ -35,6 +38,7 @@
 #include "replicator/body.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
+#include "replicator/upload.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/random.h"
@@ -51,6 +55,7 @@ enum {
 	BACKOFF_MAX_MS = 60000,
 	WAIT_FOR_AUTHOR = 3, /* attempts */
 	LOST_AFTER = 12,     /* attempts */
+	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
 	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
 
@@ -91,6 +96,11 @@ struct deliverer {
 	bool kicked;
 	bool stopping;
 
+	struct uploader uploader;
+	bool sweep;	       /* guarded by lock: due */
+	bool sweeping;	       /* likewise: somebody is at it */
+	bool listed;	       /* the sweeper's: it has been through the bucket's uploads */
+	int64_t sweep_at_ms;   /* monotonic; the dispatcher's, or deliverer_step's */
 	int64_t recheck_at_ms; /* this and marked: the dispatcher's, or deliverer_step's */
 	bool marked;
 	pthread_t dispatcher;
@@ -109,9 +119,12 @@ int deliverer_new(const struct delivery_options *o, struct deliverer **ret)
 	if (d->o.threads > THREADS_MAX)
 		d->o.threads = THREADS_MAX;
 	d->workers = calloc(d->o.threads ? d->o.threads : 1, sizeof(*d->workers));
-	if (!d->workers) {
+	int r = d->workers ? uploader_init(&d->uploader, o->cache, o->region->store, o->region->id)
+			   : -ENOMEM;
+	if (r < 0) {
+		free(d->workers);
 		free(d);
-		return -ENOMEM;
+		return r;
 	}
 	mutex_init(&d->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&d->work);
@@ -183,6 +196,20 @@ static int open_body(void *ctx, struct store_source *ret)
 		return r;
 	*ret = body_spooled(&o->body);
 	return 0;
+}
+
+/* False: a newer version took the row over, or it is gone. */
+static bool current(void *ctx)
+{
+	const struct opener *o = ctx;
+	struct outbox_row now;
+	struct conn *conn;
+
+	if (cache_read_begin(o->d->o.cache, &conn) < 0)
+		return true;
+	int r = outbox_get(conn, o->d->o.region->id, key_slice(&o->row->key), &now);
+	cache_read_end(conn);
+	return r == 0 ? stamp_cmp(now.stamp, o->row->stamp) == 0 : r != -ENOENT;
 }
 
 static int read_entry(struct deliverer *d, struct slice key, struct entry *ret)
@@ -276,6 +303,7 @@ static void deliver(struct deliverer *d, struct job *j)
 	}
 	struct object_request q = {
 		.store = d->o.region->store,
+		.uploader = &d->uploader,
 		.call = &call,
 		.key = key_slice(&j->row.key),
 		.entry = &entry,
@@ -284,10 +312,13 @@ static void deliver(struct deliverer *d, struct job *j)
 			 (j->row.state == OUTBOX_UPLOAD || entry.size <= d->o.inline_max) &&
 			 (entry_live(&entry) || j->row.attempts == 0),
 		.open = open_body,
+		.current = current,
 		.ctx = &opener,
 	};
 	enum store_result result = object_deliver(&q, &outcome, &error);
 	body_done(&opener.body);
+	if (result == STORE_OK)
+		upload_settled(&d->uploader, q.key, &call);
 	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
 		  entry.content_stamp.node == cache_node(d->o.cache);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
@@ -445,6 +476,31 @@ static int recheck(struct deliverer *d)
 	return cache_commit(conn);
 }
 
+/* The bucket's own list of uploads is gone through once in each run. */
+static void sweep(struct deliverer *d)
+{
+	struct store_call call = region_call(d->o.region, 0);
+	struct store_error error = {0};
+	char text[256];
+
+	enum store_result r = upload_sweep(&d->uploader, !d->listed, &call, &error);
+	d->listed |= r == STORE_OK;
+	region_end(d->o.region, REGION_WRITE, r, &error, "uploads");
+	if (r == STORE_OK)
+		return;
+	store_failure_text(text, sizeof(text), "uploads", r, &error);
+	log_debug("uploads not swept region=%s error=\"%s\"", d->o.region->name, text);
+}
+
+/* The region may be used. */
+static bool sweep_due(struct deliverer *d)
+{
+	if (clock_monotonic_ms() < d->sweep_at_ms)
+		return false;
+	d->sweep_at_ms = clock_monotonic_ms() + SWEEP_MS;
+	return true;
+}
+
 /* ---- without threads ---- */
 
 int deliverer_step(struct deliverer *d, unsigned max, bool *did)
@@ -461,6 +517,8 @@ int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 	AUTO_FREE struct job *jobs = calloc(max, sizeof(*jobs));
 	if (!rows || !jobs)
 		return -ENOMEM;
+	if (sweep_due(d))
+		sweep(d);
 	r = recheck(d);
 	for (unsigned q = 0; r == 0 && q < QUEUES && total < max; q++) {
 		unsigned count = 0;
@@ -592,6 +650,14 @@ static bool stopping(struct deliverer *d)
 	return stop;
 }
 
+static void order_sweep(struct deliverer *d)
+{
+	mutex_lock(&d->lock);
+	d->sweep = true;
+	cond_signal(&d->work);
+	mutex_unlock(&d->lock);
+}
+
 static void *dispatch(void *arg)
 {
 	struct deliverer *d = arg;
@@ -605,8 +671,11 @@ static void *dispatch(void *arg)
 		flush(d);
 		if (recheck(d) < 0)
 			d->recheck_at_ms = clock_realtime_ms() + BACKOFF_FIRST_MS;
-		if (region_begin(d->o.region, REGION_WRITE))
+		if (region_begin(d->o.region, REGION_WRITE)) {
+			if (sweep_due(d))
+				order_sweep(d);
 			taken = refill(d, SMALL, rows) + refill(d, LARGE, rows);
+		}
 		dispatcher_wait(d, taken > 0);
 	}
 	flush(d);
@@ -646,6 +715,19 @@ static void complete(struct deliverer *d, const struct job *j)
 	mutex_unlock(&d->lock);
 }
 
+/* Under the lock, which it gives up meanwhile. */
+static void sweep_if_ordered(struct deliverer *d)
+{
+	if (!d->sweep || d->sweeping)
+		return;
+	d->sweep = false;
+	d->sweeping = true;
+	mutex_unlock(&d->lock);
+	sweep(d);
+	mutex_lock(&d->lock);
+	d->sweeping = false;
+}
+
 static void *worker(void *arg)
 {
 	struct deliverer *d = arg;
@@ -656,8 +738,11 @@ static void *worker(void *arg)
 	for (;;) {
 		memset(j, 0, sizeof(*j));
 		mutex_lock(&d->lock);
-		while (!d->stopping && !next_row(d, &j->row))
+		sweep_if_ordered(d);
+		while (!d->stopping && !next_row(d, &j->row)) {
 			cond_wait(&d->work, &d->lock);
+			sweep_if_ordered(d);
+		}
 		bool stop = d->stopping;
 		if (!stop && j->row.state == OUTBOX_UPLOAD)
 			d->uploads++;
@@ -677,6 +762,7 @@ int deliverer_start(struct deliverer *d)
 	char name[16];
 
 	d->stopping = false;
+	d->uploader.helpers_max = (d->o.threads + 3) / 4;
 	snprintf(name, sizeof(name), "objects-%u", d->o.region->id);
 	int r = thread_start(&d->dispatcher, name, dispatch, d);
 	if (r < 0)

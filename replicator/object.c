@@ -17,6 +17,9 @@
  * The kind of a path shows in its key: `a` and `a/` are two objects. When the form to write is not
  * there, the other form is a leftover of another kind and is removed like by a tombstone.
  *
+ * A large body goes in parts (upload.c): what a put can be told about the object that is there, the
+ * end of an upload must know, too, else it counts as a write without a condition.
+ *
  * Stores without conditional writes: each write is followed by a HEAD, and what was lost by
  * it is found there and written again. A store that does not know If-Match on DELETE gets another
  * HEAD right before.
@@ -30,6 +33,7 @@
 #include <stdio.h>
 
 #include "replicator/store/layers.h"
+#include "replicator/upload.h"
 #include "src/base/metrics.h"
 
 enum { ATTEMPTS_MAX = 8, FOREIGN_BUFFER_MAX = 64 << 20 };
@@ -71,6 +75,20 @@ static bool has(const struct delivery *d, unsigned cap)
 	return (d->caps & cap) != 0;
 }
 
+/* The body goes in parts. */
+static bool in_parts(const struct delivery *d)
+{
+	const struct entry *e = d->q->entry;
+
+	return d->q->uploader && e->kind == KIND_FILE && upload_wanted(d->q->store, e->size);
+}
+
+/* A put of the body can be made under a condition, which has this capability for whole bodies. */
+static bool guarded(const struct delivery *d, unsigned cap)
+{
+	return has(d, in_parts(d) ? STORE_CAP_UPLOAD_IF : cap);
+}
+
 static enum store_result look(struct delivery *d, const char *key, struct seen *s)
 {
 	seen_done(s);
@@ -105,14 +123,28 @@ static void keep_key(
 	snprintf(out, STORE_KEY_MAX + 1, "%s%s%s", prefix, hex, suffix);
 }
 
+static bool copied_in_parts(const struct delivery *d, const struct seen *s)
+{
+	return d->q->uploader && upload_copy_wanted(d->q->store, s->object.size);
+}
+
+/* Inside the store: the version that was seen, where the store can tell. */
+static enum store_result copy_seen(struct delivery *d, const char *key, const struct seen *s,
+	const char *to, const struct store_meta *meta, char *etag)
+{
+	if (copied_in_parts(d, s))
+		return upload_copy(d->q->uploader, key, s->object.size, s->object.etag, to, meta,
+			etag, &d->call, d->error);
+	return store_copy(d->q->store, key, to, meta,
+		has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL, etag, &d->call, d->error);
+}
+
 /* Copies what is there to a key of ours, through this machine when the store cannot. */
 static enum store_result keep(
 	struct delivery *d, const char *key, const struct seen *s, const char *to)
 {
-	const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
-
 	if (has(d, STORE_CAP_COPY))
-		return store_copy(d->q->store, key, to, &s->meta, match, NULL, &d->call, d->error);
+		return copy_seen(d, key, s, to, &s->meta, NULL);
 	CLEANUP(buf_done) struct buf b = {0};
 	enum store_result r = store_get_buf(
 		d->q->store, key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, &d->call, d->error);
@@ -235,7 +267,23 @@ static enum store_result open_body(struct delivery *d)
 	return STORE_OK;
 }
 
-/* Our content with the metadata of m. match "": the key is believed absent. */
+static enum store_result put_parts(
+	struct delivery *d, const struct store_meta *meta, const char *match, char *etag)
+{
+	const struct store_condition condition = {.if_absent = !match, .if_match = match};
+	const struct upload_request q = {.uploader = d->q->uploader,
+		.key = d->q->key,
+		.object = d->key,
+		.source = &d->source,
+		.meta = meta,
+		.condition = &condition,
+		.current = d->q->current,
+		.ctx = d->q->ctx};
+
+	return upload_put(&q, etag, &d->call, d->error);
+}
+
+/* Our content with the metadata of m. match NULL: the key is believed absent. */
 static enum store_result put_content(
 	struct delivery *d, const struct entry *m, bool omitted, const char *match, char *etag)
 {
@@ -253,7 +301,11 @@ static enum store_result put_content(
 	else if (match && has(d, STORE_CAP_PUT_IF_MATCH))
 		condition.if_match = match;
 	d->outcome->put = true;
-	r = store_put(d->q->store, d->key, &d->source, &meta, &condition, etag, &d->call, d->error);
+	if (in_parts(d))
+		r = put_parts(d, &meta, match, etag);
+	else
+		r = store_put(d->q->store, d->key, &d->source, &meta, &condition, etag, &d->call,
+			d->error);
 	if (r == STORE_OK)
 		metric_add(METRIC_OBJECTS_PUT, 1);
 	return r;
@@ -334,11 +386,8 @@ static enum store_result put_metadata(
 	int code = object_meta_from_entry(&m->entry, m->omitted, &meta);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
-	if (has(d, STORE_CAP_COPY)) {
-		const char *match = has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL;
-		return store_copy(
-			d->q->store, d->key, d->key, &meta, match, etag, &d->call, d->error);
-	}
+	if (has(d, STORE_CAP_COPY))
+		return copy_seen(d, d->key, s, d->key, &meta, etag);
 	if (same_bytes(d->q->entry, &s->theirs.entry))
 		return put_content(d, &m->entry, m->omitted, s->object.etag, etag);
 	/* Theirs, and this store cannot copy: through this machine. */
@@ -362,7 +411,7 @@ static enum store_result write_over(
 	enum store_result r;
 
 	*wrote = true;
-	*sure = has(d, STORE_CAP_PUT_IF_MATCH);
+	*sure = guarded(d, STORE_CAP_PUT_IF_MATCH);
 	if (s->foreign) {
 		r = keep_foreign(d, d->key, s);
 		if (r != STORE_OK)
@@ -377,7 +426,9 @@ static enum store_result write_over(
 		return STORE_OK;
 	}
 	if (m.content_theirs) {
-		*sure = has(d, STORE_CAP_COPY) ? has(d, STORE_CAP_COPY_IF_MATCH) : *sure;
+		if (has(d, STORE_CAP_COPY))
+			*sure = has(d, copied_in_parts(d, s) ? STORE_CAP_UPLOAD_IF
+							     : STORE_CAP_COPY_IF_MATCH);
 		return put_metadata(d, &m, s, etag);
 	}
 	return put_content(d, &m.entry, m.omitted, s->object.etag, etag);
@@ -411,7 +462,7 @@ static bool several_writers(const struct delivery *d, const struct seen *s)
 /* One look (unless skipped) and one write. *again: it must be looked at (again). */
 static enum store_result write_live(struct delivery *d, struct seen *s, bool skip_look, bool *again)
 {
-	bool wrote = true, sure = has(d, STORE_CAP_PUT_IF_ABSENT);
+	bool wrote = true, sure = guarded(d, STORE_CAP_PUT_IF_ABSENT);
 	enum store_result r = skip_look ? STORE_OK : look(d, d->key, s);
 
 	*again = false;
@@ -446,7 +497,7 @@ static enum store_result write_live(struct delivery *d, struct seen *s, bool ski
 static enum store_result deliver_live(struct delivery *d)
 {
 	CLEANUP(seen_done) struct seen s = {0};
-	bool skip_look = d->q->fresh && has(d, STORE_CAP_PUT_IF_ABSENT), again;
+	bool skip_look = d->q->fresh && guarded(d, STORE_CAP_PUT_IF_ABSENT), again;
 
 	for (int i = 0; i < ATTEMPTS_MAX; i++) {
 		enum store_result r = write_live(d, &s, skip_look, &again);

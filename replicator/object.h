@@ -29,15 +29,22 @@ int object_meta_to_entry(const struct store_meta *m, uint64_t size, bool directo
 #define OBJECT_TRASH_SIZE (16 + SHA256_HEX_SIZE + 1)
 void object_trash_prefix(const uint8_t hash[SHA256_SIZE], char prefix[OBJECT_TRASH_SIZE]);
 
+struct uploader;
+
 struct object_request {
 	struct store *store;
+	struct uploader *uploader; /* NULL: everything goes in one piece */
 	const struct store_call *call;
 	struct slice key;	   /* not the root */
 	const struct entry *entry; /* a tombstone removes */
 	bool fresh; /* hint: nothing is there yet; of a tombstone: it has one writer */
 	/* Gives the body of a regular file; asked only when it must be sent, at most once. The
-	 * source stays valid until the delivery ends. -errno ends the delivery with STORE_LOCAL. */
+	 * source stays valid until the delivery ends; several threads may read it at once. -errno
+	 * ends the delivery with STORE_LOCAL. */
 	int (*open)(void *ctx, struct store_source *ret);
+	/* Whether this is still the version to deliver: asked now and then, from any thread, while
+	 * the body goes in parts. NULL: it is. */
+	bool (*current)(void *ctx);
 	void *ctx;
 };
 

@@ -15,6 +15,7 @@
 
 #include "cache/cache.h"
 #include "cache/outbox.h"
+#include "cache/upload_record.h"
 #include "cache/progress.h"
 #include "replicator/store/store.h"
 
@@ -79,6 +80,7 @@ struct region_status {
 	unsigned capabilities; /* STORE_CAP_*, once checked */
 	int64_t clock_skew_ms;
 	struct outbox_stats outbox;
+	struct upload_stats upload; /* in parts, begun and not ended */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */

@@ -43,6 +43,8 @@ static int counts(struct replicator *r, struct conn *conn, struct replicator_sta
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
 		code = outbox_stats(conn, r->regions.region[i].id, &s->region[i].outbox);
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
+		code = upload_stats(conn, r->regions.region[i].id, &s->region[i].upload);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
 		code = region_seeding(conn, r->regions.region[i].id, &s->region[i].seeding);
 	if (code == 0)
 		code = journal_stats(conn, &journal);
@@ -98,6 +100,8 @@ static const struct {
 	{STORE_CAP_DELETE_IF_MATCH, "conditional delete"},
 	{STORE_CAP_COPY, "server-side copy"},
 	{STORE_CAP_COPY_IF_MATCH, "conditional copy"},
+	{STORE_CAP_UPLOAD, "uploads in parts"},
+	{STORE_CAP_UPLOAD_IF, "conditional end of an upload"},
 };
 
 static void describe(struct store *s, struct buf *text)

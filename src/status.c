@@ -23,6 +23,9 @@ static const struct {
 		"no conditional deletes: reads before it deletes"},
 	{STORE_CAP_COPY, "copy", "no server-side copies: attribute changes send the content again"},
 	{STORE_CAP_COPY_IF_MATCH, "copy_if_match", NULL},
+	{STORE_CAP_UPLOAD, "upload", NULL},
+	{STORE_CAP_UPLOAD_COPY, "upload_copy", NULL},
+	{STORE_CAP_UPLOAD_IF, "upload_if", NULL},
 };
 
 static int64_t age(const struct status *s, int64_t then_ms)
@@ -73,8 +76,12 @@ static void region_row(const struct status *s, const struct region_status *r, st
 
 static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)
 {
-	char figure[TEXT_FIGURE_SIZE];
+	char figure[TEXT_FIGURE_SIZE], all[TEXT_FIGURE_SIZE];
 
+	if (r->upload.uploads)
+		buf_printf(out, "  %s: %" PRIu64 " large files on their way, %s of %s sent\n",
+			r->name, r->upload.uploads, text_bytes(r->upload.sent, figure),
+			text_bytes(r->upload.bytes, all));
 	if (r->seeding)
 		buf_printf(out, "  %s: is new; its backlog is still being listed\n", r->name);
 	if (r->outbox.parked)
@@ -128,7 +135,8 @@ static void local_notes(const struct status *s, struct buf *out)
 			s->usage.cut_short);
 	if (lost)
 		buf_printf(out,
-			"  warning    the content of %" PRIu64 " files was missing or not as recorded "
+			"  warning    the content of %" PRIu64
+			" files was missing or not as recorded "
 			"and is fetched again; the log names them\n",
 			lost);
 }
@@ -223,6 +231,9 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "backlog_parked", (int64_t)r->outbox.parked);
 	json_put_int(j, "backlog_oldest_ms", (int64_t)r->outbox.oldest_ms);
 	json_put_int(j, "backlog_oldest_age_ms", age(s, (int64_t)r->outbox.oldest_ms));
+	json_put_int(j, "uploads", (int64_t)r->upload.uploads);
+	json_put_int(j, "upload_bytes", (int64_t)r->upload.bytes);
+	json_put_int(j, "upload_sent_bytes", (int64_t)r->upload.sent);
 	json_put_int(j, "last_ok_ms", r->last_ok_ms);
 	json_put_int(j, "retry_at_ms", r->retry_at_ms);
 	json_put_str(j, "error", r->error);

@@ -69,6 +69,8 @@ static ssize_t counting_read(void *ctx, uint64_t offset, void *p, size_t len)
 {
 	struct counting_source *k = ctx;
 
+	if (offset == 0)
+		k->bytes = 0; /* what was read before was for its hash */
 	ssize_t n = k->from->read(k->from->ctx, offset, p, len);
 	if (n > 0)
 		k->bytes += (uint64_t)n;

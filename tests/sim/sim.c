@@ -21,6 +21,10 @@
 #include "replicator/store/layers.h"
 
 #define INLINE_MAX 64
+
+/* Most of what is not inlined goes in parts. */
+static const struct store_limits small_limits = {
+	.put_max = 100, .object_max = 4096, .part_min = 8, .part_max = 40, .parts_max = 100};
 #define EPOCH_MS 1700000000000
 
 static char work_dir[64];
@@ -494,6 +498,29 @@ static void heal(struct sim *s)
 	}
 }
 
+static int count_upload(void *ctx, const char *key, const char *id, int64_t begun_ms)
+{
+	*(uint64_t *)ctx +=
+		strncmp(key, ".meridian/", 10) != 0; /* those of a probe that was cut off */
+	return 0;
+}
+
+/* Nothing is left but uploads whose beginning was repeated because its answer was lost. */
+static void check_uploads(struct sim *s)
+{
+	struct store_error error = {0};
+	uint64_t left = 0;
+
+	for (unsigned r = 0; r < s->regions; r++)
+		if (store_mem_uploads(s->region[r].mem) &&
+			store_uploads(s->region[r].mem, "", count_upload, &left, NULL, &error) !=
+				STORE_OK)
+			sim_fail(s, "uploads of r%u cannot be listed", r);
+	if (left > s->lost_begins)
+		sim_fail(s, "%" PRIu64 " uploads are left, %" PRIu64 " answers were lost", left,
+			s->lost_begins);
+}
+
 static uint64_t run_seed(uint64_t seed, bool verbose)
 {
 	struct sim sim = {.seed = seed, .verbose = verbose, .now_ms = EPOCH_MS};
@@ -515,6 +542,8 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	bool skewed = chance(50);
 	for (unsigned r = 0; r < s->regions; r++)
 		s->region[r].mem = store_mem_new(s->capabilities);
+	for (unsigned r = 0; r < s->regions && seed % 2; r++)
+		store_mem_set_limits(s->region[r].mem, &small_limits);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		struct sim_node *node = &s->node[n];
 		snprintf(node->dir, sizeof node->dir, "%s/%" PRIu64 "-n%u", work_dir, seed, n);
@@ -527,6 +556,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		random_event(s);
 	heal(s);
 	sim_check(s);
+	check_uploads(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		replicator_free(s->node[n].replicator);

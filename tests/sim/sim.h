@@ -50,6 +50,7 @@ struct sim {
 	uint64_t shared; /* pairs of names that had to be one inode in the end */
 	struct sim_replaced *replaced;
 	uint64_t requests;
+	uint64_t lost_begins; /* answers to beginnings of uploads */
 };
 
 /* sim_net.c: a node's link to a region: faults, lost answers, late requests, interleaving. */

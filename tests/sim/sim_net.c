@@ -241,11 +241,29 @@ static void link_close(struct store *st)
 	free(st); /* the bucket outlives the node */
 }
 
-/* The simulated stores take each object in one piece. */
-static enum store_result link_upload(struct store *store, const struct store_upload *u,
+static enum store_result link_upload(struct store *st, const struct store_upload *u,
 	const struct store_call *call, struct store_error *error)
 {
-	return store_error_set(error, STORE_UNSUPPORTED, "no uploads");
+	static const char *const name[] = {"begin", "part", "part copy", "end", "abort"};
+	struct link *l = (struct link *)st;
+	enum store_result r = before(l, name[u->step], u->key, error);
+	if (r == STORE_OK) {
+		r = bucket(l)->ops->upload(bucket(l), u, call, error);
+		if (r == STORE_OK && lose_answer(l, name[u->step], u->key)) {
+			r = u->step == STORE_UPLOAD_END ? STORE_UNKNOWN : STORE_TRANSIENT;
+			l->sim->lost_begins += u->step == STORE_UPLOAD_BEGIN;
+		}
+	}
+	outcome(l, name[u->step], u->key, r);
+	return r;
+}
+
+static enum store_result link_uploads(struct store *st, const char *prefix, store_uploads_fn fn,
+	void *ctx, const struct store_call *call, struct store_error *error)
+{
+	struct link *l = (struct link *)st;
+	enum store_result r = before(l, "uploads", prefix, error);
+	return r == STORE_OK ? store_uploads(bucket(l), prefix, fn, ctx, call, error) : r;
 }
 
 static const struct store_ops link_ops = {
@@ -257,6 +275,7 @@ static const struct store_ops link_ops = {
 	.remove = link_remove,
 	.copy = link_copy,
 	.upload = link_upload,
+	.uploads = link_uploads,
 	.close = link_close,
 };
 
@@ -266,6 +285,7 @@ struct store *sim_link_new(struct sim *s, unsigned node, unsigned region)
 	CHECK(l);
 	l->s.ops = &link_ops;
 	l->s.capabilities = atomic_load(&s->region[region].mem->capabilities);
+	l->s.limits = *store_limits(s->region[region].mem);
 	l->sim = s;
 	l->node = node;
 	l->region = region;

@@ -93,7 +93,7 @@ static void other_databases_are_refused(void **state)
 	sql(f, "PRAGMA user_version = 99");
 	assert_int_equal(try_open(f->dir, &err), -EPROTONOSUPPORT);
 	assert_non_null(strstr(err.text, "99"));
-	sql(f, "PRAGMA user_version = 5; PRAGMA application_id = 5");
+	sql(f, "PRAGMA user_version = 6; PRAGMA application_id = 5");
 	assert_int_equal(try_open(f->dir, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "another program"));
 	sql(f, "PRAGMA application_id = 1296388681");

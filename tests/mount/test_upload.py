@@ -1,0 +1,96 @@
+"""Large files go to a store in parts: an upload that a kill -9 cut goes on where it was, the file arrives whole, and nothing is
+left in the buckets."""
+import hashlib
+import os
+import unittest
+
+from harness import Ceph, World, main, wait_until
+
+SIZE = 300 << 20
+PART = 16 << 20
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else sha256_of(file)
+
+
+def sha256_of(file):
+    h = hashlib.sha256()
+    while block := file.read(1 << 20):
+        h.update(block)
+    return h.hexdigest()
+
+
+class Upload(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.ceph = Ceph(cls.world, gateways=2)
+        cls.clients = [cls.ceph.client(n) for n in (1, 2)]
+        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
+        cls.a = cls.world.server("a", regions, home="region-1")
+        cls.b = cls.world.server("b", regions, home="region-2")
+        cls.a.start()
+        cls.b.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            assert cls.a.stop() == 0, cls.a.tail()
+            assert cls.b.stop() == 0, cls.b.tail()
+        finally:
+            cls.world.close()
+
+    def uploads(self, n):
+        return self.clients[n].list_multipart_uploads(Bucket=self.ceph.buckets[n]).get("Uploads", [])
+
+    def parts(self, n):
+        return sum(len(self.clients[n].list_parts(Bucket=self.ceph.buckets[n], Key=u["Key"], UploadId=u["UploadId"]).get("Parts", []))
+                   for u in self.uploads(n))
+
+    def write(self, name, size):
+        block = self.world.random.randbytes(1 << 20)
+        with open(self.a.mount / name, "wb") as file:
+            for i in range(size >> 20):
+                file.write(i.to_bytes(8, "little"))
+                file.write(block[8:])
+        return digest(self.a.mount / name)
+
+    def nothing_is_left(self):
+        for n in (0, 1):
+            wait_until(lambda: f"no uploads in bucket {n}: {self.uploads(n)}\n{self.a.tail()}", lambda: not self.uploads(n), 30)
+
+    def test_1_killed_in_the_middle(self):
+        want = self.write("large", SIZE)
+        wait_until(lambda: f"parts in the buckets\n{self.a.status_text()}\n{self.a.tail()}",
+                   lambda: self.parts(0) >= 8 or self.parts(1) >= 8, 60, 0.02)
+        self.a.kill()
+        before = [self.parts(n) for n in (0, 1)]
+        self.a.start()
+        self.a.flush(240)
+        sent = self.a.status()["counters"]["bytes_sent_total"]
+        print(f"parts before the restart {before}, after it {sent >> 20} MiB")
+        # The parts that were under way in that moment are sent again.
+        self.assertLess(sent, 2 * SIZE - (sum(before) - 10) * PART + (1 << 20))
+        self.nothing_is_left()
+        wait_until("the file on the other server", lambda: os.path.exists(self.b.mount / "large"), 60)
+        self.assertEqual(digest(self.b.mount / "large"), want)
+        for n in (0, 1):
+            head = self.clients[n].head_object(Bucket=self.ceph.buckets[n], Key="app/large")
+            self.assertEqual(head["ContentLength"], SIZE)
+            self.assertTrue(head["ETag"].endswith(f'-{-(-SIZE // PART)}"'), head["ETag"])
+
+    def test_2_removed_in_the_middle(self):
+        self.write("gone", SIZE)
+        wait_until("parts in the buckets", lambda: self.parts(0) and self.parts(1), 60, 0.02)
+        os.unlink(self.a.mount / "gone")
+        self.a.flush(240)
+        self.nothing_is_left()
+        for n in (0, 1):
+            found = self.clients[n].list_objects_v2(Bucket=self.ceph.buckets[n], Prefix="app/gone")
+            self.assertEqual(found["KeyCount"], 0)
+
+
+if __name__ == "__main__":
+    main()
