@@ -13,9 +13,11 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "cache/evict.h"
 #include "cache/tree.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/metrics.h"
 #include "src/base/random.h"
 #include "tests/sim/store_mem.h"
 #include "replicator/store/layers.h"
@@ -169,6 +171,20 @@ static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
 	return len;
 }
 
+int sim_fetch(struct sim *s, unsigned n, uint64_t ino)
+{
+	struct sim_node *node = &s->node[n];
+	int r;
+
+	node->running = true;
+	s->current = n;
+	r = replicator_step_fetch(node->replicator, ino);
+	node->running = false;
+	s->current = n;
+	sim_trace(s, "n%u fetch ino %" PRIu64 ": %d", n, ino, r);
+	return r;
+}
+
 static void write_file(struct sim *s, unsigned n, struct target *t)
 {
 	struct sim_node *node = &s->node[n];
@@ -185,6 +201,8 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 	else
 		r = tree_create_open(node->cache, t->parent, t->name, S_IFREG | 0644, 0, 0, true,
 			&t->inode, &file);
+	if (r == -EREMOTE && sim_fetch(s, n, t->inode.ino) == 0)
+		r = file_open(node->cache, t->inode.ino, true, truncate, &file);
 	if (r == -EREMOTE || r == -ESTALE)
 		return;
 	if (r < 0)
@@ -359,6 +377,30 @@ static void app_op(struct sim *s, unsigned n)
 
 /* ---- replication steps ---- */
 
+/* Whatever may go of some paths' content. */
+static int evict_some(struct sim *s, unsigned n, bool *did)
+{
+	struct sim_node *node = &s->node[n];
+	struct evict_batch b = {.proof = replicator_has_object, .ctx = node->replicator};
+	unsigned first = (unsigned)random_below(SIM_PATHS);
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < SIM_PATHS / 2; i++) {
+		const char *path = sim_paths[(first + i) % SIM_PATHS];
+		enum evict_result result = EVICT_ABSENT;
+		struct inode inode;
+
+		if (tree_resolve(node->cache, slice_of(path), &inode) == 0)
+			r = evict_content(node->cache, &b, inode.ino, &result);
+		if (result == EVICT_DONE)
+			sim_trace(s, "n%u evicts %s ino %" PRIu64, n, path, inode.ino);
+	}
+	*did = b.files > 0;
+	if (r == 0)
+		r = evict_finish(node->cache, &b);
+	return r;
+}
+
 static bool step(struct sim *s, unsigned n, unsigned which)
 {
 	struct sim_node *node = &s->node[n];
@@ -382,13 +424,16 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 		r = replicator_step_objects(
 			node->replicator, region, 1 + (unsigned)random_below(8), &did);
 		break;
-	default:
+	case 3:
 		r = replicator_step_pull(node->replicator, &did);
+		break;
+	default:
+		r = evict_some(s, n, &did);
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -399,7 +444,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(4);
+	unsigned which = (unsigned)random_below(5);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
@@ -482,6 +527,8 @@ static void heal(struct sim *s)
 					r = replicator_step_objects(node->replicator, g, 100, &d);
 				did |= d;
 			}
+			if (r == 0 && chance(20))
+				r = evict_some(s, n, &d);
 			if (r == 0)
 				r = replicator_step_pull(node->replicator, &d);
 			if (r == 0)
@@ -578,8 +625,12 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
+	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {
+		fprintf(stderr, "sim: nothing was evicted\n");
+		return 1;
+	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
-	       " pairs of names: all converge\n",
-		seeds, first, requests, pairs);
+	       " pairs of names, %" PRIu64 " evictions: all converge\n",
+		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED));
 	return 0;
 }
