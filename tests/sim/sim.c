@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "cache/entry.h"
 #include "cache/evict.h"
+#include "cache/outbox.h"
 #include "cache/tree.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -377,6 +379,32 @@ static void app_op(struct sim *s, unsigned n)
 
 /* ---- replication steps ---- */
 
+/* What went must be what the map has, and no region may be waiting for it: delivering it would find
+ * it lost, which after healing looks like any other conflict. */
+static void check_evicted(struct sim *s, unsigned n, const char *path, uint64_t ino)
+{
+	struct key *key = malloc(sizeof(*key));
+	struct outbox_row *row = malloc(sizeof(*row));
+	uint8_t hash[SHA256_SIZE];
+	struct entry e = {0};
+	struct conn *conn;
+	uint64_t size;
+
+	CHECK(key && row);
+	CHECK(content_wanted(s->node[n].cache, ino, key, hash, &size) == 0);
+	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
+	if (entry_get(conn, slice_of(path), &e) < 0 || memcmp(e.hash, hash, SHA256_SIZE) != 0)
+		sim_fail(s, "n%u: evicted %s before it was sealed", n, path);
+	for (unsigned r = 0; r < s->regions; r++) {
+		if (outbox_get(conn, r, slice_of(path), row) != -ENOENT)
+			sim_fail(s, "n%u: evicted %s, which r%u waits for", n, path, r);
+	}
+	cache_read_end(conn);
+	entry_done(&e);
+	free(row);
+	free(key);
+}
+
 /* Whatever may go of some paths' content. */
 static int evict_some(struct sim *s, unsigned n, bool *did)
 {
@@ -392,8 +420,10 @@ static int evict_some(struct sim *s, unsigned n, bool *did)
 
 		if (tree_resolve(node->cache, slice_of(path), &inode) == 0)
 			r = evict_content(node->cache, &b, inode.ino, &result);
-		if (result == EVICT_DONE)
-			sim_trace(s, "n%u evicts %s ino %" PRIu64, n, path, inode.ino);
+		if (result != EVICT_DONE)
+			continue;
+		sim_trace(s, "n%u evicts %s ino %" PRIu64, n, path, inode.ino);
+		check_evicted(s, n, path, inode.ino);
 	}
 	*did = b.files > 0;
 	if (r == 0)
