@@ -2,7 +2,7 @@
  * Connections, prepared statements, transactions.
  *
  * One writer behind writer_lock; read connections from a pool that is as large as the number in use
- * at once ever was (at most READERS_MAX, then callers wait). All use unix-excl (vfs.c): the process
+ * at once ever was (at most READERS_MAX, then callers wait). All use unix-excl: the process
  * holds the file exclusively and the WAL index lies on the heap, so a read transaction costs no
  * system call for locks and a full disk cannot fault a shared mapping. No other process can open
  * the database meanwhile.
@@ -20,7 +20,6 @@
 #include "cache/project.h"
 #include "cache/redo.h"
 #include "cache/tally.h"
-#include "cache/vfs.h"
 
 #define READERS_MAX 48
 #define BUSY_MS 10000
@@ -31,7 +30,7 @@ struct note {
 	struct note *next;
 	struct invalidation invalidation;
 	char *name;
-	uint64_t remove_ino; /* 0: an invalidation */
+	uint64_t remove_ino;  /* 0: an invalidation */
 	uint64_t replaced_by; /* 0: nothing */
 };
 
@@ -91,8 +90,6 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	int r;
 
 	pthread_once(&configured, configure);
-	if (!vfs_name())
-		return -ENOMEM;
 	conn = calloc(1, sizeof(*conn));
 	if (!conn || asprintf(&path, "%s/meridian.db", c->state_dir) < 0) {
 		free(conn);
@@ -108,15 +105,16 @@ int conn_open(struct cache *c, bool writer, struct conn **ret)
 	if (writer && !(conn->dir_keys && conn->tally && conn->rows && conn->shown)) {
 		r = -ENOMEM;
 	} else if (sqlite3_open_v2(path, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-			   vfs_name()) != SQLITE_OK) {
+			   "unix-excl") != SQLITE_OK) {
 		r = conn->db ? conn_error(conn) : -ENOMEM;
 	} else {
 		sqlite3_busy_timeout(conn->db, BUSY_MS);
 		sqlite3_extended_result_codes(conn->db, 1);
 		sqlite3_db_config(conn->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 		r = pragmas(conn);
-		if (!r && sqlite3_create_function(conn->db, "key_len", 1, SQLITE_UTF8 | SQLITE_DETERMINISTIC,
-				  NULL, sql_key_len, NULL, NULL) != SQLITE_OK)
+		if (!r && sqlite3_create_function(conn->db, "key_len", 1,
+				  SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, sql_key_len, NULL,
+				  NULL) != SQLITE_OK)
 			r = conn_error(conn);
 	}
 	free(path);
@@ -514,6 +512,7 @@ static int begin_group(struct conn *conn)
 		return 0;
 	if (redo)
 		dir_keys_clear(conn->dir_keys);
+	conn->last_put = 0;
 	r = run_literal(conn, "BEGIN IMMEDIATE");
 	if (!r && redo)
 		r = redo_replay(c->redo, conn);

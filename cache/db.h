@@ -8,8 +8,8 @@
 
 #include "cache/cache.h"
 
-/* Of a new database; against 4,096 a create or rename takes two thirds. */
-#define DATABASE_PAGE_SIZE 1024
+/* Of a new database, in bytes. */
+#define DATABASE_PAGE_SIZE 4096
 
 /* The statement for sql on this connection, reset and with bindings cleared. sql must be a string
  * literal: statements are kept by its address. NULL only when SQLite fails; db_error then tells. */

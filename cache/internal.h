@@ -68,6 +68,7 @@ struct conn {
 	struct note *notes;
 	struct note **notes_end;
 	bool journalled;
+	uint64_t last_put; /* the inode that the last rows of the group's journal are of, or 0 */
 	uint64_t ceiling;     /* new hlc_ceiling, 0: unchanged */
 	uint64_t longest_key; /* likewise */
 	uint64_t ino_next;    /* numbers of a block that this transaction reserves, 0: none */

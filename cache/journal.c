@@ -31,6 +31,7 @@ int journal_append(
 	r = conn_run(conn, s);
 	if (!r)
 		conn->journalled = true;
+	conn->last_put = 0;
 	return r;
 }
 

@@ -19,7 +19,8 @@ enum journal_op {
 struct journal_row {
 	uint64_t seq;
 	enum journal_op op;
-	uint64_t time; /* HLC value of the call; the node is this one */
+	uint64_t time; /* HLC value of the call; the node is this one. Of several changes of one
+			* key in a row, between two commits, that of the first. */
 	struct key key;
 	struct key hint;
 };

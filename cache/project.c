@@ -242,12 +242,13 @@ static int apply_look(struct conn *conn, const struct inode_row *row, const stru
 	return r;
 }
 
-/* What is left of an inode of several names shows what their entries say, unless they are behind. Left
- * to the end of the transaction (shown_left), as many of its names may go. */
+/* An inode of several names that lost or got one shows what their entries say, unless they are behind:
+ * what was changed here and waits to be sealed stays. Left to the end of the transaction (shown_left),
+ * as that may concern many of its names. */
 static int relook(struct conn *conn, uint64_t ino)
 {
 	CLEANUP(entry_done) struct entry shown = {0};
-	struct inode_row row;
+	struct inode_row row, parent;
 	struct look look;
 	bool pending;
 	int r = inode_get(conn, ino, &row);
@@ -255,9 +256,12 @@ static int relook(struct conn *conn, uint64_t ino)
 	if (r || row.nlink == 0)
 		return r == -ENOENT ? 0 : r;
 	r = project_shown(conn, ino, (struct slice){NULL, 0}, NULL, &pending, &shown);
-	if (r || pending || shown.attr_stamp.time == 0)
+	if (r || pending || shown.mtime_stamp.time == 0)
 		return r;
-	look = look_of(&shown, mode_kind(row.mode), &row);
+	r = inode_get(conn, row.parent, &parent);
+	if (r)
+		return r;
+	look = look_of(&shown, mode_kind(row.mode), &parent);
 	return apply_look(conn, &row, &look);
 }
 
@@ -712,8 +716,9 @@ static int show_look(struct place *p, const struct entry *e)
 	return apply_look(p->conn, &p->now, &look);
 }
 
-/* The free name becomes one more of ino. */
-static int attach(struct place *p, uint64_t ino)
+/* The free name, whose entry is e, becomes one more of ino, which may have changes of an application
+ * that are journalled for its other names only. */
+static int attach(struct place *p, uint64_t ino, const struct entry *e)
 {
 	int r = inode_link(p->conn, ino, p->parent.ino, p->name);
 
@@ -723,7 +728,8 @@ static int attach(struct place *p, uint64_t ino)
 		return r;
 	invalidate_name(p);
 	invalidate_attr(p->conn, ino);
-	return 0;
+	project_put(p->conn, ino, e);
+	return shown_left(p->conn, ino);
 }
 
 /* Puts the live file or symlink of e on a free name. */
@@ -732,11 +738,8 @@ static int make_leaf(struct place *p, const struct entry *e, struct incoming *in
 	uint64_t ino;
 	int r = link_id_find(p->conn, e, 0, &ino);
 
-	if (r != -ENOENT) {
-		if (!r)
-			r = attach(p, ino);
-		return r ? r : show_look(p, e);
-	}
+	if (r != -ENOENT)
+		return r ? r : attach(p, ino, e);
 	if (e->kind == KIND_SYMLINK) {
 		r = make_symlink(p, e);
 	} else {
@@ -764,6 +767,7 @@ static uint64_t better(struct conn *conn, const struct inode_row *a, const struc
 	return a->ino < b->ino ? a->ino : b->ino;
 }
 
+/* What either shows and the other's names do not say may not be sealed yet. */
 static int join(struct place *p, uint64_t other)
 {
 	struct inode_row row;
@@ -774,24 +778,30 @@ static int join(struct place *p, uint64_t other)
 		return r;
 	stays = better(p->conn, &p->now, &row);
 	r = link_absorb(p->conn, stays, stays == other ? p->now.ino : other);
-	return r ? r : inode_get(p->conn, stays, &p->now);
+	if (!r)
+		r = inode_get(p->conn, stays, &p->now);
+	return r ? r : shown_left(p->conn, stays);
 }
 
-/* What p shows has e's content: sees to it that it is e's file, too, and no other inode is. */
-static int settle_file(struct place *p, const struct entry *e)
+/* What p shows has e's content: sees to it that it is e's file, too, and no other inode is. *left: p has
+ * another inode, or got names; what it shows is seen to. */
+static int settle_file(struct place *p, const struct entry *e, bool *left)
 {
 	struct link_id now;
 	uint64_t other = 0;
 	int r = link_id_get(p->conn, p->now.ino, &now);
 
+	*left = false;
 	if (!r && e->link.origin)
 		r = link_id_find(p->conn, e, p->now.ino, &other);
 	if (r && r != -ENOENT)
 		return r;
 	if (!link_id_equal(now, e->link) && p->now.nlink > 1) {
+		*left = true;
 		r = detach(p, false);
 		return r ? r : make_leaf(p, e, NULL);
 	}
+	*left = other != 0;
 	r = link_id_equal(now, e->link) ? 0 : link_id_set(p->conn, p->now.ino, e->link);
 	return r || !other ? r : join(p, other);
 }
@@ -834,7 +844,7 @@ static int show_dir(struct place *p, const struct entry *e, uint64_t *keep_ino)
 static int show_leaf(struct place *p, const struct entry *e, bool content_changed,
 	struct incoming *incoming, uint64_t *keep_ino)
 {
-	bool same = false, free_name = true;
+	bool same = false, free_name = true, left = false;
 	int r = 0;
 
 	if (!p->now.ino)
@@ -845,8 +855,8 @@ static int show_leaf(struct place *p, const struct entry *e, bool content_change
 			return r;
 		same = same || shows_content(&p->now, e);
 		if (same)
-			r = settle_file(p, e);
-		if (r)
+			r = settle_file(p, e, &left);
+		if (r || left)
 			return r;
 		if (!content_changed || same)
 			return show_look(p, e);
@@ -969,7 +979,7 @@ int project_sealed(struct conn *conn, struct slice key, const struct entry *e)
 {
 	struct inode_row parent;
 	struct place p;
-	bool same = false;
+	bool same = false, left;
 	int r = inode_resolve(conn, key_parent(key), &parent);
 
 	if (!r)
@@ -979,8 +989,8 @@ int project_sealed(struct conn *conn, struct slice key, const struct entry *e)
 	r = same_target(conn, &p.now, e, &same);
 	if (r || !(same || shows_content(&p.now, e)))
 		return r;
-	r = settle_file(&p, e);
-	return r ? r : show_look(&p, e);
+	/* The name itself shows what was sealed, or what was done since then. */
+	return settle_file(&p, e, &left);
 }
 
 int project_owner(struct conn *conn, struct slice key)

@@ -50,7 +50,7 @@ int project_shown(struct conn *conn, uint64_t ino, struct slice key, const struc
  * length of the transaction stays true. Without it, or project_entry, it begins anew. */
 void project_put(struct conn *conn, uint64_t ino, const struct entry *e);
 
-/* cache_commit's: what inodes show that lost a name in this transaction. */
+/* cache_commit's: what inodes show that lost or got a name in this transaction. */
 int project_settle(struct conn *conn) MUST_CHECK;
 
 /* After e, with a link id, was sealed at key from what the tree has there: the other names with that id

@@ -7,7 +7,7 @@
  * long as its transaction lasts, what it found for an inode. A register of an entry only ever grows:
  * the greatest of all stays right when the new value of a name that has changed is counted in, too.
  * What takes an entry out of the sum (a name goes, another link id) drops what is remembered. Nothing
- * sees the tree before the commit, so inodes that lost a name are looked at again once, then.
+ * sees the tree before the commit, so inodes that lost or got a name are looked at again once, then.
  */
 #include "cache/shown.h"
 

@@ -22,7 +22,7 @@ void shown_sure(struct conn *conn);
 /* ino lost a name, got one whose entry is not given to project_shown next, or got another link id. */
 void shown_drop(struct conn *conn, uint64_t ino);
 
-/* ino lost a name or an entry: it has to be looked at again before the commit. */
+/* ino lost a name or an entry, or got one: it has to be looked at again before the commit. */
 int shown_left(struct conn *conn, uint64_t ino) MUST_CHECK;
 /* One of those, which is taken off the list; false: none is left. */
 bool shown_next_left(struct conn *conn, uint64_t *ino);

@@ -383,12 +383,26 @@ static int journal_key(
 			   conn, op, key_slice(key), hint ? key_slice(hint) : slice_of(""), time);
 }
 
+/* The rows that stand last are those of ino, and of nothing else. */
+static void note_last_put(struct conn *conn, uint64_t ino)
+{
+	conn->last_put = conn->op ? ino : 0;
+}
+
 int journal_inode(struct conn *conn, uint64_t ino)
 {
 	uint64_t time;
-	int r = conn_stamp_time(conn, &time);
+	int r;
 
-	return r ? r : link_journal(conn, ino, (struct slice){NULL, 0}, time);
+	/* Nobody reads a row before its group is committed, and then it only says: look there. */
+	if (conn->op && conn->last_put == ino)
+		return 0;
+	r = conn_stamp_time(conn, &time);
+	if (!r)
+		r = link_journal(conn, ino, (struct slice){NULL, 0}, time);
+	if (!r)
+		note_last_put(conn, ino);
+	return r;
 }
 
 static int commit(struct conn **conn)
@@ -470,8 +484,10 @@ static int create_rows(struct cache *c, struct creation *n)
 		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
 	if (!r)
 		r = make_rows(conn, n->parent, n->name, &n->row, n->target);
-	if (!r && n->journal)
+	if (!r && n->journal) {
 		r = journal_key(conn, JOURNAL_PUT, &key, NULL);
+		note_last_put(conn, n->row.ino);
+	}
 	if (!r)
 		r = commit(&conn);
 	if (!r)
@@ -680,14 +696,14 @@ int tree_setattr(
 		if (r)
 			return r;
 	}
-	r = tree_getattr(c, ino, ret);
-	if (r)
-		return r;
 	/* The change of size is journalled already; set-id bits are taken away only where there are
 	 * any. */
+	if (!(mask & ~(unsigned)(SET_SIZE | SET_KILL | SET_KILL_SGID))) {
+		r = tree_getattr(c, ino, ret);
+		if (r || !mask || !(ret->mode & (S_ISUID | S_ISGID)))
+			return r;
+	}
 	mask &= ~(unsigned)SET_SIZE;
-	if (!(ret->mode & (S_ISUID | S_ISGID)))
-		mask &= ~(unsigned)(SET_KILL | SET_KILL_SGID);
 	if (!mask)
 		return 0;
 	r = change_attr(c, ino, mask, v, &row);

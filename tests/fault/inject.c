@@ -11,10 +11,6 @@
  *
  * Power cuts: bytes and sizes of regular files are lost unless flushed; names (create, rename,
  * unlink) are kept in order, as a journalling file system in ordered mode does.
- *
- * The write-ahead log is written through a mapping, which no library can interpose: the program
- * hands each such write to fault_log_write before it makes it (vfs_set_write_hook). A kill there
- * leaves the first half of the bytes, so frames are cut between and inside.
  */
 /* The library defines both spellings itself. */
 #undef _FILE_OFFSET_BITS
@@ -327,26 +323,6 @@ int fallocate64(int fd, int how, off_t offset, off_t n)
 int fallocate(int fd, int how, off_t offset, off_t n)
 {
 	return fallocate64(fd, how, offset, n);
-}
-
-int fault_log_write(int fd, const void *p, size_t n, int64_t offset);
-int fault_log_write(int fd, const void *p, size_t n, int64_t offset)
-{
-	int r = 0;
-
-	if (!fd_watched(fd))
-		return 0;
-	pthread_mutex_lock(&lock);
-	if ((mode == SHORT || mode == KILL) && calls + 1 == at)
-		real_pwrite(fd, p, n / 2, offset);
-	if (disturb())
-		r = -errno;
-	else if (mode == SHORT && calls == at)
-		r = -ENOSPC;
-	else
-		remember(fd, offset, n);
-	pthread_mutex_unlock(&lock);
-	return r;
 }
 
 static int flush(int fd, int (*real)(int))

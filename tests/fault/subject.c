@@ -6,7 +6,6 @@
  *
  * Single-threaded, so that the number of a system call means the same in every run.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -19,7 +18,6 @@
 #include "cache/journal.h"
 #include "cache/progress.h"
 #include "cache/tree.h"
-#include "cache/vfs.h"
 #include "replicator/inline_cache.h"
 #include "replicator/seal.h"
 #include "src/base/log.h"
@@ -208,8 +206,6 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	log_set_level(LOG_LEVEL_ERROR);
-	/* Of inject.c, when that is loaded. */
-	vfs_set_write_hook((vfs_write_hook)dlsym(RTLD_DEFAULT, "fault_log_write"));
 	if (cache_open(&o, &cache, &err) < 0) {
 		say("cannot open: %s\n", err.text);
 		return 4;

@@ -45,6 +45,42 @@ static void rows_make_keys_pending(void **state)
 	assert_false(pending(f, "g"));
 }
 
+static void change(struct fixture *f, uint64_t ino, uint32_t mode)
+{
+	struct inode v = {.mode = mode}, got;
+
+	assert_int_equal(tree_setattr(f->cache, ino, SET_MODE, &v, &got), 0);
+}
+
+/* In one group the row that stands last says it already; a commit or another key ends that. */
+static void changes_of_one_key_share_a_row(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t a = make_dir(f, ROOT_INO, "a"), b = make_dir(f, ROOT_INO, "b");
+
+	journal_clear(f);
+	change(f, a, 0700);
+	change(f, a, 0711);
+	change(f, a, 0755);
+	change(f, b, 0700);
+	change(f, a, 0750);
+	change(f, a, 0751);
+	assert_string_equal(journal_text(f), "put a;put b;put a;"); /* and commits */
+	change(f, a, 0752);
+	change(f, a, 0753);
+	assert_string_equal(journal_text(f), "put a;put b;put a;put a;");
+	journal_clear(f);
+	change(f, make_dir(f, ROOT_INO, "c"), 0700);
+	assert_string_equal(journal_text(f), "put c;");
+	/* A name that goes or comes is no change of attributes. */
+	journal_clear(f);
+	change(f, a, 0700);
+	assert_int_equal(
+		tree_rename(f->cache, ROOT_INO, slice_of("b"), ROOT_INO, slice_of("e"), 0), 0);
+	change(f, a, 0711);
+	assert_string_equal(journal_text(f), "put a;rename-dir e b;put a;");
+}
+
 static void rows_are_read_counted_and_removed(void **state)
 {
 	struct fixture *f = *state;
@@ -253,6 +289,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(rows_make_keys_pending),
+		TEST(changes_of_one_key_share_a_row),
 		TEST(rows_are_read_counted_and_removed),
 		TEST(keys_that_came_later_are_told),
 		TEST(waiting_ends_with_a_change),

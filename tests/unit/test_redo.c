@@ -8,7 +8,6 @@
 
 #include "cache/internal.h"
 #include "cache/redo.h"
-#include "cache/vfs.h"
 
 static int make_name(struct cache *c, const char *name)
 {
@@ -359,9 +358,22 @@ static void the_log_does_not_outlive_what_it_builds_on(void **state)
 
 static bool full;
 
-static int fail_when_full(int fd, const void *p, size_t n, int64_t offset)
+static ssize_t fail_when_full(int fd, const void *p, size_t n, off_t offset)
 {
-	return full ? -ENOSPC : 0;
+	if (!full)
+		return pwrite(fd, p, n, offset);
+	errno = ENOSPC;
+	return -1;
+}
+
+/* SQLite's files alone; the redo log is written by other calls. */
+static void set_sqlite_pwrite(sqlite3_syscall_ptr call)
+{
+	sqlite3_vfs *vfs = sqlite3_vfs_find("unix-excl");
+
+	assert_non_null(vfs);
+	assert_int_equal(vfs->xSetSystemCall(vfs, "pwrite", call), SQLITE_OK);
+	assert_int_equal(vfs->xSetSystemCall(vfs, "pwrite64", call), SQLITE_OK);
 }
 
 /* With the disk full, what is acknowledged stays; and no call after it is the worse for it. */
@@ -373,7 +385,7 @@ static void a_full_disk_is_no_end(void **state)
 	struct conn *conn;
 
 	cache_close(f->cache);
-	vfs_set_write_hook(fail_when_full);
+	set_sqlite_pwrite((sqlite3_syscall_ptr)fail_when_full);
 	assert_int_equal(cache_open(&options, &f->cache, &err), 0);
 	assert_int_equal(make_name(f->cache, "a"), 0);
 	full = true;
@@ -397,7 +409,7 @@ static void a_full_disk_is_no_end(void **state)
 	fixture_open(f);
 	assert_true(is_there(f->cache, "a") && is_there(f->cache, "b") && is_there(f->cache, "c"));
 	assert_int_equal(journal_rows(f->cache), 3);
-	vfs_set_write_hook(NULL);
+	set_sqlite_pwrite(NULL);
 }
 
 int main(void)

@@ -666,6 +666,97 @@ static void attributes_outlive_the_name(void **state)
 	}
 }
 
+struct toucher {
+	struct server *server;
+	int64_t mtime_ns;
+	unsigned mode;
+};
+
+static bool touch_names(void *ctx, unsigned region UNUSED)
+{
+	struct toucher *t = ctx;
+
+	do_touch(t->server, "f", --t->mtime_ns);
+	t->mode = 0600 + (unsigned)(-t->mtime_ns % 64);
+	do_chmod(t->server, "f", t->mode);
+	return false;
+}
+
+/* In a backlog a version is sealed that was overtaken. A time or mode that was set since it was taken stays,
+ * on a file of several names, too. */
+static void what_overtakes_a_seal_stays(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+	static char large[5001];
+	struct toucher t = {.server = s, .mtime_ns = -1000000007};
+	struct inline_cache *cache = inline_cache_new(1 << 16);
+	const struct sealer_options o = {.inline_max = INLINE_MAX,
+		.seal_after_ms = 5000,
+		.region_up = touch_names,
+		.region_ctx = &t};
+	struct sealer *sealer;
+	bool did;
+
+	/* The second version of a large file makes the sealer ask about its region: the hook. */
+	memset(large, 'a', 5000);
+	do_write(s, "hook", large);
+	do_write(s, "f", "one");
+	link_names(s, "f", "g");
+	seal(s);
+	do_write(s, "f", "two");
+	memset(large, 'b', 5000);
+	do_write(s, "hook", large);
+	for (unsigned i = 0; i < 1000; i++)
+		do_chmod(s, "f", 0644);
+	assert_int_equal(sealer_new(s->cache, &o, cache, &sealer), 0);
+	assert_int_equal(sealer_step(sealer, &did), 0);
+	assert_true(did);
+	assert_int_equal(t.mtime_ns, -1000000008);
+	get_entry(s, "f", &e);
+	assert_int_equal(e.content_stamp.time, entry_stamp(&e).time);
+	assert_true(entry_mtime(&e) > 0);
+	assert_int_equal(attributes(s, "g").mtime_ns, t.mtime_ns);
+	assert_int_equal(attributes(s, "g").mode & 07777, t.mode);
+	sealer_free(sealer);
+	inline_cache_free(cache);
+	seal(s);
+	entry_done(&e);
+	get_entry(s, "g", &e);
+	assert_int_equal(entry_mtime(&e), t.mtime_ns);
+	assert_int_equal(e.mode, t.mode);
+	assert_int_equal(attributes(s, "f").mtime_ns, t.mtime_ns);
+}
+
+/* A name that another server gave the file says what its attributes were there: what was changed here and
+ * is not sealed stays. */
+static void a_new_name_leaves_what_waits(void **state)
+{
+	struct server *s = *state, *other = s + 1;
+
+	do_write(s, "f", "one");
+	link_names(s, "f", "g");
+	seal(s);
+	carry_all(s, other);
+	link_names(other, "f", "h");
+	seal(other);
+	do_chmod(s, "f", 0600);
+	do_touch(s, "f", -1000000007);
+	carry(other, s, "h");
+	assert_int_equal(attributes(s, "h").nlink, 3);
+	assert_int_equal(attributes(s, "h").mode & 07777, 0600);
+	assert_int_equal(attributes(s, "h").mtime_ns, -1000000007);
+	seal(s);
+	carry_all(s, other);
+	seal(other);
+	carry_all(other, s);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(attributes(s + i, "h").nlink, 3);
+		assert_int_equal(attributes(s + i, "h").mode & 07777, 0600);
+		assert_int_equal(attributes(s + i, "h").mtime_ns, -1000000007);
+	}
+}
+
 /* The name of another file that one of several is moved over shows nothing of that file. */
 static void a_replaced_file_leaves_no_attributes(void **state)
 {
@@ -822,6 +913,8 @@ int main(void)
 		TEST(directory_rename),
 		TEST(directory_rename_and_new_one),
 		TEST(attributes_outlive_the_name),
+		TEST(what_overtakes_a_seal_stays),
+		TEST(a_new_name_leaves_what_waits),
 		TEST(a_replaced_file_leaves_no_attributes),
 		TEST(one_key),
 		TEST(all_of_it),
