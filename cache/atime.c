@@ -3,6 +3,9 @@
  * time is not later than mtime and ctime, or a day old; so most reads cost a look at the row and
  * nothing else.
  *
+ * The last use of content (evict.h) is remembered the same way: in ticks, so that content which is used
+ * all the time costs a write a tick.
+ *
  * What changed waits in a table of at most ATIMES_MAX inodes, whose lock is a leaf, and is written
  * in one transaction a minute, or as soon as the table is half full. Access times are this server's
  * own: they make no journal row. A crash loses those in the table; of more reads at once than it
@@ -16,18 +19,21 @@
 #define ATIMES_MAX 8192
 #define BUCKETS 2048
 #define OLD_MS 60000
+#define TICK_MS 600000
 #define DAY_NS (INT64_C(86400) * 1000000000)
 
 struct atime {
 	struct atime *next;
 	uint64_t ino;
-	int64_t atime_ns;
+	int64_t atime_ns; /* 0: unchanged */
+	uint64_t used;	  /* likewise */
 };
 
 struct atimes {
 	struct mutex lock;
 	_Atomic unsigned count; /* written under lock; read without it to skip an empty table */
 	int64_t since_ms;	/* when the oldest came */
+	int64_t tick_ms; /* when the last tick that time makes began; the flushing thread's */
 	struct atime *buckets[BUCKETS];
 };
 
@@ -65,7 +71,7 @@ static struct atime **find(struct atimes *t, uint64_t ino)
 	return at;
 }
 
-static void put(struct atimes *t, uint64_t ino, int64_t atime_ns)
+static void put(struct atimes *t, uint64_t ino, int64_t atime_ns, uint64_t used)
 {
 	struct atime **at, *a;
 
@@ -78,9 +84,19 @@ static void put(struct atimes *t, uint64_t ino, int64_t atime_ns)
 		if (atomic_fetch_add(&t->count, 1) == 0)
 			t->since_ms = clock_monotonic_ms();
 	}
-	if (a)
+	if (a && atime_ns)
 		a->atime_ns = atime_ns;
+	if (a && used)
+		a->used = used;
 	mutex_unlock(&t->lock);
+}
+
+void content_used(struct cache *c, uint64_t ino, uint64_t row_used)
+{
+	uint64_t tick = atomic_load(&c->tick);
+
+	if (row_used < tick)
+		put(c->atimes, ino, 0, tick);
 }
 
 void atimes_apply(struct cache *c, struct inode *inode)
@@ -92,20 +108,24 @@ void atimes_apply(struct cache *c, struct inode *inode)
 		return;
 	mutex_lock(&t->lock);
 	a = *find(t, inode->ino);
-	if (a)
+	if (a && a->atime_ns)
 		inode->atime_ns = a->atime_ns;
 	mutex_unlock(&t->lock);
 }
 
-/* atime_ns 0: whatever it is. */
-static void forget(struct atimes *t, uint64_t ino, int64_t atime_ns)
+/* What was written; what came since stays. */
+static void forget(struct atimes *t, const struct atime *written)
 {
 	struct atime **at, *a;
 
 	mutex_lock(&t->lock);
-	at = find(t, ino);
+	at = find(t, written->ino);
 	a = *at;
-	if (a && (atime_ns == 0 || a->atime_ns == atime_ns)) {
+	if (a && a->atime_ns == written->atime_ns)
+		a->atime_ns = 0;
+	if (a && a->used == written->used)
+		a->used = 0;
+	if (a && !a->atime_ns && !a->used) {
 		*at = a->next;
 		atomic_fetch_sub(&t->count, 1);
 	} else {
@@ -117,8 +137,16 @@ static void forget(struct atimes *t, uint64_t ino, int64_t atime_ns)
 
 void atimes_forget(struct cache *c, uint64_t ino)
 {
-	if (atomic_load(&c->atimes->count))
-		forget(c->atimes, ino, 0);
+	struct atimes *t = c->atimes;
+	struct atime *a;
+
+	if (atomic_load(&t->count) == 0)
+		return;
+	mutex_lock(&t->lock);
+	a = *find(t, ino);
+	if (a)
+		a->atime_ns = 0;
+	mutex_unlock(&t->lock);
 }
 
 void tree_accessed(struct cache *c, uint64_t ino)
@@ -130,7 +158,7 @@ void tree_accessed(struct cache *c, uint64_t ino)
 		return;
 	if (inode.atime_ns <= inode.mtime_ns || inode.atime_ns <= inode.ctime_ns ||
 		now - inode.atime_ns >= DAY_NS)
-		put(c->atimes, ino, now);
+		put(c->atimes, ino, now, 0);
 }
 
 static bool is_due(struct atimes *t, bool all)
@@ -173,15 +201,41 @@ static bool is_current(struct atimes *t, const struct atime *collected)
 
 static int write_one(struct conn *conn, const struct atime *a)
 {
-	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET atime_ns = ?2 WHERE ino = ?1");
+	sqlite3_stmt *s;
 
-	if (!is_current(conn->cache->atimes, a))
+	if (!a->atime_ns || !is_current(conn->cache->atimes, a))
 		return 0;
+	s = conn_statement(conn, "UPDATE inode SET atime_ns = ?2 WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)a->ino);
 	bind_int(s, 2, a->atime_ns);
 	return conn_run(conn, s);
+}
+
+static int write_used(struct conn *conn, const struct atime *a)
+{
+	sqlite3_stmt *s;
+
+	if (!a->used)
+		return 0;
+	s = conn_statement(conn, "UPDATE inode SET used = ?2 WHERE ino = ?1 AND used < ?2");
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)a->ino);
+	bind_int(s, 2, (int64_t)a->used);
+	return conn_run(conn, s);
+}
+
+/* So that content that is used all the time is not written down each minute. */
+static void tick(struct cache *c)
+{
+	int64_t now = clock_monotonic_ms();
+
+	if (now - c->atimes->tick_ms < TICK_MS)
+		return;
+	c->atimes->tick_ms = now;
+	atomic_fetch_add(&c->tick, 1);
 }
 
 int atimes_flush(struct cache *c, bool all)
@@ -200,11 +254,15 @@ int atimes_flush(struct cache *c, bool all)
 	r = cache_begin(c, &conn);
 	for (unsigned i = 0; !r && i < n; i++)
 		r = write_one(conn, &due[i]);
+	for (unsigned i = 0; !r && i < n; i++)
+		r = write_used(conn, &due[i]);
 	if (r)
 		return r;
 	r = cache_commit(conn);
 	conn = NULL;
 	for (unsigned i = 0; !r && i < n; i++)
-		forget(c->atimes, due[i].ino, due[i].atime_ns);
+		forget(c->atimes, &due[i]);
+	if (!r)
+		tick(c);
 	return r;
 }

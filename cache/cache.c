@@ -220,6 +220,8 @@ static int load_meta(struct cache *c, const struct cache_options *options)
 	r = meta_set_int(conn, "clean", 0);
 	if (!r)
 		r = sweep_load(c, conn);
+	if (!r)
+		r = evict_load(c, conn);
 	if (!r) {
 		r = cache_commit(conn);
 		conn = NULL;
@@ -357,6 +359,9 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 		c->state_volatile = cache_dir_volatile(c->state_dir);
 		c->reserve_bytes =
 			options->reserve_bytes ? options->reserve_bytes : default_reserve(c);
+		c->cache_size = options->cache_size;
+		c->min_free = options->min_free;
+		c->min_free_percent = options->min_free_percent;
 		content_probe_times(c);
 		r = xattr_filter_load(c);
 		r = r ? err_errno(err, r, "cannot read %s/meridian.db", c->state_dir)

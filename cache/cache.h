@@ -10,6 +10,7 @@
  *   outbox.h   what each region still lacks
  *   progress.h regions, cursors, watermarks, conflicts, small settings
  *   project.h  entries made visible in the tree
+ *   evict.h    content that goes because it can be fetched again
  *
  * Keys are paths relative to the mount's root, components joined by '/', no leading or trailing
  * one; the root is the empty key. They are bytes, not text; struct slice carries them.
@@ -89,6 +90,12 @@ struct cache_options {
 	/* content writes and creations get ENOSPC when less is free, so that sealing, deletion and
 	 * the journal still can go on; 0: the smaller of 16 MiB and 5 % of the file system */
 	uint64_t reserve_bytes;
+	/* Content that can be fetched again goes, least recently used first, when there is more of
+	 * it than cache_size bytes, or less free than min_free bytes or min_free_percent of the
+	 * file system. 0: no limit. */
+	uint64_t cache_size;
+	uint64_t min_free;
+	unsigned min_free_percent;
 	bool sync_off; /* tests and the simulation: never flush to disk */
 	bool no_lock;  /* tests: do not flock */
 	/* Tests: another boot of the machine, another machine. NULL: this one's. */

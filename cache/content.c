@@ -400,12 +400,13 @@ static int take_over(struct conn *conn, const struct inode_row *row, const struc
 	if (r)
 		return r;
 	s = conn_statement(conn,
-		"UPDATE inode SET state = 1, dirty = 0, size = ?2, sealed = generation"
+		"UPDATE inode SET state = 1, dirty = 0, size = ?2, sealed = generation, used = ?3"
 		" WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)row->ino);
 	bind_int(s, 2, (int64_t)w->size);
+	bind_int(s, 3, (int64_t)atomic_load(&c->tick));
 	conn_account(conn, row->ino, 0, 1, (int64_t)w->size);
 	return conn_run(conn, s);
 }

@@ -53,12 +53,13 @@ static int start_empty(struct cache *c, struct record *rec, struct inode_row *ro
 	conn_account(conn, row->ino, 0, row->state != STATE_LOCAL,
 		row->state == STATE_LOCAL ? -(int64_t)row->size : 0);
 	row->generation++;
-	s = conn_statement(conn, "UPDATE inode SET state = 1, dirty = 1, size = 0, generation = ?2"
-				 " WHERE ino = ?1");
+	s = conn_statement(conn, "UPDATE inode SET state = 1, dirty = 1, size = 0, generation = ?2,"
+				 " used = ?3 WHERE ino = ?1");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)rec->ino);
 	bind_int(s, 2, (int64_t)row->generation);
+	bind_int(s, 3, (int64_t)atomic_load(&c->tick));
 	r = conn_run(conn, s);
 	if (r)
 		return r;
@@ -158,6 +159,8 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 	}
 	record_load(rec, &row);
 	atomic_store(&rec->fd, fd);
+	atomic_store(&rec->used, atomic_load(&c->tick));
+	content_used(c, rec->ino, row.used);
 	return 0;
 }
 
@@ -288,6 +291,7 @@ int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file
 	if (writable)
 		atomic_store(&rec->changed_ms, clock_monotonic_ms() + 1);
 	atomic_store(&rec->fd, fd);
+	atomic_store(&rec->used, atomic_load(&c->tick));
 	mutex_unlock(&rec->lock);
 	*ret = f;
 	return 0;
@@ -606,6 +610,7 @@ void file_release(struct file *f)
 	}
 	if (f->writable && atomic_fetch_sub(&f->rec->writers, 1) == 1)
 		settle_or_keep(f->cache, f->rec);
+	content_used(f->cache, f->rec->ino, atomic_load(&f->rec->used));
 	close_record(f->cache, f->rec);
 	free(f);
 }

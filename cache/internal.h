@@ -150,6 +150,17 @@ struct cache {
 	_Atomic int64_t hash_end_ms;
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
 
+	uint64_t cache_size; /* limits for evict.c; 0: none, as the next two */
+	uint64_t min_free;
+	unsigned min_free_percent;
+	_Atomic uint64_t tick; /* evict.h */
+	struct {
+		uint64_t tick; /* rows used before it are not looked at yet; 0: no pass */
+		bool fruitful;
+		int64_t pause_ms; /* after passes in which nothing could go */
+		int64_t next_ms;  /* monotonic */
+	} pass;			  /* evict_step's */
+
 	struct troubles *troubles;
 	cache_hold_fn hold; /* guarded by hook_lock, as the next */
 	void *hold_ctx;
@@ -234,13 +245,14 @@ struct inode_row {
 	uint32_t xattrs;     /* how many */
 	uint64_t generation; /* of the content, as of the last release of a writer */
 	uint64_t sealed;     /* the generation that hash describes; 0: none */
+	uint64_t used;	     /* the tick of the content's last use; ignored when a row is made */
 };
 
 /* Columns of one inode under the alias i, and how column_inode reads them from column first on. */
 #define INODE_COLUMNS                                                                              \
 	"i.ino, i.parent, i.mode, i.uid, i.gid, i.nlink, i.size, i.atime_ns, i.mtime_ns, "         \
 	"i.ctime_ns,"                                                                              \
-	" i.state, i.dirty, i.xattrs, i.generation, i.sealed, i.hash"
+	" i.state, i.dirty, i.xattrs, i.generation, i.sealed, i.hash, i.used"
 void column_inode(sqlite3_stmt *s, int first, struct inode_row *ret);
 /* What a caller is shown: open or dirty content and directory times in memory are applied. */
 void inode_present(struct cache *c, const struct inode_row *row, struct inode *ret);
@@ -340,6 +352,8 @@ int xattr_filter_load(struct cache *c) MUST_CHECK;
 /* Puts the access time in memory, if there is one, into the attributes. */
 void atimes_apply(struct cache *c, struct inode *inode);
 void atimes_forget(struct cache *c, uint64_t ino);
+/* The content of ino is being used. row_used: the tick that its row has. In memory as well. */
+void content_used(struct cache *c, uint64_t ino, uint64_t row_used);
 /* Writes those that wait, all or, where few or young, none; for tree_flush_times. */
 int atimes_flush(struct cache *c, bool all) MUST_CHECK;
 struct atimes *atimes_new(void);
@@ -418,6 +432,8 @@ int sweep_store(struct cache *c, struct conn *conn) MUST_CHECK;
 struct sweep *sweep_new(void);
 void sweep_free(struct sweep *s);
 void sweep_usage(struct cache *c, struct cache_usage *ret);
+/* Whether the content file of ino is its own: the row says that it is here. */
+int sweep_owned(struct conn *conn, uint64_t ino, bool *ret) MUST_CHECK;
 
 /* ---- trouble.c ---- */
 
@@ -434,6 +450,11 @@ void removals_free(struct removals *q);
 void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by);
 /* Removes what waits now; true: there was something. */
 bool removals_drain(struct cache *c);
+
+/* ---- evict.c ---- */
+
+/* At open: the tick goes on above all that the database has. */
+int evict_load(struct cache *c, struct conn *conn) MUST_CHECK;
 
 /* ---- recover.c ---- */
 

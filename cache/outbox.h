@@ -110,6 +110,8 @@ int outbox_retry_now(struct conn *conn, unsigned region, bool parked) MUST_CHECK
 int touched_mark(struct conn *conn, struct slice key, int64_t due_ms) MUST_CHECK;
 /* Whether the key is marked; the mark goes, unless it is still to become due. */
 int touched_take(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
+/* True in *ret when the key's object is still to be looked at again. */
+int touched_is_due(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 /* When the next one is due; INT64_MAX: none. */
 int touched_next(struct conn *conn, int64_t *due_ms) MUST_CHECK;
 /* Enqueues up to limit due ones for their objects only; inside a write transaction. */

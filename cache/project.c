@@ -492,7 +492,8 @@ static int find_linked(struct conn *conn, const uint8_t hash[SHA256_SIZE], uint6
 
 	if (!atomic_load(&conn_cache(conn)->linked))
 		return -ENOENT;
-	s = conn_statement(conn, "SELECT ino FROM inode WHERE state = 1 AND hash = ?1 LIMIT 1");
+	s = conn_statement(
+		conn, "SELECT ino FROM inode NOT INDEXED WHERE state = 1 AND hash = ?1 LIMIT 1");
 	if (!s)
 		return conn_error(conn);
 	sqlite3_bind_blob(s, 1, hash, SHA256_SIZE, SQLITE_STATIC);

@@ -135,6 +135,16 @@ void record_put(struct cache *c, struct record *rec)
 		record_free(gone);
 }
 
+bool record_is_idle(struct cache *c, struct record *rec)
+{
+	bool idle;
+
+	mutex_lock(&c->files->lock);
+	idle = rec->refs == 1 && rec->opens == 0;
+	mutex_unlock(&c->files->lock);
+	return idle && atomic_load(&rec->fd) < 0;
+}
+
 /* ---- writes that nobody reported ---- */
 
 int record_look(struct cache *c, int fd, struct stat *st, struct content_look *ret)

@@ -62,6 +62,7 @@ struct record {
 	bool loaded;	   /* generation comes from the row */
 	_Atomic int fd;	 /* read-write, shared by all opens; -1: not open. Changes under lock; stays
 			    while opens > 0 */
+	_Atomic uint64_t used; /* the tick when fd was opened */
 	bool dir_synced; /* the content directory was flushed since the file was made */
 	bool retry;	 /* the last release could not be written: the record lives on for it */
 	bool flushed;	 /* file_flush put the row for journalled */
@@ -91,6 +92,9 @@ void record_ref(struct cache *c, struct record *rec);
 bool record_end_open(struct cache *c, struct record *rec, struct key **displaced);
 /* References to up to max records from bucket *at on; moves *at behind them. 0: no more. */
 unsigned record_collect(struct cache *c, unsigned *at, struct record **found, unsigned max);
+/* Nobody but the caller, who has rec->lock, refers to it; who comes now waits for that lock before he
+ * looks at the row. */
+bool record_is_idle(struct cache *c, struct record *rec);
 /* Drops a reference that is not an open. */
 void record_put(struct cache *c, struct record *rec);
 /* With rec->lock: takes the generation from row unless it is known. */

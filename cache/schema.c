@@ -5,6 +5,9 @@
  * needs no index on dentry(ino). The partial indexes are empty most of the time; they are what
  * recovery reads. journal has no AUTOINCREMENT: rows are removed from the front, and a number that
  * was used by a removed last row may come again, which nobody can tell.
+ *
+ * inode_used has the content that is here, least recently used first (evict.c). New files come at its
+ * end, where an insertion is cheap.
  */
 #include "cache/schema.h"
 
@@ -36,8 +39,10 @@ const char *const schema_tree[] = {
 	" generation INTEGER NOT NULL," /* raised by every change of content; current when not open
 					 */
 	" sealed INTEGER NOT NULL,"	/* the generation that hash describes; 0: none */
+	" used INTEGER NOT NULL DEFAULT 0," /* when the content was last used: a tick (evict.h) */
 	" hash BLOB,"
 	" target TEXT) STRICT",
+	"CREATE INDEX inode_used ON inode(used) WHERE state = 1",
 	"CREATE INDEX inode_dirty ON inode(ino) WHERE dirty = 1",
 	"CREATE INDEX inode_detached ON inode(ino) WHERE nlink = 0",
 	"CREATE TABLE dentry("

@@ -231,7 +231,7 @@ static bool parse_name(const char *name, uint64_t *ino)
 	return true;
 }
 
-static int owned(struct conn *conn, uint64_t ino, bool *ret)
+int sweep_owned(struct conn *conn, uint64_t ino, bool *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM inode WHERE ino = ?1 AND state = 1");
 	int r;
@@ -253,7 +253,7 @@ static int remove_if_stray(struct cache *c, uint64_t ino)
 	int r = cache_begin(c, &conn);
 
 	if (!r)
-		r = owned(conn, ino, &keep);
+		r = sweep_owned(conn, ino, &keep);
 	if (!r && !keep) {
 		content_remove(c, ino);
 		c->sweep->removed++;
@@ -316,7 +316,7 @@ static int find_strays(struct cache *c, uint64_t *ino, unsigned n, unsigned *str
 	for (unsigned i = 0; !r && i < n; i++) {
 		bool keep = false;
 
-		r = owned(conn, ino[i], &keep);
+		r = sweep_owned(conn, ino[i], &keep);
 		if (!r && !keep)
 			ino[(*strays)++] = ino[i];
 	}

@@ -54,6 +54,22 @@ int touched_take(struct conn *conn, struct slice key, bool *ret)
 	return conn_run(conn, s);
 }
 
+int touched_is_due(struct conn *conn, struct slice key, bool *ret)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT 1 FROM touched WHERE key = ?1 AND due_ms > 0");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_slice(s, 1, key);
+	r = conn_row(conn, s);
+	if (r > 0)
+		sqlite3_reset(s);
+	*ret = r > 0;
+	return r < 0 ? r : 0;
+}
+
 /* The key that is due first: 1, 0 when there is none, or -errno. */
 static int first_due(struct conn *conn, struct key *key, int64_t *due_ms)
 {

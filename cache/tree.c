@@ -68,6 +68,7 @@ void column_inode(sqlite3_stmt *s, int first, struct inode_row *ret)
 		.xattrs = (uint32_t)sqlite3_column_int64(s, first + 12),
 		.generation = (uint64_t)sqlite3_column_int64(s, first + 13),
 		.sealed = (uint64_t)sqlite3_column_int64(s, first + 14),
+		.used = (uint64_t)sqlite3_column_int64(s, first + 16),
 	};
 	hash = column_slice(s, first + 15);
 	if (hash.len == SHA256_SIZE) {

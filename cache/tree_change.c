@@ -94,9 +94,9 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO inode(ino, parent, name, mode, uid, gid, nlink, size, atime_ns, "
 		"mtime_ns,"
-		" ctime_ns, state, dirty, xattrs, generation, sealed, hash, target)"
+		" ctime_ns, state, dirty, xattrs, generation, sealed, hash, target, used)"
 		" VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12, ?17, ?13, ?14, ?15, "
-		"?16)");
+		"?16, ?18)");
 	struct inode_row made = *row;
 	int r;
 
@@ -121,6 +121,8 @@ static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
 	if (target)
 		bind_text(s, 16, target);
 	bind_int(s, 17, row->xattrs);
+	made.used = atomic_load(&conn->cache->tick);
+	bind_int(s, 18, (int64_t)made.used);
 	conn_account(conn, row->ino, 1, row->state == STATE_LOCAL,
 		row->state == STATE_LOCAL ? (int64_t)row->size : 0);
 	r = conn_run(conn, s);

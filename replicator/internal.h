@@ -38,8 +38,8 @@ struct replicator {
 	bool stopping;
 
 	struct announce_thread announce[REGION_MAX];
-	pthread_t seal_thread, pull_thread, house_thread, remove_thread;
-	bool seal_started, pull_started, house_started, remove_started;
+	pthread_t seal_thread, pull_thread, house_thread, remove_thread, evict_thread;
+	bool seal_started, pull_started, house_started, remove_started, evict_started;
 	bool running;
 };
 

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "cache/evict.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "src/base/clock.h"
@@ -35,6 +36,7 @@ enum {
 	HOUSE_MS = 1000,
 	HOUSE_LOG_BYTES = 4 << 20,
 	UPKEEP_PAUSE_MS = 2,
+	EVICT_MS = 1000,
 	FLUSH_POLL_MS = 50,
 };
 
@@ -505,6 +507,28 @@ static void upkeep(struct replicator *r)
 	wait_ms(r, until - clock_monotonic_ms(), NULL, false);
 }
 
+int replicator_step_evict(struct replicator *r, bool *more)
+{
+	return evict_step(r->cache, replicator_has_object, r, more);
+}
+
+/* Its own thread: it may have to ask a region about each file. */
+static void *evict_loop(void *arg)
+{
+	struct replicator *r = arg;
+	int last = 0;
+
+	thread_background();
+	while (!is_stopping(r)) {
+		bool more = false;
+		int code = replicator_step_evict(r, &more);
+
+		local_failure(r, "eviction", code, &last);
+		wait_ms(r, more ? UPKEEP_PAUSE_MS : EVICT_MS, NULL, false);
+	}
+	return NULL;
+}
+
 static void *remove_loop(void *arg)
 {
 	struct replicator *r = arg;
@@ -557,6 +581,10 @@ static int start_threads(struct replicator *r)
 		r->house_started = code == 0;
 	}
 	if (code == 0) {
+		code = thread_start(&r->evict_thread, "evict", evict_loop, r);
+		r->evict_started = code == 0;
+	}
+	if (code == 0) {
 		cache_defer_removals(r->cache, true);
 		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
 		r->remove_started = code == 0;
@@ -607,6 +635,7 @@ void replicator_stop(struct replicator *r)
 	join(r->seal_thread, &r->seal_started);
 	join(r->pull_thread, &r->pull_started);
 	join(r->house_thread, &r->house_started);
+	join(r->evict_thread, &r->evict_started);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		join(r->announce[i].thread, &r->announce[i].started);
 		deliverer_stop(r->deliverer[i]);

@@ -7,6 +7,7 @@
  *   puller thread            segments of the home region -> merge              pull.h, merge.h
  *   fetch pool               content on first open                             fetch.h
  *   housekeeper              checkpoints of the database
+ *   evictor                  content that is too much here                     cache/evict.h
  *
  * Each thread is a loop around a step function; the simulation calls the steps itself.
  */
@@ -17,6 +18,7 @@
 #include "cache/outbox.h"
 #include "cache/upload_record.h"
 #include "cache/progress.h"
+#include "src/base/hash.h"
 #include "replicator/store/store.h"
 
 struct buf;
@@ -68,6 +70,12 @@ int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
 /* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no
  * region has it now; -EIO no region answers; -ESTALE the inode does not want it any more. */
 int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
+/* A batch of evict_step. */
+int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
+/* An evict_proof_fn; ctx is the replicator. Asks the regions one by one, the home region first, for the
+ * object's metadata. */
+bool replicator_has_object(
+	void *ctx, struct slice key, const uint8_t hash[SHA256_SIZE], uint64_t size);
 /* A little of what takes long: cache_sweep, and the backlog of new regions. */
 int replicator_step_upkeep(struct replicator *r, bool *more) MUST_CHECK;
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "src/base/clock.h"
+#include "src/command_content.h"
 #include "src/status.h"
 #include "src/text.h"
 
@@ -103,6 +104,10 @@ int command_handle(void *ctx, struct control_client *client, unsigned words,
 		return flush(c, client, word[1], false, 0, err);
 	if (strcmp(word[0], "flush-wait") == 0 && words == 3 && parse_ms(word[1], &timeout_ms) == 0)
 		return flush(c, client, word[2], true, timeout_ms, err);
+	if (strcmp(word[0], "evict") == 0 && words == 2)
+		return command_evict(c, client, word[1], err);
+	if (strcmp(word[0], "warmup") == 0 && words == 2)
+		return command_warmup(c, client, word[1], err);
 	if (strcmp(word[0], "stop") == 0 && words == 1) {
 		c->stop(c->stop_ctx);
 		return 0;

@@ -57,7 +57,8 @@ struct config {
 	char *name;
 	char *state_dir;
 	char *home;
-	uint64_t cache_size;
+	uint64_t cache_size; /* 0: no limit */
+	struct option_share min_free;
 	uint64_t reserve_size;
 	unsigned durability;
 	int64_t poll_interval_ms;

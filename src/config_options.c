@@ -47,10 +47,20 @@ const struct option_spec config_volume_options[] = {
 	{.name = "cache_size",
 		.type = OPTION_SIZE,
 		.offset = V(cache_size),
-		.preset = "20G",
-		.min = 16 * MIB,
+		.preset = "0",
+		.min = 0,
 		.max = 1024 * TIB,
-		.help = "How large the content kept here should be"},
+		.help = "Content kept here; what is over it goes, least recently used first; 0: "
+			"all "
+			"of it is kept"},
+	{.name = "min_free",
+		.type = OPTION_SHARE,
+		.offset = V(min_free),
+		.preset = "0",
+		.min = 0,
+		.max = 90,
+		.help = "Free space, in bytes or percent of the state's file system, for which "
+			"content goes as well; 0: none"},
 	{.name = "reserve_size",
 		.type = OPTION_SIZE,
 		.offset = V(reserve_size),

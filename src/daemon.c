@@ -286,8 +286,11 @@ static int open_mount(struct daemon *d, struct err *err)
 
 static int start(struct daemon *d, struct err *err)
 {
-	struct cache_options cache = {
-		.state_dir = d->config->state_dir, .reserve_bytes = d->config->reserve_size};
+	struct cache_options cache = {.state_dir = d->config->state_dir,
+		.reserve_bytes = d->config->reserve_size,
+		.cache_size = d->config->cache_size,
+		.min_free = d->config->min_free.bytes,
+		.min_free_percent = d->config->min_free.percent};
 	int r = prepare_mountpoint(d->options->mountpoint, err);
 
 	if (r < 0)

@@ -151,6 +151,29 @@ static int set_number(const struct option_spec *o, void *field, const char *valu
 	return 0;
 }
 
+static int set_share(
+	const struct option_spec *o, struct option_share *field, const char *value, struct err *err)
+{
+	struct option_share share = {0};
+	uint64_t percent;
+	const char *rest;
+
+	if (option_parse_size(value, &share.bytes)) {
+		*field = share;
+		return 0;
+	}
+	if (!parse_digits(value, &percent, &rest) || strcmp(rest, "%") != 0)
+		return err_set(err, -EINVAL,
+			"%s: neither a size nor a percentage\nhint: write for example 10G or 10%%",
+			o->name);
+	if (percent < o->min || percent > o->max)
+		return err_set(err, -EINVAL, "%s: out of range\nhint: from %llu%% to %llu%%",
+			o->name, (unsigned long long)o->min, (unsigned long long)o->max);
+	share.percent = (unsigned)percent;
+	*field = share;
+	return 0;
+}
+
 static int set_bool(const struct option_spec *o, bool *field, const char *value, struct err *err)
 {
 	static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false",
@@ -246,6 +269,8 @@ int option_set(const struct option_spec *o, void *base, const char *value, struc
 	case OPTION_TIME:
 	case OPTION_COUNT:
 		return set_number(o, field, value, err);
+	case OPTION_SHARE:
+		return set_share(o, field, value, err);
 	case OPTION_BOOL:
 		return set_bool(o, field, value, err);
 	case OPTION_CHOICE:
@@ -275,6 +300,14 @@ int option_set_presets(const struct option_spec *table, size_t n, void *base, st
 	return 0;
 }
 
+static void print_share(const struct option_share *share, struct buf *out)
+{
+	if (share->percent)
+		buf_printf(out, "%u%%", share->percent);
+	else
+		print_size(share->bytes, out);
+}
+
 void option_print(const struct option_spec *o, const void *base, struct buf *out)
 {
 	const void *field = (const char *)base + o->offset;
@@ -288,6 +321,9 @@ void option_print(const struct option_spec *o, const void *base, struct buf *out
 		break;
 	case OPTION_COUNT:
 		buf_printf(out, "%llu", (unsigned long long)*(const uint64_t *)field);
+		break;
+	case OPTION_SHARE:
+		print_share(field, out);
 		break;
 	case OPTION_BOOL:
 		buf_put_str(out, *(const bool *)field ? "yes" : "no");

@@ -19,6 +19,7 @@ enum option_type {
 	OPTION_PATH,   /* char *: absolute path without ".." */
 	OPTION_URL,    /* char *: scheme://…, no user:password in it */
 	OPTION_SIZE,   /* uint64_t bytes: 4096, 64K, 20G, 1T (powers of 1,024) */
+	OPTION_SHARE,  /* struct option_share: as a size, or 10% */
 	OPTION_TIME,   /* int64_t ms: 250ms, 5s, 5m, 12h, 30d */
 	OPTION_COUNT,  /* uint64_t */
 	OPTION_BOOL,   /* bool: yes no true false on off 1 0 */
@@ -27,13 +28,19 @@ enum option_type {
 
 #define OPTION_TEXT_MAX 4096
 
+/* One of the two, or none. */
+struct option_share {
+	uint64_t bytes;
+	unsigned percent;
+};
+
 struct option_spec {
 	const char *name;
 	enum option_type type;
 	size_t offset;	    /* of the field in its struct */
 	const char *preset; /* default as it would be written; NULL: none (help tells) */
 	bool required;
-	uint64_t min, max;	    /* SIZE, TIME and COUNT */
+	uint64_t min, max;	    /* SIZE, TIME and COUNT; SHARE: of the percentage */
 	const char *const *choices; /* CHOICE: NULL-terminated */
 	const char *const *later;   /* CHOICE: known words that this version refuses; may be NULL */
 	const char *help;

@@ -178,8 +178,9 @@ static void figures(const struct status *s, struct buf *out)
 	buf_printf(out,
 		"  attention  %" PRIu64 " conflicts, %" PRIu64 " held, %" PRIu64 " bad segments\n",
 		r->conflicts, r->held, r->bad_segments);
-	buf_printf(out, "  cache      %s of %s in %" PRIu64 " files%s, database %s, disk %s free\n",
-		text_bytes(s->usage.content_bytes, a), text_bytes(s->config->cache_size, b),
+	buf_printf(out, "  cache      %s%s%s in %" PRIu64 " files%s, database %s, disk %s free\n",
+		text_bytes(s->usage.content_bytes, a), s->config->cache_size ? " of " : "",
+		s->config->cache_size ? text_bytes(s->config->cache_size, b) : "",
 		s->usage.content_files, s->usage.counting ? " (still counting)" : "",
 		text_bytes(s->usage.database_bytes, c), text_bytes(s->usage.free_bytes, d));
 	buf_printf(out, "  passthrough: %s\n", s->fs.passthrough);

@@ -1,4 +1,4 @@
-/* Why this file: the verbs that ask a running daemon: status, flush, umount. */
+/* Why this file: the verbs that ask a running daemon: status, flush, evict, warmup, umount. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -192,6 +192,77 @@ int verb_flush(const struct verb_arguments *a)
 		return verb_fail(r == -EINVAL ? EXIT_USAGE : EXIT_RETRY, &err);
 	}
 	return EXIT_OK;
+}
+
+/* evict, warmup */
+
+/* ctx: whether a line of show_progress is open. */
+static void show_lines(void *ctx, bool progress, const char *text)
+{
+	bool *open_line = ctx;
+
+	if (progress) {
+		show_progress(open_line, progress, text);
+		return;
+	}
+	if (*open_line)
+		fprintf(stderr, "\r\033[K");
+	*open_line = false;
+	printf("%s\n", text);
+}
+
+/* Asks for one PATH; a name without a slash is one, too. */
+static int request_content(const char *verb, const char *path, struct err *err)
+{
+	struct location l CLEANUP(location_done) = {0};
+	struct buf what CLEANUP(buf_done) = {0};
+	const char *words[2] = {verb};
+	bool open_line = false;
+	int fd AUTO_CLOSE = -1;
+	int r;
+
+	buf_printf(&what, "%s%s", path[0] == '/' ? "" : "./", path);
+	if (what.failed)
+		return err_errno(err, -ENOMEM, "%s", path);
+	r = locate(buf_str(&what), &l, err);
+	if (r < 0)
+		return r;
+	fd = connect_to(&l, NULL, err);
+	if (fd < 0)
+		return fd;
+	words[1] = l.key ? l.key : "";
+	r = control_request(fd, 2, words, ANSWER_MS, show_lines, &open_line, err);
+	if (open_line)
+		fprintf(stderr, "\r\033[K");
+	return r;
+}
+
+static int each_path(const struct verb_arguments *a, const char *verb)
+{
+	int code = EXIT_OK;
+
+	for (unsigned i = 0; i < a->operands; i++) {
+		struct err err = {0};
+		int r = request_content(verb, a->operand[i], &err);
+
+		if (r == 0)
+			continue;
+		(void)err_prefix(&err, r, "%s", verb);
+		verb_fail(EXIT_RETRY, &err);
+		if (code == EXIT_OK || r == -EINVAL)
+			code = r == -EINVAL ? EXIT_USAGE : EXIT_RETRY;
+	}
+	return fflush(stdout) == 0 ? code : EXIT_RETRY;
+}
+
+int verb_evict(const struct verb_arguments *a)
+{
+	return each_path(a, "evict");
+}
+
+int verb_warmup(const struct verb_arguments *a)
+{
+	return each_path(a, "warmup");
 }
 
 /* umount */

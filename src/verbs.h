@@ -16,7 +16,7 @@ enum exit_code { EXIT_OK = 0, EXIT_RETRY = 1, EXIT_USAGE = 2, EXIT_OPERATOR = 7 
 
 #define VERB_OPTIONS_MAX 8
 #define VERB_GIVEN_MAX 64
-#define VERB_OPERANDS_MAX 4
+#define VERB_OPERANDS_MAX 4096
 
 struct verb_option {
 	char letter;	      /* -o; 0: none */
@@ -74,6 +74,8 @@ int verb_mount(const struct verb_arguments *a);
 int verb_umount(const struct verb_arguments *a);
 int verb_status(const struct verb_arguments *a);
 int verb_flush(const struct verb_arguments *a);
+int verb_evict(const struct verb_arguments *a);
+int verb_warmup(const struct verb_arguments *a);
 int verb_check(const struct verb_arguments *a);
 int verb_config_check(const struct verb_arguments *a);
 int verb_config_show(const struct verb_arguments *a);

@@ -25,6 +25,7 @@
 		"Writes skipped because the region has newer")                                     \
 	X(OBJECTS_CORRUPT, "objects_corrupt_total", "Bodies that did not match their checksum")    \
 	X(CONTENT_FETCHED, "content_fetched_total", "Files fetched from a region on first use")    \
+	X(CONTENT_EVICTED, "content_evicted_total", "Files whose content was given up here")       \
 	X(CONTENT_LOST, "content_lost_total",                                                      \
 		"Content files that were missing or not of the recorded size")                     \
 	X(CONFLICTS, "conflicts_total", "Concurrent changes settled, the loser kept")              \

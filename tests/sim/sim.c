@@ -13,9 +13,13 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "cache/entry.h"
+#include "cache/evict.h"
+#include "cache/outbox.h"
 #include "cache/tree.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/metrics.h"
 #include "src/base/random.h"
 #include "tests/sim/store_mem.h"
 #include "replicator/store/layers.h"
@@ -173,6 +177,20 @@ static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
 	return len;
 }
 
+int sim_fetch(struct sim *s, unsigned n, uint64_t ino)
+{
+	struct sim_node *node = &s->node[n];
+	int r;
+
+	node->running = true;
+	s->current = n;
+	r = replicator_step_fetch(node->replicator, ino);
+	node->running = false;
+	s->current = n;
+	sim_trace(s, "n%u fetch ino %" PRIu64 ": %d", n, ino, r);
+	return r;
+}
+
 static void write_file(struct sim *s, unsigned n, struct target *t)
 {
 	struct sim_node *node = &s->node[n];
@@ -189,6 +207,8 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 	else
 		r = tree_create_open(node->cache, t->parent, t->name, S_IFREG | 0644, 0, 0, true,
 			&t->inode, &file);
+	if (r == -EREMOTE && sim_fetch(s, n, t->inode.ino) == 0)
+		r = file_open(node->cache, t->inode.ino, true, truncate, &file);
 	if (r == -EREMOTE || r == -ESTALE)
 		return;
 	if (r < 0)
@@ -363,6 +383,58 @@ static void app_op(struct sim *s, unsigned n)
 
 /* ---- replication steps ---- */
 
+/* What went must be what the map has, and no region may be waiting for it: delivering it would find
+ * it lost, which after healing looks like any other conflict. */
+static void check_evicted(struct sim *s, unsigned n, const char *path, uint64_t ino)
+{
+	struct key *key = malloc(sizeof(*key));
+	struct outbox_row *row = malloc(sizeof(*row));
+	uint8_t hash[SHA256_SIZE];
+	struct entry e = {0};
+	struct conn *conn;
+	uint64_t size;
+
+	CHECK(key && row);
+	CHECK(content_wanted(s->node[n].cache, ino, key, hash, &size) == 0);
+	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
+	if (entry_get(conn, slice_of(path), &e) < 0 || memcmp(e.hash, hash, SHA256_SIZE) != 0)
+		sim_fail(s, "n%u: evicted %s before it was sealed", n, path);
+	for (unsigned r = 0; r < s->regions; r++) {
+		if (outbox_get(conn, r, slice_of(path), row) != -ENOENT)
+			sim_fail(s, "n%u: evicted %s, which r%u waits for", n, path, r);
+	}
+	cache_read_end(conn);
+	entry_done(&e);
+	free(row);
+	free(key);
+}
+
+/* Whatever may go of some paths' content. */
+static int evict_some(struct sim *s, unsigned n, bool *did)
+{
+	struct sim_node *node = &s->node[n];
+	struct evict_batch b = {.proof = replicator_has_object, .ctx = node->replicator};
+	unsigned first = (unsigned)random_below(SIM_PATHS);
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < SIM_PATHS / 2; i++) {
+		const char *path = sim_paths[(first + i) % SIM_PATHS];
+		enum evict_result result = EVICT_ABSENT;
+		struct inode inode;
+
+		if (tree_resolve(node->cache, slice_of(path), &inode) == 0)
+			r = evict_content(node->cache, &b, inode.ino, &result);
+		if (result != EVICT_DONE)
+			continue;
+		sim_trace(s, "n%u evicts %s ino %" PRIu64, n, path, inode.ino);
+		check_evicted(s, n, path, inode.ino);
+	}
+	*did = b.files > 0;
+	if (r == 0)
+		r = evict_finish(node->cache, &b);
+	return r;
+}
+
 static bool step(struct sim *s, unsigned n, unsigned which)
 {
 	struct sim_node *node = &s->node[n];
@@ -386,13 +458,16 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 		r = replicator_step_objects(
 			node->replicator, region, 1 + (unsigned)random_below(8), &did);
 		break;
-	default:
+	case 3:
 		r = replicator_step_pull(node->replicator, &did);
+		break;
+	default:
+		r = evict_some(s, n, &did);
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -403,7 +478,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(4);
+	unsigned which = (unsigned)random_below(5);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
@@ -486,6 +561,8 @@ static void heal(struct sim *s)
 					r = replicator_step_objects(node->replicator, g, 100, &d);
 				did |= d;
 			}
+			if (r == 0 && chance(20))
+				r = evict_some(s, n, &d);
 			if (r == 0)
 				r = replicator_step_pull(node->replicator, &d);
 			if (r == 0)
@@ -608,8 +685,12 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
+	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {
+		fprintf(stderr, "sim: nothing was evicted\n");
+		return 1;
+	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
-	       " pairs of names: all converge\n",
-		seeds, first, requests, pairs);
+	       " pairs of names, %" PRIu64 " evictions: all converge\n",
+		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED));
 	return 0;
 }

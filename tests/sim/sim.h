@@ -59,7 +59,9 @@ struct store *sim_link_new(struct sim *s, unsigned node, unsigned region);
 void sim_net_deliver_late(struct sim *s, bool all);
 void sim_net_done(struct sim *s);
 
-/* sim.c: one random replication step of a random idle node. */
+/* sim.c: brings evicted, or never fetched, content of an idle node here; as replicator_step_fetch. */
+int sim_fetch(struct sim *s, unsigned n, uint64_t ino) MUST_CHECK;
+/* One random replication step of a random idle node. */
 void sim_random_step(struct sim *s);
 void sim_trace(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
 _Noreturn void sim_fail(struct sim *s, const char *fmt, ...) PRINTF(2, 3);

@@ -5,7 +5,8 @@
  *   2. they are the greatest of all registers in all records that were ever published, by a
  *      maximum that is computed here from the segments in the buckets, without the code under
  *      test's merge;
- *   3. every node's tree is what the entries say, content included: names are one inode exactly
+ *   3. every node's tree is what the entries say, content included, which is fetched where it was
+ *      evicted or never was: names are one inode exactly
  *      when their entries have one link id and one content, and show what all of them say;
  *   4. every file content that was published and lost against one whose writer had not seen it is
  *      listed as a conflict by some node, unless an application replaced it knowingly;
@@ -430,8 +431,12 @@ static void check_path(struct sim *s, unsigned n, const struct oracle *o, const 
 			n, w->key.p, inode.size, inode.mtime_ns, w->content.size, mtime_ns);
 	struct file *file;
 	r = file_open(c, inode.ino, false, false, &file);
-	if (r == -EREMOTE)
-		return; /* known by its record only; the buckets are checked below */
+	if (r == -EREMOTE) {
+		r = sim_fetch(s, n, inode.ino);
+		if (r < 0)
+			sim_fail(s, "n%u: \"%s\" cannot be fetched: %d", n, w->key.p, r);
+		r = file_open(c, inode.ino, false, false, &file);
+	}
 	if (r < 0)
 		sim_fail(s, "n%u: \"%s\" cannot be opened: %d", n, w->key.p, r);
 	char content[1024];

@@ -67,6 +67,8 @@ static void test_the_example_of_the_design(void **state)
 	assert_string_equal(c->name, "orders");
 	assert_string_equal(c->state_dir, "/srv/state/orders");
 	assert_int_equal(c->cache_size, 20ull << 30);
+	assert_int_equal(c->min_free.bytes, 0);
+	assert_int_equal(c->min_free.percent, 0);
 	assert_int_equal(c->poll_interval_ms, 1000);
 	assert_int_equal(c->seal_after_ms, 5000);
 	assert_int_equal(c->max_clock_skew_ms, 300000);

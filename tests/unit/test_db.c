@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <sys/mount.h>
 
+#include "cache/schema.h"
 #include "src/base/thread.h"
 
 static int try_open(const char *dir, struct err *err)
@@ -88,12 +89,15 @@ static void other_databases_are_refused(void **state)
 {
 	struct fixture *f = *state;
 	struct err err = {0};
+	char ours[96];
 
 	cache_close(f->cache);
 	sql(f, "PRAGMA user_version = 99");
 	assert_int_equal(try_open(f->dir, &err), -EPROTONOSUPPORT);
 	assert_non_null(strstr(err.text, "99"));
-	sql(f, "PRAGMA user_version = 6; PRAGMA application_id = 5");
+	snprintf(ours, sizeof(ours), "PRAGMA user_version = %d; PRAGMA application_id = 5",
+		SCHEMA_VERSION);
+	sql(f, ours);
 	assert_int_equal(try_open(f->dir, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "another program"));
 	sql(f, "PRAGMA application_id = 1296388681");

@@ -17,6 +17,7 @@ struct fields {
 	char *path;
 	char *url;
 	uint64_t size;
+	struct option_share share;
 	int64_t time;
 	uint64_t count;
 	bool flag;
@@ -32,6 +33,7 @@ static const struct option_spec table[] = {
 	{.name = "path", .type = OPTION_PATH, .offset = F(path)},
 	{.name = "url", .type = OPTION_URL, .offset = F(url)},
 	{.name = "size", .type = OPTION_SIZE, .offset = F(size), .min = 1024, .max = 1ull << 40},
+	{.name = "share", .type = OPTION_SHARE, .offset = F(share), .min = 0, .max = 90},
 	{.name = "time", .type = OPTION_TIME, .offset = F(time), .min = 10, .max = 86400000},
 	{.name = "count",
 		.type = OPTION_COUNT,
@@ -94,7 +96,7 @@ static void test_set_and_print_are_inverse(void **state)
 	static const char *const pairs[][2] = {{"name", "orders.eu-1_x"}, {"path", "/var/lib/x"},
 		{"url", "s3://b/p"}, {"size", "20G"}, {"size", "1025"}, {"time", "250ms"},
 		{"time", "12h"}, {"time", "90s"}, {"count", "7"}, {"flag", "yes"}, {"flag", "no"},
-		{"choice", "green"}};
+		{"choice", "green"}, {"share", "10%"}, {"share", "3G"}, {"share", "0"}};
 	struct fields f = {0};
 	struct err err;
 
@@ -119,7 +121,9 @@ static void test_wrong_values_leave_the_field(void **state)
 		{"time", "5", "250ms"}, {"time", "2d", "to 1d"}, {"count", "0", "from 1 to 8"},
 		{"count", "9", "range"}, {"count", "1x", "whole number"},
 		{"flag", "maybe", "yes or no"}, {"choice", "pink", "red, green"},
-		{"choice", "blue", "does not have it yet"}, {"path", "/a\tb", "control"}};
+		{"choice", "blue", "does not have it yet"}, {"path", "/a\tb", "control"},
+		{"share", "91%", "to 90%"}, {"share", "-1%", "10G or 10%"},
+		{"share", "5%%", "10G or 10%"}};
 	struct fields f = {.size = 5, .time = 6, .count = 7, .choice = 1, .flag = true};
 	struct err err;
 
@@ -134,6 +138,7 @@ static void test_wrong_values_leave_the_field(void **state)
 	assert_null(f.path);
 	assert_null(f.url);
 	assert_int_equal(f.size, 5);
+	assert_int_equal(f.share.percent, 0);
 	assert_int_equal(f.time, 6);
 	assert_int_equal(f.count, 7);
 	assert_int_equal(f.choice, 1);
