@@ -304,6 +304,9 @@ int link_id_get(struct conn *conn, uint64_t ino, struct link_id *ret) MUST_CHECK
 int link_id_set(struct conn *conn, uint64_t ino, struct link_id id) MUST_CHECK;
 /* Makes one unless ino has one. */
 int link_id_make(struct conn *conn, uint64_t ino, bool *made) MUST_CHECK;
+/* Whether a file's content, as last sealed, is e's. That of one that is being written may be ahead of it
+ * (file_has_unsealed), as it may be ahead of its names' entries. */
+bool shows_sealed(const struct inode_row *row, const struct entry *e);
 /* An inode with a name, other than except, that has e's link id and content. -ENOENT. */
 int link_id_find(
 	struct conn *conn, const struct entry *e, uint64_t except, uint64_t *ret) MUST_CHECK;

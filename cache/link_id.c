@@ -81,7 +81,13 @@ int link_id_make(struct conn *conn, uint64_t ino, bool *made)
 	return link_id_set(conn, ino, id);
 }
 
-/* Content that is being written counts by its last seal, as its names' entries do. */
+bool shows_sealed(const struct inode_row *row, const struct entry *e)
+{
+	/* The row of a dirty inode has the last seal's hash; its size does not follow. */
+	return S_ISREG(row->mode) && e->kind == KIND_FILE && row->has_hash &&
+	       memcmp(row->hash, e->hash, SHA256_SIZE) == 0 && (row->dirty || row->size == e->size);
+}
+
 static int shows(struct conn *conn, const struct inode_row *row, const struct entry *e, bool *ret)
 {
 	AUTO_FREE char *target = NULL;
@@ -91,8 +97,7 @@ static int shows(struct conn *conn, const struct inode_row *row, const struct en
 	if (row->nlink == 0 || mode_kind(row->mode) != e->kind)
 		return 0;
 	if (e->kind == KIND_FILE) {
-		*ret = row->has_hash && memcmp(row->hash, e->hash, SHA256_SIZE) == 0 &&
-		       (row->dirty || row->size == e->size);
+		*ret = shows_sealed(row, e);
 		return 0;
 	}
 	r = inode_target(conn, row->ino, &target);

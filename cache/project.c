@@ -343,12 +343,6 @@ static int replace(struct place *p, uint64_t *keep_ino)
 	return detach(p, keep);
 }
 
-static bool shows_content(const struct inode_row *row, const struct entry *e)
-{
-	return S_ISREG(row->mode) && e->kind == KIND_FILE && row->has_hash &&
-	       row->size == e->size && memcmp(row->hash, e->hash, SHA256_SIZE) == 0;
-}
-
 static int same_target(
 	struct conn *conn, const struct inode_row *row, const struct entry *e, bool *ret)
 {
@@ -364,13 +358,19 @@ static int same_target(
 	return r;
 }
 
+/* Changes that no seal has taken yet, also of a file that nobody has open any more. */
+static bool is_unsealed(struct conn *conn, const struct inode_row *row)
+{
+	return S_ISREG(row->mode) && ((row->dirty && row->generation != row->sealed) ||
+					     file_has_unsealed(conn_cache(conn), row));
+}
+
 /* The name is needed for a directory. e: the entry there, NULL for none. */
 static int hide(struct place *p, const struct entry *e)
 {
 	struct entry loser = {0};
 	bool local = S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL && p->now.nlink == 1;
-	bool sealed =
-		e && shows_content(&p->now, e) && !file_has_unsealed(conn_cache(p->conn), &p->now);
+	bool sealed = e && shows_sealed(&p->now, e) && !is_unsealed(p->conn, &p->now);
 	uint64_t ino = p->now.ino;
 	int r;
 
@@ -750,8 +750,8 @@ static int make_leaf(struct place *p, const struct entry *e, struct incoming *in
 
 /* ---- one inode for the names of a file ---- */
 
-/* Which of two with the same content stays: the one whose content is here, then the one that is
- * open, then the older one. */
+/* Which of two with the same sealed content stays: the one whose content is here, then the one that was
+ * changed since, then the one that is open, then the older one. */
 static uint64_t better(struct conn *conn, const struct inode_row *a, const struct inode_row *b)
 {
 	struct cache *c = conn_cache(conn);
@@ -760,6 +760,8 @@ static uint64_t better(struct conn *conn, const struct inode_row *a, const struc
 
 	if (S_ISREG(a->mode) && a->state != b->state)
 		return a->state == STATE_LOCAL ? a->ino : b->ino;
+	if (is_unsealed(conn, a) != is_unsealed(conn, b))
+		return is_unsealed(conn, a) ? a->ino : b->ino;
 	open = file_stat_open(c, a->ino, &st);
 	if (open != file_stat_open(c, b->ino, &st))
 		return open ? a->ino : b->ino;
@@ -835,7 +837,7 @@ static int show_dir(struct place *p, const struct entry *e, uint64_t *keep_ino)
 	if (p->now.ino) {
 		r = same_target(p->conn, &p->now, e, &same);
 		if (!r)
-			r = same || shows_content(&p->now, e) ? hide(p, e) : replace(p, keep_ino);
+			r = same || shows_sealed(&p->now, e) ? hide(p, e) : replace(p, keep_ino);
 	}
 	return r ? r : make_dir(p, e);
 }
@@ -852,7 +854,7 @@ static int show_leaf(struct place *p, const struct entry *e, bool content_change
 		r = same_target(p->conn, &p->now, e, &same);
 		if (r)
 			return r;
-		same = same || shows_content(&p->now, e);
+		same = same || shows_sealed(&p->now, e);
 		if (same)
 			r = settle_file(p, e, &left);
 		if (r || left)
@@ -986,7 +988,7 @@ int project_sealed(struct conn *conn, struct slice key, const struct entry *e)
 	if (r || !p.now.ino || mode_kind(p.now.mode) != e->kind)
 		return r == -ENOENT ? 0 : r;
 	r = same_target(conn, &p.now, e, &same);
-	if (r || !(same || shows_content(&p.now, e)))
+	if (r || !(same || shows_sealed(&p.now, e)))
 		return r;
 	/* The name itself shows what was sealed, or what was done since then. */
 	return settle_file(&p, e, &left);

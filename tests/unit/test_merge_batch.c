@@ -268,6 +268,46 @@ static void open_file_keeps_writing(void **state)
 	file_release(f);
 }
 
+static void do_link(struct server *s, const char *from, const char *to)
+{
+	struct inode i;
+
+	assert_int_equal(
+		tree_link(s->cache, ino_of(s, slice_of(from)), ROOT_INO, slice_of(to), &i), 0);
+}
+
+/* What is open for writing and sealed is the file of the entry, though its row has no size yet. */
+static void file_that_is_open_gets_another_name(void **state)
+{
+	struct server *s = *state;
+	struct inode i, j;
+	struct file *f;
+
+	assert_int_equal(tree_create_open(s[1].cache, ROOT_INO, slice_of("x"), S_IFREG | 0644, 1000,
+				 1000, true, &i, &f),
+		0);
+	assert_int_equal(file_write(f, "hello", 5, 0, false), 5);
+	assert_int_equal(file_fsync(f, true), 0);
+	seal(&s[1]);
+	carry(&s[1], &s[0], "x");
+	do_link(&s[0], "x", "y");
+	seal(&s[0]);
+	carry_all(&s[0], &s[1]);
+	assert_int_equal(ino_of(&s[1], slice_of("x")), i.ino);
+	assert_int_equal(ino_of(&s[1], slice_of("y")), i.ino);
+	/* What is written goes to both. */
+	assert_int_equal(file_write(f, " again", 6, 5, false), 6);
+	file_release(f);
+	seal(&s[1]);
+	assert_int_equal(tree_getattr(s[1].cache, i.ino, &j), 0);
+	assert_int_equal(j.nlink, 2);
+	carry_all(&s[1], &s[0]);
+	assert_content(&s[0], "y", "hello again");
+	assert_int_equal(ino_of(&s[0], slice_of("x")), ino_of(&s[0], slice_of("y")));
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(conflicts(&s[0]) + conflicts(&s[1]), 0);
+}
+
 static void far_future_is_held(void **state)
 {
 	struct server *s = *state;
@@ -636,6 +676,7 @@ int main(void)
 		TEST(registers_merge),
 		TEST(pending_is_sealed_first),
 		TEST(open_file_keeps_writing),
+		TEST(file_that_is_open_gets_another_name),
 		TEST(far_future_is_held),
 		TEST(moved_content_is_cloned),
 		TEST(removed_directory_gains_a_file),

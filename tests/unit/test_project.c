@@ -653,6 +653,53 @@ static void an_unsealed_file_that_gives_way_is_a_conflict(void **state)
 	cache_rollback(conn);
 }
 
+static void give_link_id(struct fixture *f, const char *key)
+{
+	struct entry e = {0};
+	struct conn *conn = fixture_begin(f);
+
+	assert_int_equal(entry_get(conn, slice_of(key), &e), 0);
+	e.link = (struct link_id){7, 1};
+	e.content_stamp.time = ++stamps;
+	assert_int_equal(entry_put(conn, slice_of(key), &e), 0);
+	assert_int_equal(project_entry(conn, slice_of(key), &e, false, NULL, NULL), 0);
+	entry_done(&e);
+	fixture_commit(conn);
+}
+
+/* Of two that become one, the one that was written since its seal stays, whoever has which open. */
+static void joining_keeps_what_is_not_sealed(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < 2; i++) {
+		const char *const older = i ? "a" : "c", *const newer = i ? "b" : "d";
+		uint64_t ino = show_local(f, older, i), written = show_local(f, newer, i);
+		struct file *reader, *writer;
+		struct conn *conn;
+		char text[8] = {0};
+
+		assert_int_equal(file_open(f->cache, ino, false, false, &reader), 0);
+		assert_int_equal(file_open(f->cache, written, true, false, &writer), 0);
+		assert_int_equal(file_write(writer, "later", 5, 0, false), 5);
+		if (i)
+			file_release(writer);
+		give_link_id(f, older);
+		give_link_id(f, newer);
+		if (!i)
+			file_release(writer);
+		file_release(reader);
+		conn = fixture_begin(f);
+		assert_int_equal(ino_at(conn, older), written);
+		assert_int_equal(ino_at(conn, newer), written);
+		fixture_commit(conn);
+		assert_int_equal(file_open(f->cache, written, false, false, &reader), 0);
+		assert_int_equal(file_read(reader, text, 5, 0), 5);
+		assert_string_equal(text, "later");
+		file_release(reader);
+	}
+}
+
 struct seen {
 	unsigned names;
 	unsigned attributes;
@@ -772,6 +819,8 @@ int main(void)
 			what_is_not_sealed_is_never_removed, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(an_unsealed_file_that_gives_way_is_a_conflict,
 			fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(
+			joining_keeps_what_is_not_sealed, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
 			the_kernel_is_told, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
