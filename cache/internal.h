@@ -469,6 +469,15 @@ static inline int64_t stat_mtime_ns(const struct stat *st)
 	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
 
+/* When it was written, by the clock: an mtime that was set ahead of it is not. */
+static inline int64_t stat_written_ns(const struct stat *st)
+{
+	int64_t mtime = stat_mtime_ns(st);
+	int64_t ctime = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec;
+
+	return mtime < ctime ? mtime : ctime;
+}
+
 static inline struct timespec timespec_of_ns(int64_t ns)
 {
 	int64_t sec = ns / 1000000000, rest = ns % 1000000000;
