@@ -28,7 +28,7 @@
 #include "src/base/thread.h"
 
 #define STATEMENT_SLOTS 512 /* power of two; the cache has some 150 literals */
-#define INO_BLOCK 1000
+#define INO_BLOCK 65536
 #define HLC_AHEAD_MS 2000 /* how far the persisted ceiling of stamps runs ahead */
 
 /* How many levels a path can have: one byte a name and one a slash. */
@@ -113,6 +113,7 @@ struct cache {
 	struct mutex ino_lock; /* leaf */
 	uint64_t ino_next;     /* guarded by ino_lock */
 	uint64_t ino_limit;    /* guarded by ino_lock; persisted */
+	_Atomic uint64_t ino_flushed; /* an ino_limit that a power cut does not take */
 
 	struct mutex hook_lock; /* leaf; guards the four below */
 	cache_invalidate_fn invalidate;
@@ -195,7 +196,8 @@ void conn_remove_content(struct conn *conn, uint64_t ino);
 void conn_replaced_by(struct conn *conn, uint64_t ino);
 /* A new inode number, never used before. Needs the writer. */
 int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
-/* The same outside a transaction. */
+/* The same outside a transaction, and for content files: no power cut lets the number come again, so
+ * what is found under it is nobody's. A flush once in INO_BLOCK. */
 int cache_new_ino(struct cache *c, uint64_t *ret) MUST_CHECK;
 /* Time of a new stamp; inside the writer's transaction, so journal order and stamps agree. */
 int conn_stamp_time(struct conn *conn, uint64_t *ret) MUST_CHECK;
