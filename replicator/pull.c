@@ -239,7 +239,7 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 
 static bool list_page(struct pull *l)
 {
-	struct store_call call = region_call(l->region, 0);
+	struct store_call call = region_call_urgent(l->region, 0);
 	struct store_error error = {0};
 	char after[SEGMENT_KEY_SIZE];
 

@@ -86,6 +86,8 @@ int region_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CH
 
 /* The cancel flag and a deadline in which size bytes can pass. */
 struct store_call region_call(const struct region *r, uint64_t size);
+/* Of a segment, or of a listing of them. */
+struct store_call region_call_urgent(const struct region *r, uint64_t size);
 /* "WHAT: timeout: text" for operators. */
 void store_failure_text(char *text, size_t size, const char *what, enum store_result result,
 	const struct store_error *error);
