@@ -261,6 +261,9 @@ void region_end(struct region *r, enum region_use use, enum store_result result,
 	store_failure_text(text, sizeof(text), what, result, error);
 	int64_t now = clock_monotonic_ms();
 	mutex_lock(&r->lock);
+	if (use == REGION_READ)
+		health_note(&r->health,
+			store_result_passing(result) || result == STORE_DENIED);
 	if (store_result_passing(result)) {
 		opened = count_failure(r);
 		snprintf(r->error, sizeof(r->error), "%s", text);

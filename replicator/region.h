@@ -11,6 +11,7 @@
 
 #include "cache/cache.h"
 #include "cache/progress.h"
+#include "replicator/health.h"
 #include "replicator/store/store.h"
 #include "src/base/thread.h"
 
@@ -49,6 +50,7 @@ struct region {
 	int64_t write_retry_ms; /* monotonic; writes were denied: not before */
 	int64_t last_ok_ms;	/* realtime */
 	char error[256];
+	struct health health;
 };
 
 struct regions {
