@@ -479,7 +479,9 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	return 0;
 }
 
-/* What was sealed may have become the content of the file's other names: they are one inode then. */
+/* What was sealed may have become the content of the file's other names: they are one inode then. And they
+ * may have had the same content all along, but were both written on: where the seal found nothing new they
+ * can be one only now. */
 static int settle_file(struct conn *conn, const struct seal_target *t)
 {
 	CLEANUP(entry_done) struct entry now = {0};
@@ -528,7 +530,7 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 		r = store(s, conn, t, &old, r ? -1 : (int)old.kind);
 	if (!r && needs_version(&t->local))
 		r = seal_content(s, conn, t);
-	if (!r && t->changed && t->local.link.origin)
+	if (!r && t->local.link.origin)
 		r = settle_file(conn, t);
 	return r;
 }
