@@ -149,6 +149,7 @@ struct cache {
 	struct hashings *hashings;
 	_Atomic int64_t hash_end_ms;
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
+	uint64_t map_min;      /* content_map.h */
 
 	uint64_t cache_size; /* limits for evict.c; 0: none, as the next two */
 	uint64_t min_free;
