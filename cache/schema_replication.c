@@ -74,6 +74,7 @@ const char *const schema_replication[] = {
 	" moved_from BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
+	"CREATE INDEX outbox_size ON outbox(region, size, first, next_at_ms) WHERE state = 1",
 	"CREATE INDEX outbox_held ON outbox(region, dir, first) WHERE state IN (1, 5, 6)",
 	"CREATE INDEX outbox_ready ON outbox(region, dir, last) WHERE state = 2",
 	"CREATE INDEX outbox_span ON outbox(region, dir, first) WHERE state = 2 AND first < last",
@@ -103,6 +104,19 @@ const char *const schema_replication[] = {
 	" hash BLOB NOT NULL,"
 	" etag BLOB NOT NULL,"
 	" PRIMARY KEY(upload, number)) STRICT, WITHOUT ROWID",
+
+	/* Blocks of large versions; see content_map.c. */
+	"CREATE TABLE content_map("
+	" id INTEGER PRIMARY KEY AUTOINCREMENT," /* in order of age */
+	" hash BLOB NOT NULL UNIQUE,"
+	" ino INTEGER NOT NULL,"
+	" size INTEGER NOT NULL,"
+	" bits INTEGER NOT NULL,"
+	" objects INTEGER NOT NULL," /* a bit for each region whose object it is */
+	" blocks BLOB NOT NULL) STRICT",
+	"CREATE INDEX content_map_ino ON content_map(ino, objects, id)",
+	"CREATE TABLE content_map_total(bytes INTEGER NOT NULL) STRICT",
+	"INSERT INTO content_map_total VALUES (0)",
 
 	"CREATE TABLE touched("
 	" key BLOB PRIMARY KEY,"
