@@ -242,6 +242,39 @@ static int prepare_mountpoint(const char *mountpoint, struct err *err)
 	return 0;
 }
 
+/* The daemon cannot wait for itself: what it reads and writes must not lie behind its own mount. */
+static int refuse_below(const char *mountpoint, const char *path, const char *what, struct err *err)
+{
+	char *real AUTO_FREE = NULL;
+	size_t n = strlen(mountpoint);
+
+	/* What cannot be looked up is reported by who opens it. */
+	if (mounts_canonical(path, &real) < 0 || strncmp(real, mountpoint, n) != 0 ||
+		(real[n] != '/' && real[n] != '\0'))
+		return 0;
+	return err_set(err, -EINVAL,
+		"mount point %s: %s %s lies in it and would be hidden\nhint: mount elsewhere, or move "
+		"it",
+		mountpoint, what, path);
+}
+
+static int check_places(struct daemon *d, struct err *err)
+{
+	static const char scheme[] = "file://";
+	const struct config *c = d->config;
+	int r = refuse_below(d->options->mountpoint, c->state_dir, "the state directory", err);
+
+	for (unsigned i = 0; r == 0 && i < c->regions; i++) {
+		struct store_config region = {0};
+
+		config_store(c, i, &region);
+		if (strncmp(region.url, scheme, strlen(scheme)) == 0)
+			r = refuse_below(d->options->mountpoint, region.url + strlen(scheme),
+				"the region's directory", err);
+	}
+	return r;
+}
+
 static int open_replicator(struct daemon *d, struct err *err)
 {
 	const struct config *c = d->config;
@@ -293,6 +326,8 @@ static int start(struct daemon *d, struct err *err)
 		.min_free_percent = d->config->min_free.percent};
 	int r = prepare_mountpoint(d->options->mountpoint, err);
 
+	if (r == 0)
+		r = check_places(d, err);
 	if (r < 0)
 		return r;
 	make_state_parent(d->config);
