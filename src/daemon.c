@@ -23,7 +23,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 
@@ -202,16 +201,6 @@ static void make_state_parent(const struct config *c)
 		log_debug("cannot make " CONFIG_STATE_DIRECTORY ": %s", strerror(errno));
 }
 
-/* The kernel may still know the attributes of a dead mount's root; statfs always asks the daemon. */
-static bool is_dead(const char *mountpoint)
-{
-	struct stat st;
-	struct statvfs vfs;
-
-	return (stat(mountpoint, &st) < 0 || statvfs(mountpoint, &vfs) < 0) &&
-	       (errno == ENOTCONN || errno == ECONNABORTED);
-}
-
 /* A dead mount (its daemon was killed) is cleared; a live one is refused. */
 static int prepare_mountpoint(const char *mountpoint, struct err *err)
 {
@@ -221,7 +210,7 @@ static int prepare_mountpoint(const char *mountpoint, struct err *err)
 	if (!mount)
 		return err_errno(err, -ENOMEM, "%s", mountpoint);
 	/* Several daemons may have died on top of each other. */
-	for (int tries = 0; tries < 16 && is_dead(mountpoint); tries++) {
+	for (int tries = 0; tries < 16 && mounts_dead(mountpoint); tries++) {
 		int r = mounts_unmount(mountpoint, true, err);
 
 		if (r < 0)
@@ -443,7 +432,7 @@ static int serve(struct daemon *d, struct err *err)
 	}
 	d->command.stopping = true;
 	fs_unmount(d->fs);
-	registry_remove(d->options->mountpoint);
+	registry_remove(d->options->mountpoint, d->config->state_dir);
 	last_drain(d);
 	return r < 0 ? err_errno(err, r, "%s: the mount failed", d->options->mountpoint) : 0;
 }
