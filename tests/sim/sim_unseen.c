@@ -33,6 +33,7 @@ struct write {
 
 struct sim_unseen {
 	uint64_t random;
+	unsigned rate; /* one of so many reads of the clock sees a burst of writes */
 	uint64_t written;
 	unsigned count;
 	struct write *list;
@@ -59,6 +60,7 @@ void sim_unseen_begin(struct sim *s)
 	s->unseen = calloc(1, sizeof *s->unseen);
 	CHECK(s->unseen);
 	s->unseen->random = s->seed * 0x9e3779b97f4a7c15u | 1;
+	s->unseen->rate = 2 + draw(s, 20);
 }
 
 void sim_unseen_done(struct sim *s)
@@ -125,13 +127,13 @@ void sim_unseen_write(struct sim *s, unsigned n, struct file *file)
 void sim_unseen_tick(struct sim *s)
 {
 	struct sim_node *node = &s->node[s->current];
-	unsigned i;
 
-	if (!s->unseen || s->healed || !node->running || draw(s, 12))
+	if (!s->unseen || s->healed || !node->running || draw(s, s->unseen->rate))
 		return;
-	i = draw(s, SIM_OPEN_MAX);
-	if (node->open[i] && node->unseen[i])
-		sim_unseen_write(s, s->current, node->open[i]);
+	for (unsigned i = 0; i < SIM_OPEN_MAX; i++) {
+		if (node->open[i] && node->unseen[i] && draw(s, 4))
+			sim_unseen_write(s, s->current, node->open[i]);
+	}
 }
 
 static bool has_name(struct sim *s, unsigned n, uint64_t ino)
