@@ -380,7 +380,7 @@ static void app_op(struct sim *s, unsigned n)
 		char content[512];
 		if (file && node->unseen[slot]) {
 			sim_unseen_write(s, n, file);
-		} else if (file) {
+		} else if (file && !s->unseen) {
 			size_t len = new_content(s, n, content, sizeof content);
 			sim_trace(s, "n%u app write open ino %" PRIu64 " \"%.24s\"", n,
 				file_ino(file), content);

@@ -26,7 +26,7 @@ struct sim_node {
 	unsigned home;
 	int64_t skew_ms;
 	struct file *open[SIM_OPEN_MAX]; /* files that the application keeps open for writing */
-	bool unseen[SIM_OPEN_MAX];	 /* and writes without telling */
+	bool unseen[SIM_OPEN_MAX];	 /* and writes on without telling */
 	/* a step of this node is on the stack: interleaving must not enter it again */
 	bool running;
 	bool cut[SIM_REGIONS_MAX];

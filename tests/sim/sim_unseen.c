@@ -131,8 +131,11 @@ void sim_unseen_tick(struct sim *s)
 	if (!s->unseen || s->healed || !node->running || draw(s, s->unseen->rate))
 		return;
 	for (unsigned i = 0; i < SIM_OPEN_MAX; i++) {
-		if (node->open[i] && node->unseen[i] && draw(s, 4))
-			sim_unseen_write(s, s->current, node->open[i]);
+		if (!node->open[i] || !node->unseen[i] || draw(s, 4) == 0)
+			continue;
+		sim_unseen_write(s, s->current, node->open[i]);
+		/* Often its last: what the cache missed then comes to light by no later one. */
+		node->unseen[i] = draw(s, 2);
 	}
 }
 
