@@ -39,6 +39,8 @@ struct replicator {
 
 	struct announce_thread announce[REGION_MAX];
 	pthread_t seal_thread, pull_thread, house_thread, remove_thread, evict_thread;
+	pthread_t watch_thread;
+	bool watch_started;
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
 	bool running;
 };
