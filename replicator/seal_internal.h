@@ -40,6 +40,7 @@ struct seal_target {
 	unsigned first;	  /* positions in seal_set.order */
 	unsigned last;
 	unsigned enqueues; /* how many of the set's were done when this one was last enqueued */
+	uint64_t dir;	   /* hash of its directory's key, where one is held back */
 	bool blocked;	   /* cannot be sealed now */
 	bool lost;	   /* its content is gone: there is nothing to seal, ever */
 	bool looked;	   /* local is valid */
@@ -56,6 +57,7 @@ struct seal_target {
 	bool fresh;
 	bool shared;
 	struct slice from; /* borrowed; the name that it had before, when it was renamed */
+	struct slice to;   /* likewise: the name that its content has now */
 };
 
 /* Keys that are sealed together. order names them by index, once for each change, oldest first. */
