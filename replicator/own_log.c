@@ -95,11 +95,9 @@ static int go_on_after(struct cache *c, const struct region *region, struct regi
 	return r;
 }
 
-int own_log_check(
-	struct cache *c, struct region *region, struct region_progress *p, bool *known)
+int own_log_check(struct cache *c, struct region *region, struct region_progress *p, bool *known)
 {
-	struct look l = {
-		.node = cache_node(c), .pending = p->pending_name, .seq = p->sent_seq};
+	struct look l = {.node = cache_node(c), .pending = p->pending_name, .seq = p->sent_seq};
 	struct segment_id sent;
 	uint64_t before = p->sent_seq;
 	int r;

@@ -306,7 +306,7 @@ static uint64_t window(struct puller *p, unsigned index)
 static int own_missing(struct pull *l)
 {
 	char name[SEGMENT_NAME_SIZE];
-	struct region_progress sent;
+	struct region_progress sent = {0};
 	struct conn *conn;
 	uint64_t seq;
 

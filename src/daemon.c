@@ -242,7 +242,8 @@ static int refuse_below(const char *mountpoint, const char *path, const char *wh
 		(real[n] != '/' && real[n] != '\0'))
 		return 0;
 	return err_set(err, -EINVAL,
-		"mount point %s: %s %s lies in it and would be hidden\nhint: mount elsewhere, or move "
+		"mount point %s: %s %s lies in it and would be hidden\nhint: mount elsewhere, or "
+		"move "
 		"it",
 		mountpoint, what, path);
 }

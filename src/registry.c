@@ -130,7 +130,8 @@ static int remove_own(void *ctx, const struct registry_entry *e)
 	int dir AUTO_CLOSE = -1;
 	char name[40];
 
-	if (strcmp(e->mountpoint, own->mountpoint) != 0 || strcmp(e->state_dir, own->state_dir) != 0)
+	if (strcmp(e->mountpoint, own->mountpoint) != 0 ||
+		strcmp(e->state_dir, own->state_dir) != 0)
 		return 0;
 	dir = open_directory(false);
 	if (dir < 0)
