@@ -598,6 +598,11 @@ int cache_checkpoint(struct cache *c, uint64_t bytes)
 	return r;
 }
 
+bool cache_power_lost(const struct cache *c)
+{
+	return c->power_lost;
+}
+
 int cache_usage(struct cache *c, struct cache_usage *ret)
 {
 	struct cache_usage u = {0};

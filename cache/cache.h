@@ -153,6 +153,10 @@ bool cache_dir_volatile(const char *path);
 struct buf;
 int cache_check(const char *state_dir, struct buf *report, struct err *err) MUST_CHECK;
 
+/* The state was not closed properly, and the machine has been started since: what was not flushed may be
+ * gone. Stays so until the next open. */
+bool cache_power_lost(const struct cache *c);
+
 struct cache_usage {
 	uint64_t content_bytes; /* of content files, apparent size */
 	uint64_t content_files;

@@ -382,8 +382,8 @@ int content_clone(
 }
 
 /* Inside the transaction, so that nobody opens the inode for truncation meanwhile. */
-int content_adopt(struct conn *conn, const struct inode_row *row, int dir_fd, const char *name,
-	uint64_t size)
+int content_adopt(
+	struct conn *conn, const struct inode_row *row, int dir_fd, const char *name, uint64_t size)
 {
 	struct cache *c = conn->cache;
 	char to[CONTENT_NAME_SIZE];
@@ -417,6 +417,39 @@ static int take_over(struct conn *conn, const struct inode_row *row, const struc
 
 	content_name(w->ino, from);
 	return content_adopt(conn, row, conn->cache->content_fd, from, w->size);
+}
+
+/* Whether clean content that should be here is not, or was cut short. */
+static bool is_cut(const struct cache *c, const struct inode_row *row)
+{
+	char name[CONTENT_NAME_SIZE];
+	struct stat st;
+
+	content_name(row->ino, name);
+	return fstatat(c->content_fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+	       (uint64_t)st.st_size != row->size;
+}
+
+int content_offer(struct conn *conn, uint64_t ino, const uint8_t hash[SHA256_SIZE],
+	struct content_writer *w, bool *used)
+{
+	struct inode_row row;
+	int r = inode_get(conn, ino, &row);
+
+	*used = false;
+	if (r || row.dirty || !row.has_hash || memcmp(row.hash, hash, SHA256_SIZE) != 0)
+		return r == -ENOENT ? 0 : r;
+	if (row.state == STATE_LOCAL && is_cut(conn->cache, &row))
+		conn_account(conn, ino, 0, -1, -(int64_t)row.size);
+	else if (row.state != STATE_REMOTE)
+		return 0;
+	content_finish(w);
+	r = take_over(conn, &row, w);
+	if (!r) {
+		trouble_clear(conn->cache, ino, TROUBLE_LOST);
+		*used = true;
+	}
+	return r;
 }
 
 int content_install(struct cache *c, uint64_t ino, struct content_writer *w)

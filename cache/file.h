@@ -138,6 +138,11 @@ void content_discard(struct cache *c, struct content_writer *w);
 int content_clone(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE],
 	struct content_writer *w) MUST_CHECK;
 
+/* In a write transaction: the same for content that came with a record, if ino is clean, has that hash and
+ * its content is remote or was cut short. *used: w was taken, as content_install does; else it is the
+ * caller's as before. */
+int content_offer(struct conn *conn, uint64_t ino, const uint8_t hash[SHA256_SIZE],
+	struct content_writer *w, bool *used) MUST_CHECK;
 /* Gives inode ino, whose content is remote, the content in w (checked by the caller against the
  * inode's hash), taking w over: the content file gets ino's name. -ESTALE when ino no longer
  * wants it. */

@@ -254,6 +254,7 @@ static int read_state(
 	state.size = shown.size;
 	state.dirty = row->dirty;
 	state.has_hash = row->has_hash;
+	state.remote = row->state == STATE_REMOTE;
 	memcpy(state.hash, row->hash, sizeof(state.hash));
 	state.mode = row->mode & 07777;
 	state.uid = row->uid;

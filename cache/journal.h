@@ -73,6 +73,7 @@ struct local_state {
 	uint64_t size; /* of a clean file; a dirty one's comes from content_seal */
 	bool dirty;    /* content may differ from hash: content_seal tells */
 	bool has_hash;
+	bool remote; /* the content is not here */
 	uint8_t hash[SHA256_SIZE];
 	char *target;  /* symlink; heap */
 	uint32_t mode; /* permission bits only, 07777 */

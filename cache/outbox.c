@@ -56,6 +56,7 @@ struct row {
 	char error[OUTBOX_ERROR_SIZE];
 	struct key moved_from;
 	struct key moved_to;
+	bool unfetched;
 };
 
 uint64_t outbox_dir_hash(struct slice key)
@@ -92,6 +93,7 @@ static int read_row(sqlite3_stmt *s, struct row *ret)
 	ret->uploaded = sqlite3_column_int(s, 11) != 0;
 	ret->attempts = (uint32_t)sqlite3_column_int64(s, 12);
 	ret->next_at_ms = sqlite3_column_int64(s, 13);
+	ret->unfetched = sqlite3_column_int(s, 17) != 0;
 	snprintf(ret->error, sizeof(ret->error), "%s", error ? error : "");
 	return key_set(&ret->moved_from, column_slice(s, 15)) &&
 			       key_set(&ret->moved_to, column_slice(s, 16))
@@ -117,6 +119,7 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 	memcpy(ret->error, row.error, sizeof(ret->error));
 	ret->moved_from = row.moved_from;
 	ret->moved_to = row.moved_to;
+	ret->unfetched = row.unfetched;
 	return 0;
 }
 
@@ -165,6 +168,7 @@ static void bind_row(sqlite3_stmt *s, const struct row *row)
 		bind_slice(s, 15, key_slice(&row->moved_to));
 	else
 		sqlite3_bind_null(s, 15);
+	bind_int(s, 19, row->unfetched);
 }
 
 static int insert_row(struct conn *conn, unsigned region, struct slice key, const struct row *row)
@@ -172,9 +176,9 @@ static int insert_row(struct conn *conn, unsigned region, struct slice key, cons
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO outbox(state, first, last, since_ms, time, node, size, fresh, "
 		"uploaded,"
-		" attempts, next_at_ms, error, moved_from, moved_to, region, key, dir)"
+		" attempts, next_at_ms, error, moved_from, moved_to, region, key, dir, unfetched)"
 		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,"
-		" ?18)"
+		" ?18, ?19)"
 		" ON CONFLICT(region, key) DO NOTHING");
 
 	if (!s)
@@ -193,7 +197,7 @@ static int update_row(struct conn *conn, const struct row *row)
 				     "?4, since_ms = ?5, time = ?6, node = ?7,"
 				     " size = ?8, fresh = ?9, uploaded = ?10, attempts = "
 				     "?11, next_at_ms = ?12, error = ?13, moved_from = ?14,"
-				     " moved_to = ?15 WHERE id = ?1");
+				     " moved_to = ?15, unfetched = ?19 WHERE id = ?1");
 
 	if (!s)
 		return conn_error(conn);
@@ -328,6 +332,7 @@ static struct row new_row(const struct outbox_change *change, uint64_t number)
 		.stamp = change->stamp,
 		.size = change->size,
 		.fresh = change->fresh,
+		.unfetched = change->unfetched,
 	};
 }
 
@@ -342,6 +347,7 @@ static struct row coalesce(
 	/* A hint, which the hash of the content guards. */
 	if (!row.moved_from.len && !announced(old->state))
 		row.moved_from = old->moved_from;
+	row.unfetched |= old->unfetched && (change->remote || change->object_only);
 	/* Between a removal and what came before or after it the hint says two things; nothing is
 	 * believed then. */
 	row.fresh = old->fresh && !change->fresh && !change->shared && !announced(old->state) &&

@@ -51,6 +51,7 @@ struct outbox_row {
 	/* of the change; its former name where that was never announced either */
 	struct key moved_from;
 	struct key moved_to; /* of a tombstone: where its content is now, a hint */
+	bool unfetched;	     /* this server gave the name content that was never here */
 };
 
 /* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only:
@@ -69,6 +70,8 @@ struct outbox_change {
 	 * when the other one is not in UPLOAD any more: nobody is told that a file is gone before they
 	 * are told where it is. */
 	struct slice moved_to;
+	bool remote;	/* the content is not here */
+	bool unfetched; /* and came to this name so */
 	/* another server wrote this path too: nothing is believed about the object any longer */
 	bool shared;
 };

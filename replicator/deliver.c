@@ -58,7 +58,7 @@ enum {
 	LOST_AFTER = 12,     /* attempts */
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
 	BULK_FROM = 1 << 20,
-	RECHECK_MS = 60000,  /* longer than a network holds a request */
+	RECHECK_MS = 60000, /* longer than a network holds a request */
 };
 
 enum fate { FATE_NONE, FATE_DONE, FATE_WAITS, FATE_FAILED, FATE_PARKED };
@@ -70,7 +70,8 @@ struct job {
 	bool repair;	/* the entry was replaced by a remote version meanwhile */
 	bool uncertain; /* a write of it may still be under way */
 	bool deputy;	/* content of another's was put */
-	bool lost;	/* no region has its content */
+	bool gone;	/* no region has its content, nor is it here */
+	bool lost;	/* and it never was here: lost.h */
 	bool settled;	/* a former name, whose new one is there */
 	bool mapped;	/* the object is now the version with that hash, which may have a map */
 	uint8_t hash[SHA256_SIZE];
@@ -255,7 +256,8 @@ static void judge(struct deliverer *d, struct job *j, enum store_result result,
 		}
 		if (error->local_errno == EAGAIN || error->local_errno == ESTALE)
 			fail(j, j->row.attempts < 10 ? SOON_MS : backoff_ms(j->row.attempts - 10),
-				"its content is not here in this version");
+				j->gone ? "its content is lost: not here, and in no region"
+					: "its content is not here in this version");
 		else
 			fail(j, backoff_ms(j->row.attempts), text);
 		return;
@@ -294,8 +296,7 @@ static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, s
 	} else if (s->settled) {
 		j->fate = FATE_DONE;
 		j->settled = true;
-	} else if (s->source[0].key && entry_live(o->entry) &&
-		   o->entry->size <= d->o.inline_max) {
+	} else if (s->source[0].key && entry_live(o->entry) && o->entry->size <= d->o.inline_max) {
 		o->ready = body_open_local(&o->body, d->o.cache, d->o.inline_cache,
 				   key_slice(&j->row.key), o->entry, &o->source) == 0;
 	}
@@ -352,8 +353,8 @@ static void deliver(struct deliverer *d, struct job *j)
 	body_done(&opener.body);
 	if (result == STORE_OK)
 		upload_settled(&d->uploader, q.key, &call);
-	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
-		  entry.content_stamp.node == cache_node(d->o.cache);
+	j->gone = opener.nowhere && j->row.attempts >= LOST_AFTER;
+	j->lost = j->gone && j->row.unfetched && entry.content_stamp.node == cache_node(d->o.cache);
 	if (outcome.refused)
 		sources_refused(d->o.region, &error);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
@@ -442,8 +443,8 @@ static int apply_all(struct deliverer *d, const struct job *jobs, unsigned count
 	return cache_commit(conn);
 }
 
-static int due_rows(struct deliverer *d, enum lane lane, unsigned max, struct outbox_row *rows,
-	unsigned *count)
+static int due_rows(
+	struct deliverer *d, enum lane lane, unsigned max, struct outbox_row *rows, unsigned *count)
 {
 	struct conn *conn;
 	int r = cache_read_begin(d->o.cache, &conn);
@@ -470,8 +471,8 @@ static int mark_interrupted(struct deliverer *d)
 		r = cache_read_begin(d->o.cache, &conn);
 		if (r < 0)
 			return r;
-		r = lane_due(from_start, conn, d->o.region->id, lane, clock_realtime_ms(), LANE_ROWS,
-			rows, &count);
+		r = lane_due(from_start, conn, d->o.region->id, lane, clock_realtime_ms(),
+			LANE_ROWS, rows, &count);
 		cache_read_end(conn);
 		if (r < 0 || !count)
 			continue;

@@ -113,6 +113,13 @@ static uint64_t greatest_time(const struct entry *e)
 
 /* Whether the record brings content that is not here: *ino is then a local file that may have it
  * (0: none). */
+/* A record of ours: a power cut may have taken its content (own_log.h). */
+static bool comes_back(struct merge_batch *b, const struct record *r, const struct entry *local)
+{
+	return r->has_content && r->entry.content_stamp.node == cache_node(b->cache) &&
+	       stamp_cmp(r->entry.content_stamp, local->content_stamp) == 0;
+}
+
 static int wants_content(struct merge_batch *b, const struct record *r, bool *ret, uint64_t *ino)
 {
 	CLEANUP(entry_done) struct entry local = {0};
@@ -130,8 +137,9 @@ static int wants_content(struct merge_batch *b, const struct record *r, bool *re
 	code = entry_get(conn, key_slice(&r->key), &local);
 	if (code == -ENOENT)
 		code = 0;
-	*ret = stamp_cmp(r->entry.content_stamp, local.content_stamp) > 0 &&
-	       !entry_content_equal(&local, &r->entry);
+	*ret = comes_back(b, r, &local) ||
+	       (stamp_cmp(r->entry.content_stamp, local.content_stamp) > 0 &&
+		       !entry_content_equal(&local, &r->entry));
 	if (!code && *ret && !r->has_content)
 		code = journal_local_state(conn, key_slice(&r->moved_from), &from);
 	cache_read_end(conn);
@@ -522,6 +530,22 @@ static int project(struct step *s)
 	return code;
 }
 
+/* A record of ours that comes back, after a power cut that may have taken its content. */
+static int restore_content(struct step *s)
+{
+	struct local_state now = {0};
+	int code;
+
+	if (!s->item->has_content || s->item->used || s->replaced ||
+		s->merged.content_stamp.node != cache_node(s->batch->cache) ||
+		stamp_cmp(s->merged.content_stamp, s->record.entry.content_stamp) != 0)
+		return 0;
+	code = journal_glance(s->conn, key_slice(&s->record.key), &now);
+	if (code || now.kind != KIND_FILE)
+		return code;
+	return content_offer(s->conn, now.ino, s->merged.hash, &s->item->content, &s->item->used);
+}
+
 static int merge_step(struct step *s)
 {
 	struct slice key = key_slice(&s->record.key);
@@ -543,6 +567,8 @@ static int merge_step(struct step *s)
 		code = entry_put(s->conn, key, &s->merged);
 	if (!code && s->changed)
 		code = project(s);
+	if (!code)
+		code = restore_content(s);
 	if (!code)
 		code = settle_outbox(s);
 	if (!code)

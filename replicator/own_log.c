@@ -13,7 +13,8 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 
-enum { PAGE_NAMES = 1000 };
+/* Four in a second at the usual segment_delay; Linux writes back within half a minute or so. */
+enum { PAGE_NAMES = 1000, WRITEBACK_SEGMENTS = 400 };
 
 #define KEY_SIZE (sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE)
 
@@ -61,58 +62,68 @@ static bool list(struct region *region, struct look *l)
 	return true;
 }
 
-static int go_on_after(struct cache *c, const struct region *region, struct region_progress *p,
-	const struct look *l)
+/* The puller takes what follows seq from the region. A mark that is there is further back. */
+static int read_again_from(struct conn *conn, const struct region *region, uint64_t node,
+	uint64_t seq, const char *sent_name)
 {
-	struct region_progress next = {.sent_seq = l->seq};
 	char name[SEGMENT_NAME_SIZE];
-	struct conn *conn;
-	uint64_t seq;
-	int r;
+	uint64_t marked;
+	int r = watermark_get(conn, region->id, node, &marked, name);
 
-	memcpy(next.sent_name, l->name, sizeof(next.sent_name));
-	r = cache_begin(c, &conn);
+	if (r < 0 || (name[0] && marked <= seq))
+		return r;
+	if (sent_name[0])
+		memcpy(name, sent_name, sizeof(name));
+	else
+		segment_name(&(struct segment_id){.node = node}, name);
+	return watermark_set(conn, region->id, node, seq, name);
+}
+
+static int write_marks(struct cache *c, const struct region *region, uint64_t seq,
+	const char *sent_name, const struct region_progress *next)
+{
+	struct conn *conn;
+	int r = cache_begin(c, &conn);
+
 	if (r < 0)
 		return r;
-	/* One that is there is of an earlier time, and further back. */
-	r = watermark_get(conn, region->id, l->node, &seq, name);
-	if (r == 0 && !name[0]) {
-		if (p->sent_seq)
-			memcpy(name, p->sent_name, sizeof(name));
-		else
-			segment_name(&(struct segment_id){.node = l->node}, name);
-		r = watermark_set(conn, region->id, l->node, p->sent_seq, name);
-	}
+	r = read_again_from(conn, region, cache_node(c), seq, sent_name);
 	if (r == 0)
-		r = region_progress_set(conn, region->id, &next);
+		r = region_progress_set(conn, region->id, next);
 	if (r < 0) {
 		cache_rollback(conn);
 		return r;
 	}
-	r = cache_commit(conn);
-	if (r == 0)
-		*p = next;
-	return r;
+	return cache_commit(conn);
 }
 
 int own_log_check(struct cache *c, struct region *region, struct region_progress *p, bool *known)
 {
 	struct look l = {.node = cache_node(c), .pending = p->pending_name, .seq = p->sent_seq};
+	struct region_progress next = *p;
+	uint64_t before = p->sent_seq, back = 0;
 	struct segment_id sent;
-	uint64_t before = p->sent_seq;
 	int r;
 
 	if (segment_name_parse(p->sent_name, &sent))
 		snprintf(l.last, sizeof(l.last), "%s%012" PRIx64, SEGMENT_PREFIX, sent.ms);
 	*known = list(region, &l);
-	if (!*known || l.seq == p->sent_seq)
+	if (!*known)
 		return 0;
-	r = go_on_after(c, region, p, &l);
-	if (r < 0)
-		return r;
-	log_error("the state is older than what was sent from it: restored from a copy? What is"
-		  " missing here is taken from the region region=%s known=%" PRIu64
-		  " found=%" PRIu64,
-		region->name, before, l.seq);
-	return 0;
+	if (cache_power_lost(c))
+		back = before < WRITEBACK_SEGMENTS ? before : WRITEBACK_SEGMENTS;
+	if (l.seq == before && !back)
+		return 0;
+	if (l.seq > before) {
+		log_error("the state is older than what was sent from it: restored from a copy? "
+			  "What is missing here is taken from the region region=%s known=%" PRIu64
+			  " found=%" PRIu64,
+			region->name, before, l.seq);
+		next = (struct region_progress){.sent_seq = l.seq};
+		memcpy(next.sent_name, l.name, sizeof(next.sent_name));
+	}
+	r = write_marks(c, region, before - back, back ? "" : p->sent_name, &next);
+	if (r == 0)
+		*p = next;
+	return r;
 }

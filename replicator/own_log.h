@@ -12,6 +12,8 @@ struct cache;
  * was restored. Then p goes on after the greatest of them, and the watermark of this server's own node in
  * that region is set to where it was, from which the puller (pull.h) takes what is missing here, as if it
  * were another server's. *known: the region answered and p is good. p is committed when it changed.
+ * After a power cut the watermark is set back as well, by so much as may not have been written back then:
+ * content that the disk lost comes with the segments that had it.
  * Network; the thread that announces to the region. */
 int own_log_check(
 	struct cache *c, struct region *region, struct region_progress *p, bool *known) MUST_CHECK;

@@ -582,12 +582,14 @@ static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target
 		.upload = t->size > s->options.inline_max,
 		.fresh = t->fresh && !t->enqueues, /* the second of a set leaves the first alone */
 		.shared = t->shared,
+		.remote = t->local.remote,
 	};
 
 	if (t->size)
 		change.moved_from = former_name(&s->set, t, &name);
 	else
 		change.moved_to = new_name(&s->set, t, &name);
+	change.unfetched = change.remote && (change.moved_from.len || t->local.link.origin);
 	return outbox_enqueue(conn, &change);
 }
 
@@ -636,6 +638,7 @@ int sealer_seal_attributes(struct sealer *s, struct conn *conn, struct slice key
 		change.stamp = t.stamp;
 		change.size = t.size;
 		change.shared = t.shared;
+		change.remote = t.local.remote;
 		r = outbox_enqueue(conn, &change);
 	}
 	if (t.looked)

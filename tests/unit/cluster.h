@@ -38,6 +38,7 @@ struct cluster {
 	} node[CLUSTER_NODES];
 	unsigned nodes;
 	bool flushing; /* caches flush to disk */
+	const char *boot_id; /* NULL: this machine's */
 	char url[CLUSTER_REGIONS][128];
 	/* Region is cut off for everybody while set. */
 	_Atomic bool down[CLUSTER_REGIONS];
@@ -89,7 +90,7 @@ static inline void cluster_start_node(struct cluster *c, unsigned n)
 {
 	struct replicator_options o = {.volume = "test", .regions = CLUSTER_REGIONS, .home = n % 2};
 	struct cache_options co = {
-		.state_dir = c->node[n].state, .sync_off = !c->flushing, .no_lock = true};
+		.state_dir = c->node[n].state, .sync_off = !c->flushing, .no_lock = true, .boot_id = c->boot_id};
 	struct err err = {0};
 
 	if (cache_open(&co, &c->node[n].cache, &err) < 0)

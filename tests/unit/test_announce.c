@@ -309,6 +309,74 @@ static void test_back_to_before_anything_was_sent(void **state)
 	back_to_a_copy(*state, false);
 }
 
+/* ---- content that a power cut took ---- */
+
+static void cut_power(struct cluster *c)
+{
+	char content[160];
+
+	cluster_stop_node(c, 0, false);
+	snprintf(content, sizeof(content), "find '%s/content' -type f -exec truncate -s 0 {} +",
+		c->node[0].state);
+	assert_int_equal(system(content), 0);
+	c->boot_id = "another";
+	cluster_start_node(c, 0);
+}
+
+/* It was sent in a segment; the object was not there yet. */
+static void test_content_comes_back_from_segments(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_puts(c, 0, "f", "text");
+	seal(c);
+	announce(c, 0);
+	announce(c, 1);
+	cut_power(c);
+	cluster_settle(c);
+	cluster_expect(c, 0, "f", "text");
+	cluster_expect(c, 1, "f", "text");
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
+/* Nobody ever had it: the name stays, and what is to be sent waits where an operator sees it. */
+static void test_lost_content_removes_nothing(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode;
+	struct file *f;
+	char *large = calloc(1, 300000);
+
+	assert_non_null(large);
+	cluster_puts(c, 0, "other", "kept");
+	cluster_settle(c);
+	c->down[0] = c->down[1] = true;
+	cluster_write(c, 0, "large", large, 300000);
+	free(large);
+	seal(c);
+	cut_power(c);
+	c->down[0] = c->down[1] = false;
+	for (unsigned i = 0; i < 60; i++) {
+		cluster_push(c, 0);
+		cluster_pull(c, 1);
+		cluster_now_ms += 60000;
+	}
+	inode = cluster_resolve(c, 0, "large");
+	assert_int_equal(inode.size, 300000);
+	assert_int_equal(file_open(c->node[0].cache, inode.ino, false, false, &f), -EREMOTE);
+	cluster_expect_absent(c, 1, "large");
+	cluster_expect(c, 1, "other", "kept");
+	assert_int_equal(cluster_backlog(c, 0), 2);
+	struct replicator_status *s = cluster_status(c, 0);
+	assert_int_equal(s->conflicts, 0);
+	free(s);
+	/* What is written next is sent. */
+	cluster_puts(c, 0, "large", "small now");
+	cluster_settle(c);
+	cluster_expect(c, 1, "large", "small now");
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -318,6 +386,8 @@ int main(void)
 		CLUSTER_TEST(test_group_stays_open),
 		CLUSTER_TEST(test_group_stays_open_after_crash),
 		CLUSTER_TEST(test_flushed_before_it_is_sent),
+		CLUSTER_TEST(test_content_comes_back_from_segments),
+		CLUSTER_TEST(test_lost_content_removes_nothing),
 		CLUSTER_TEST(test_back_to_a_copy),
 		CLUSTER_TEST(test_back_to_before_anything_was_sent),
 	};
