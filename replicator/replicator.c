@@ -714,6 +714,9 @@ struct flush {
 	int64_t timeout_ms; /* < 0: none */
 	replicator_progress_fn progress;
 	void *ctx;
+	atomic_bool cancel;
+	bool sealed; /* guarded by r->lock, as code is */
+	int code;
 };
 
 static bool flush_over(const struct flush *f)
@@ -731,19 +734,68 @@ static int flush_tell(struct flush *f, uint64_t left)
 	return f->progress(f->ctx, left) ? -ECANCELED : 0;
 }
 
-/* While it is being sealed. */
+/* ---- its sealing, which may take long; its caller's progress must not be called under locks ---- */
+
 static int flush_tick(void *ctx)
 {
 	struct flush *f = ctx;
-	uint64_t left = 0;
-	bool waiting;
 
-	if (flush_over(f))
-		return -ETIMEDOUT;
-	if (!f->progress || clock_monotonic_ms() - f->told_ms < 1000)
-		return 0;
-	int code = rows_waiting(f->r, slice_of(""), &waiting, &left);
-	return code < 0 ? code : flush_tell(f, left);
+	return atomic_load(&f->cancel) ? -ECANCELED : 0;
+}
+
+static void *flush_seal(void *arg)
+{
+	struct flush *f = arg;
+	int code = sealer_seal_all(f->r->sealer, flush_tick, f);
+
+	mutex_lock(&f->r->lock);
+	f->code = code;
+	f->sealed = true;
+	cond_broadcast(&f->r->cond);
+	mutex_unlock(&f->r->lock);
+	return NULL;
+}
+
+static bool flush_is_sealed(struct flush *f)
+{
+	int64_t until = clock_monotonic_ms() + FLUSH_POLL_MS;
+
+	mutex_lock(&f->r->lock);
+	while (!f->sealed && clock_monotonic_ms() < until)
+		cond_wait_ms(&f->r->cond, &f->r->lock, FLUSH_POLL_MS);
+	bool sealed = f->sealed;
+	mutex_unlock(&f->r->lock);
+	return sealed;
+}
+
+static int flush_watch(struct flush *f)
+{
+	while (!flush_is_sealed(f)) {
+		uint64_t left = 0;
+		bool waiting;
+		int code = flush_over(f) ? -ETIMEDOUT : 0;
+
+		if (code == 0)
+			code = rows_waiting(f->r, slice_of(""), &waiting, &left);
+		if (code == 0)
+			code = flush_tell(f, left);
+		if (code < 0)
+			return code;
+	}
+	return 0;
+}
+
+static int flush_seal_all(struct flush *f)
+{
+	pthread_t thread;
+	int code = thread_start(&thread, "flush", flush_seal, f);
+
+	if (code < 0)
+		return code;
+	code = flush_watch(f);
+	atomic_store(&f->cancel, true);
+	pthread_join(thread, NULL);
+	return code ? code : f->code;
 }
 
 static int flush_wait(struct flush *f, struct slice key, struct err *err)
@@ -784,7 +836,7 @@ int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t 
 		.timeout_ms = wait ? timeout_ms : -1,
 		.progress = progress,
 		.ctx = ctx};
-	int code = sealer_seal_all(r->sealer, flush_tick, &f);
+	int code = flush_seal_all(&f);
 
 	if (code == -ETIMEDOUT)
 		return err_set(err, code,
