@@ -9,6 +9,9 @@
  * with that, which may have won against the edit. When there is none, the name is removed, and the
  * loss is listed as a conflict.
  *
+ * Content that was here and is gone (a power cut, a damaged disk) is none of this: what its row says
+ * may still be true somewhere, and nothing is taken from anybody for it.
+ *
  * Keeps no state, takes no lock.
  */
 #include "replicator/lost.h"
@@ -73,6 +76,8 @@ static int publish(
 		.size = e->kind == KIND_FILE ? e->size : 0,
 		.upload = e->kind == KIND_FILE && e->size > inline_max,
 		.moved_from = key_slice(&row->moved_from),
+		.remote = true,
+		.unfetched = e->kind == KIND_FILE,
 	};
 	int r = entry_put(conn, key, e);
 
