@@ -289,6 +289,7 @@ static void release(struct cache *c)
 	times_free(c->times);
 	sweep_free(c->sweep);
 	removals_free(c->removals);
+	durability_rules_free(c->durability);
 	hashings_free(c->hashings);
 	atimes_free(c->atimes);
 	free(c->xattrs);

@@ -11,6 +11,7 @@
  *   progress.h regions, cursors, watermarks, conflicts, small settings
  *   project.h  entries made visible in the tree
  *   evict.h    content that goes because it can be fetched again
+ *   durability.h  fsync that waits for regions
  *
  * Keys are paths relative to the mount's root, components joined by '/', no leading or trailing
  * one; the root is the empty key. They are bytes, not text; struct slice carries them.

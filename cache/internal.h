@@ -20,6 +20,7 @@
 #include "cache/cache.h"
 #include "cache/db.h"
 #include "cache/dir_key.h"
+#include "cache/durability.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/row_cache.h"
@@ -42,6 +43,8 @@ struct xattr_filter; /* xattr.c: which inodes have no attributes */
 struct note; /* db.c: queued invalidations and removals */
 
 struct sweep; /* sweep.c */
+
+struct durability_rules; /* durability.c */
 
 /* Of the inode table. */
 struct totals {
@@ -164,6 +167,9 @@ struct cache {
 	struct troubles *troubles;
 	cache_hold_fn hold; /* guarded by hook_lock, as the next */
 	void *hold_ctx;
+	struct durability_rules *durability; /* constant; NULL: all is local */
+	durability_wait_fn durability_wait; /* guarded by hook_lock, as the next */
+	void *durability_ctx;
 	bool stores_show;    /* a store into a mapping changes the times of a content file */
 	bool times_distinct; /* the content's file system gives a write after a stat another ctime */
 
@@ -453,6 +459,10 @@ void removals_free(struct removals *q);
 void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by);
 /* Removes what waits now; true: there was something. */
 bool removals_drain(struct cache *c);
+
+/* ---- durability.c ---- */
+
+void durability_rules_free(struct durability_rules *r); /* NULL is fine */
 
 /* ---- evict.c ---- */
 

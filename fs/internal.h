@@ -28,7 +28,8 @@ struct handle {
 	struct passthrough_open open;
 	/* setid_generation + 1 when the file had no set-id bits; 0: not looked up */
 	_Atomic uint64_t setid_seen;
-	bool writes; /* constant once linked */
+	bool writes; /* constant once linked, as the next */
+	bool waits;  /* its writes are durable when they return, and nobody but us can see to it */
 	struct handle *prev, *next;
 };
 
@@ -103,6 +104,7 @@ struct fs {
 	struct handle *handles;
 	struct fetch *fetches;
 	uint64_t fetches_waiting;
+	uint64_t syncs_waiting;
 	unsigned fetches_running;
 	bool closing;
 
@@ -223,6 +225,8 @@ bool ids_in_group(fuse_req_t req, uint32_t gid);
  * answers. */
 void fetch_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
 void fetch_setattr(fuse_req_t req, fuse_ino_t ino, unsigned mask, const struct inode *v);
+/* Answers when the regions that ino's durability wants have it. written as in slow_sync. */
+void wait_durable(fuse_req_t req, fuse_ino_t ino, size_t written);
 /* Answers those that wait with EIO and waits for those that are being answered. */
 void fetches_cancel(struct fs *fs);
 void fs_unref(struct fs *fs);
@@ -272,8 +276,10 @@ void slow_done(struct slow_pool *s);
 int slow_start(struct fs *fs) MUST_CHECK;
 /* Finishes what is queued and joins. */
 void slow_stop(struct fs *fs);
-/* file NULL: everything committed so far. */
-void slow_sync(fuse_req_t req, struct file *file, bool data_only);
+/* Flushes, waits for the regions that ino's durability wants, and answers. file NULL: everything
+ * committed so far. written: the answer, of a write; else 0. */
+void slow_sync(
+	fuse_req_t req, uint64_t ino, struct file *file, bool data_only, size_t written);
 /* Answers from another thread, once the interrupt handler that calls this has returned. */
 void slow_reply(struct fs *fs, fuse_req_t req, int r);
 

@@ -505,6 +505,7 @@ void fs_get_stats(struct fs *fs, struct fs_stats *ret)
 	passthrough_describe(fs, s.passthrough);
 	mutex_lock(&fs->lock);
 	s.fetches_waiting = fs->fetches_waiting;
+	s.syncs_waiting = fs->syncs_waiting;
 	mutex_unlock(&fs->lock);
 	mutex_lock(&fs->notifier.lock);
 	s.invalidations_pending = fs->notifier.pending;

@@ -189,6 +189,26 @@ static void figures(const struct status *s, struct buf *out)
 			s->fs.fetches_waiting);
 }
 
+static void durability_line(const struct status *s, struct buf *out)
+{
+	const struct config *c = s->config;
+	uint64_t failed = metric_get(METRIC_DURABLE_FAILURES);
+	unsigned rules = 0;
+
+	for (unsigned i = 0; i < c->policies; i++)
+		rules += c->policy[i].durability || c->policy[i].sync_on_close;
+	buf_printf(out, "  durability %s%s", durability_name((enum durability)c->durability),
+		c->sync_on_close ? ", also on close" : "");
+	if (rules)
+		buf_printf(out, ", other for %u patterns", rules);
+	if (s->replicator.durable_waiting)
+		buf_printf(out, "; %" PRIu64 " calls wait for regions",
+			s->replicator.durable_waiting);
+	if (failed)
+		buf_printf(out, "; %" PRIu64 " failed since the start", failed);
+	buf_put_str(out, "\n\n");
+}
+
 void status_text(const struct status *s, struct buf *out)
 {
 	const struct replicator_status *r = &s->replicator;
@@ -198,7 +218,7 @@ void status_text(const struct status *s, struct buf *out)
 		s->read_only ? ", read-only" : "", s->stopping ? ", stopping" : "");
 	buf_printf(out, "  daemon     %d, up %s, version %s, node %016" PRIx64 "\n", (int)s->pid,
 		text_age(s->now_ms - s->started_ms, figure), MERIDIAN_VERSION, s->node);
-	buf_printf(out, "  durability local\n\n");
+	durability_line(s, out);
 	buf_printf(out, "  %-18s %-18s %-18s %-8s %s\n", "REGION (* home)", "STATE", "BACKLOG",
 		"OLDEST", "LAST ERROR");
 	for (unsigned i = 0; i < r->regions; i++)
@@ -261,6 +281,7 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_int(j, "requests", (int64_t)s->fs.requests);
 	json_put_int(j, "errors", (int64_t)s->fs.errors);
 	json_put_int(j, "fetches_waiting", (int64_t)s->fs.fetches_waiting);
+	json_put_int(j, "syncs_waiting", (int64_t)s->fs.syncs_waiting);
 	json_put_int(j, "invalidations", (int64_t)s->fs.invalidations);
 	json_put_int(j, "invalidations_pending", (int64_t)s->fs.invalidations_pending);
 	json_put_str(j, "passthrough", s->fs.passthrough);
@@ -286,7 +307,8 @@ char *status_json(const struct status *s)
 	json_put_str(j, "mountpoint", s->mountpoint);
 	json_put_str(j, "state_dir", s->config->state_dir);
 	json_put_str(j, "home", s->config->home);
-	json_put_str(j, "durability", "local");
+	json_put_str(j, "durability", durability_name((enum durability)s->config->durability));
+	json_put_int(j, "durability_waiting", (int64_t)r->durable_waiting);
 	json_put_int(j, "pid", s->pid);
 	json_put_bool(j, "read_only", s->read_only);
 	json_put_bool(j, "stopping", s->stopping);

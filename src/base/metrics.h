@@ -29,6 +29,9 @@
 	X(CONTENT_LOST, "content_lost_total",                                                      \
 		"Content files that were missing or not of the recorded size")                     \
 	X(CONFLICTS, "conflicts_total", "Concurrent changes settled, the loser kept")              \
+	X(DURABLE_WAITS, "durable_waits_total", "fsync and the like that waited for regions")      \
+	X(DURABLE_FAILURES, "durable_failures_total",                                              \
+		"Of those, failed because too few regions had the file in time")                   \
 	X(STORE_REQUESTS, "store_requests_total", "Requests to object stores")                     \
 	X(STORE_RETRIES, "store_retries_total", "Requests repeated after a passing failure")       \
 	X(STORE_ERRORS, "store_errors_total", "Requests that failed for good")                     \
