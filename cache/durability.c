@@ -266,8 +266,8 @@ static bool at_or_above(struct slice dir, struct slice key)
 /* One of the rows that move a directory, of which there are few and short-lived ones. */
 static int moved_above(struct conn *conn, struct slice key, uint64_t time, bool *ret)
 {
-	sqlite3_stmt *s = conn_statement(
-		conn, "SELECT key, hint FROM journal WHERE op = 4 AND time <= ?1");
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT key, hint FROM journal WHERE op = 4 AND time <= ?1");
 	int r;
 
 	if (!s)
@@ -330,8 +330,7 @@ static int has_row_in(struct conn *conn, struct slice dir, uint64_t time, bool *
 	return r;
 }
 
-int durability_unsealed(
-	struct conn *conn, struct slice key, bool in_dir, uint64_t time, bool *ret)
+int durability_unsealed(struct conn *conn, struct slice key, bool in_dir, uint64_t time, bool *ret)
 {
 	bool found = false;
 	int r = has_row(conn, key, time, &found);
@@ -432,7 +431,8 @@ static int show_row(struct showing *show, struct slice key)
 	if (sqlite3_column_int(s, 0) & PARKED) {
 		const char *error = (const char *)sqlite3_column_text(s, 2);
 
-		snprintf(show->error, sizeof(show->error), "%s", error && *error ? error : "parked");
+		snprintf(
+			show->error, sizeof(show->error), "%s", error && *error ? error : "parked");
 	} else {
 		uint64_t since = (uint64_t)sqlite3_column_int64(s, 1);
 

@@ -10,8 +10,8 @@
 
 /* How many of the regions that are not optional must have a change. */
 enum durability {
-	DURABILITY_LOCAL = 0, /* none */
-	DURABILITY_HOME = 1,  /* the home region */
+	DURABILITY_LOCAL = 0,  /* none */
+	DURABILITY_HOME = 1,   /* the home region */
 	DURABILITY_QUORUM = 2, /* more than half */
 	DURABILITY_ALL = 3,
 };
@@ -74,8 +74,8 @@ int durability_names(struct conn *conn, uint64_t ino, durability_key_fn fn, void
 /* True in *ret when the journal has a row of key from up to time (an HLC value), or one that moves a
  * directory above it. in_dir: or of a name in the directory key; of a long journal true is said without a
  * look at all of it. */
-int durability_unsealed(struct conn *conn, struct slice key, bool in_dir, uint64_t time,
-	bool *ret) MUST_CHECK;
+int durability_unsealed(
+	struct conn *conn, struct slice key, bool in_dir, uint64_t time, bool *ret) MUST_CHECK;
 
 /* Calls fn for rows of names in the directory key that a region has not been told of, as far as their oldest
  * untold change has an order number up to order: at most limit. *more: there are further ones. */

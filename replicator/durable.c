@@ -48,13 +48,13 @@ struct wait {
 	enum phase phase;
 	bool dir;
 	int64_t deadline_ms;
-	uint64_t mark;	/* journal rows up to this time */
-	uint64_t names; /* durability_target's; 0: not known yet */
-	uint64_t order; /* of the outbox, when sealing was over */
-	uint64_t complete; /* a directory's: regions that have all names */
+	uint64_t mark;	    /* journal rows up to this time */
+	uint64_t names;	    /* durability_target's; 0: not known yet */
+	uint64_t order;	    /* of the outbox, when sealing was over */
+	uint64_t complete;  /* a directory's: regions that have all names */
 	struct item *items; /* room for ITEMS_MAX */
 	unsigned count;
-	unsigned own; /* those of its own names, the first ones */
+	unsigned own;	  /* those of its own names, the first ones */
 	uint64_t lacking; /* regions that were found to lack something last */
 	durability_done_fn done;
 	void *arg;
@@ -124,8 +124,8 @@ static int put_item(struct durable *d, struct wait *w, struct slice key, struct 
 	if (!copy)
 		return -ENOMEM;
 	mutex_lock(&d->lock);
-	w->items[w->count++] = (struct item){
-		.key = copy, .len = key.len, .hash = hash_key(key), .stamp = stamp};
+	w->items[w->count++] =
+		(struct item){.key = copy, .len = key.len, .hash = hash_key(key), .stamp = stamp};
 	mutex_unlock(&d->lock);
 	return 0;
 }
@@ -263,9 +263,8 @@ static int look_in_dir(void *ctx, struct slice key)
 	struct regions *all = look->d->o.regions;
 
 	for (unsigned i = 0; i < all->count; i++) {
-		struct listing l = {.d = look->d,
-			.w = look->w,
-			.bit = (uint64_t)1 << all->region[i].id};
+		struct listing l = {
+			.d = look->d, .w = look->w, .bit = (uint64_t)1 << all->region[i].id};
 		bool more = false;
 
 		if (look->w->complete & l.bit)
@@ -292,8 +291,8 @@ static uint64_t told_by_all(struct durable *d, struct wait *w)
 }
 
 /* Whether those of the regions that have it are enough, or (failed) can never be. */
-static bool enough(const struct durable *d, enum durability mode, uint64_t there, uint64_t failed,
-	bool *never)
+static bool enough(
+	const struct durable *d, enum durability mode, uint64_t there, uint64_t failed, bool *never)
 {
 	const struct regions *all = d->o.regions;
 	unsigned count = 0, have = 0, bad = 0, need;
