@@ -97,6 +97,7 @@ struct cache_options {
 	uint64_t cache_size;
 	uint64_t min_free;
 	unsigned min_free_percent;
+	uint64_t map_min; /* tests: CONTENT_MAP_MIN of content_map.h is another; 0: it is not */
 	bool sync_off; /* tests and the simulation: never flush to disk */
 	bool no_lock;  /* tests: do not flock */
 	/* Tests: another boot of the machine, another machine. NULL: this one's. */

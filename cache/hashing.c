@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/content_map.h"
 #include "cache/internal.h"
 #include "src/base/clock.h"
 
@@ -26,6 +27,7 @@ struct hashing {
 	uint64_t size;
 	uint64_t at;
 	struct sha256 sha;
+	struct content_mapper map;
 	int64_t used_ms;
 };
 
@@ -47,8 +49,10 @@ struct hashings *hashings_new(void)
 
 static void forget(struct hashing *h)
 {
-	if (h->ino)
+	if (h->ino) {
 		sha256_done(&h->sha);
+		content_mapper_end(&h->map);
+	}
 	*h = (struct hashing){0};
 }
 
@@ -67,9 +71,23 @@ static bool is_same(const struct hashing *a, const struct hashing *b)
 	return a->ino == b->ino && a->generation == b->generation && a->size == b->size;
 }
 
-/* Goes on with what was begun, or begins; false: there is no room for one more. */
-static bool begin(struct hashings *t, struct hashing *h, bool sliced)
+static void start(struct cache *c, struct hashing *h)
 {
+	sha256_init(&h->sha);
+	content_mapper_begin(&h->map, h->size, c->map_min);
+}
+
+static void update(struct hashing *h, const void *p, size_t n)
+{
+	sha256_update(&h->sha, p, n);
+	content_mapper_add(&h->map, p, n);
+	h->at += n;
+}
+
+/* Goes on with what was begun, or begins; false: there is no room for one more. */
+static bool begin(struct cache *c, struct hashing *h, bool sliced)
+{
+	struct hashings *t = c->hashings;
 	int64_t now = clock_monotonic_ms();
 	bool room = !sliced;
 
@@ -89,7 +107,7 @@ static bool begin(struct hashings *t, struct hashing *h, bool sliced)
 	}
 	mutex_unlock(&t->lock);
 	if (room)
-		sha256_init(&h->sha);
+		start(c, h);
 	return room;
 }
 
@@ -128,8 +146,7 @@ static int step(int fd, struct hashing *h, uint64_t *hole, uint8_t *buffer)
 
 	if (h->at < *hole) {
 		got = (ssize_t)(*hole - h->at < n ? *hole - h->at : n);
-		sha256_update(&h->sha, zeros, (size_t)got);
-		h->at += (uint64_t)got;
+		update(h, zeros, (size_t)got);
 		return 1;
 	}
 	do
@@ -137,8 +154,7 @@ static int step(int fd, struct hashing *h, uint64_t *hole, uint8_t *buffer)
 	while (got < 0 && errno == EINTR);
 	if (got <= 0)
 		return got < 0 ? -errno : 0;
-	sha256_update(&h->sha, buffer, (size_t)got);
-	h->at += (uint64_t)got;
+	update(h, buffer, (size_t)got);
 	return 1;
 }
 
@@ -180,8 +196,8 @@ static int run(
 	return r;
 }
 
-int content_hash(struct cache *c, int fd, uint64_t size, struct record *guard, uint64_t generation,
-	bool sliced, int removed, uint8_t hash[SHA256_SIZE], bool *whole)
+int content_hash(struct cache *c, uint64_t ino, int fd, uint64_t size, struct record *guard,
+	uint64_t generation, bool sliced, int removed, uint8_t hash[SHA256_SIZE], bool *whole)
 {
 	struct hashing h = {.ino = guard ? guard->ino : 0, .generation = generation, .size = size};
 	int r;
@@ -189,18 +205,21 @@ int content_hash(struct cache *c, int fd, uint64_t size, struct record *guard, u
 	*whole = false;
 	sliced = sliced && guard;
 	if (!guard)
-		sha256_init(&h.sha);
-	else if (!begin(c->hashings, &h, sliced))
+		start(c, &h);
+	else if (!begin(c, &h, sliced))
 		return -EAGAIN;
 	r = run(c, fd, &h, guard, sliced, removed);
 	if (r == 1) {
 		sha256_final(&h.sha, hash);
+		content_map_keep(c, &h.map, ino, hash);
 		*whole = true;
 		return 0;
 	}
 	if (r == -EAGAIN && guard)
 		keep(c->hashings, &h);
-	else
+	else {
 		sha256_done(&h.sha);
+		content_mapper_end(&h.map);
+	}
 	return r;
 }

@@ -104,6 +104,19 @@ const char *const schema_replication[] = {
 	" etag BLOB NOT NULL,"
 	" PRIMARY KEY(upload, number)) STRICT, WITHOUT ROWID",
 
+	/* Blocks of large versions; see content_map.c. */
+	"CREATE TABLE content_map("
+	" id INTEGER PRIMARY KEY AUTOINCREMENT," /* in order of age */
+	" hash BLOB NOT NULL UNIQUE,"
+	" ino INTEGER NOT NULL,"
+	" size INTEGER NOT NULL,"
+	" bits INTEGER NOT NULL,"
+	" objects INTEGER NOT NULL," /* a bit for each region whose object it is */
+	" blocks BLOB NOT NULL) STRICT",
+	"CREATE INDEX content_map_ino ON content_map(ino, objects, id)",
+	"CREATE TABLE content_map_total(bytes INTEGER NOT NULL) STRICT",
+	"INSERT INTO content_map_total VALUES (0)",
+
 	"CREATE TABLE touched("
 	" key BLOB PRIMARY KEY,"
 	" due_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID",

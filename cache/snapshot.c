@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 
+#include "cache/content_map.h"
 #include "cache/hashing.h"
 #include "cache/record.h"
 #include "src/base/log.h"
@@ -319,7 +320,7 @@ static int keep_snapshot(
 	bool whole = false;
 	int r;
 
-	r = content_hash(c, fd, v->size, NULL, 0, false, content, v->hash, &whole);
+	r = content_hash(c, ino, fd, v->size, NULL, 0, false, content, v->hash, &whole);
 	if (r || !whole)
 		return r ? r : -EIO;
 	hex_encode(v->hash, SHA256_SIZE, hex);
@@ -383,6 +384,17 @@ static int seal_snapshot(struct cache *c, struct record *rec, const struct key *
 
 /* ---- sealing ---- */
 
+static void hash_read(
+	struct cache *c, uint64_t ino, const struct buf *bytes, uint8_t hash[SHA256_SIZE])
+{
+	struct content_mapper map;
+
+	sha256(bytes->data, bytes->len, hash);
+	content_mapper_begin(&map, bytes->len, c->map_min);
+	content_mapper_add(&map, bytes->data, bytes->len);
+	content_map_keep(c, &map, ino, hash);
+}
+
 /* Under the lock nobody writes: small content is read here. *left: it is not, and is to be hashed.
  */
 static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inline_max,
@@ -416,7 +428,7 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 	if (v->unchanged)
 		memcpy(v->hash, row->hash, SHA256_SIZE);
 	else if (!r && !*left)
-		sha256(into->data, into->len, v->hash);
+		hash_read(c, rec->ino, into, v->hash);
 	if (v->unchanged)
 		*left = false;
 	if (bytes && (r || v->size > inline_max))
@@ -433,7 +445,8 @@ static int seal_large(struct cache *c, struct record *rec, const struct key *key
 	int r;
 
 	if (atomic_load(&rec->writers) == 0 && !rewritten) {
-		r = content_hash(c, fd, v->size, rec, v->generation, sliced, fd, v->hash, &whole);
+		r = content_hash(c, rec->ino, fd, v->size, rec, v->generation, sliced, fd,
+			v->hash, &whole);
 		if (r)
 			return r;
 		/* A writer that opened meanwhile may be about to write, and the upload would start

@@ -35,6 +35,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "cache/content_map.h"
 #include "replicator/body.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
@@ -69,6 +70,8 @@ struct job {
 	bool uncertain; /* a write of it may still be under way */
 	bool deputy;	/* content of another's was put */
 	bool lost;	/* no region has its content */
+	bool mapped;	/* the object is now the version with that hash, which may have a map */
+	uint8_t hash[SHA256_SIZE];
 	int64_t next_at_ms;
 	char error[OUTBOX_ERROR_SIZE];
 };
@@ -327,6 +330,9 @@ static void deliver(struct deliverer *d, struct job *j)
 	j->deputy = outcome.put && entry.content_stamp.node != cache_node(d->o.cache);
 	if (j->fate == FATE_DONE)
 		check_overtaken(d, j, &entry);
+	j->mapped = j->fate == FATE_DONE && !outcome.superseded && entry.kind == KIND_FILE &&
+		    entry.size >= content_map_min(d->o.cache);
+	memcpy(j->hash, entry.hash, SHA256_SIZE);
 }
 
 /* ---- completions ---- */
@@ -363,6 +369,8 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 	case FATE_NONE:
 		return 0;
 	case FATE_DONE:
+		if (j->mapped && (r = content_map_delivered(conn, region, j->hash)) < 0)
+			return r;
 		if (j->row.state == OUTBOX_UPLOAD)
 			r = outbox_advance(conn, region, key, j->row.stamp, OUTBOX_ANNOUNCE);
 		else

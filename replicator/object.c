@@ -56,6 +56,7 @@ struct delivery {
 	bool opened;
 	struct store_source source;
 	struct store_memory memory; /* of a symlink or an empty body */
+	const struct seen *over; /* what a put with If-Match replaces, ours or another server's */
 	bool other_clean;
 	bool removed_own; /* what was removed last was of this entry's writer */
 	bool superseded;
@@ -277,6 +278,9 @@ static enum store_result put_parts(
 		.source = &d->source,
 		.meta = meta,
 		.condition = &condition,
+		.hash = d->q->entry->hash,
+		.base_hash = d->over ? d->over->theirs.entry.hash : NULL,
+		.base_size = d->over ? d->over->object.size : 0,
 		.current = d->q->current,
 		.ctx = d->q->ctx};
 
@@ -431,7 +435,10 @@ static enum store_result write_over(
 							     : STORE_CAP_COPY_IF_MATCH);
 		return put_metadata(d, &m, s, etag);
 	}
-	return put_content(d, &m.entry, m.omitted, s->object.etag, etag);
+	d->over = s->theirs.entry.kind == KIND_FILE ? s : NULL;
+	r = put_content(d, &m.entry, m.omitted, s->object.etag, etag);
+	d->over = NULL;
+	return r;
 }
 
 /* The other form of the key holds another kind: what is older there goes. When it is newer, ours is

@@ -13,6 +13,13 @@
  * The metadata travels with the beginning, so a version is content and metadata: a change of
  * either aborts and begins anew.
  *
+ * Over an object of which the blocks are known (cache/content_map.h) only what changed is sent; the rest are
+ * parts copied from that object (upload_plan.c). That they are of the version that was seen is certain only
+ * when the upload ends under the condition that the object is still that version, or is compared with it at
+ * the end; so without such a condition nothing is copied. Such an upload is not resumed (its record has part
+ * size 0): it sends little, and parts that were copied before an interruption would be of nobody knows what. A
+ * part that cannot be copied is sent.
+ *
  * A copy of a large object inside the store is an upload whose parts are copied; it is not recorded.
  *
  * Threads. The caller sends parts itself, and with it up to three helpers, as many as the region's
@@ -32,14 +39,15 @@
 #include "cache/upload_record.h"
 #include "replicator/object_key.h"
 #include "replicator/store/layers.h"
+#include "replicator/upload_plan.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/metrics.h"
 #include "src/base/thread.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define PARTS_FROM (64 * MIB) /* below it a single put is as fast, and always has its condition */
 #define PART_SIZE (16 * MIB)
-#define COPY_PART_SIZE (512 * MIB)
 
 enum {
 	PARALLEL = 4, /* threads of one upload */
@@ -300,6 +308,7 @@ struct sending {
 	const char *match; /* the version of it, or NULL */
 	struct upload_record record;
 	bool resumed;
+	struct upload_span *plan; /* count parts; NULL: all are of the record's part_size */
 	uint32_t count;
 	struct store_part *part; /* etag "": it is still to be sent */
 
@@ -367,10 +376,17 @@ static int record_part(
 	return r < 0 ? r : finish(conn, upload_part_add(conn, s->record.number, &row));
 }
 
+static uint64_t part_offset(const struct sending *s, uint32_t i)
+{
+	return s->plan ? s->plan[i].offset : i * s->record.part_size;
+}
+
 static uint64_t part_bytes(const struct sending *s, uint32_t i)
 {
-	uint64_t at = i * s->record.part_size;
+	uint64_t at = part_offset(s, i);
 
+	if (s->plan)
+		return s->plan[i].length;
 	return s->record.size - at < s->record.part_size ? s->record.size - at
 							 : s->record.part_size;
 }
@@ -383,23 +399,28 @@ static enum store_result copy_part(struct sending *s, uint32_t i, struct store_e
 		call_within(s->call, PART_TIMEOUT_MS + (int64_t)(size / SLOWEST_BYTES_PER_MS));
 
 	enum store_result r = store_upload_copy(s->q->uploader->store, s->q->object, s->record.id,
-		s->from, i * s->record.part_size, size, s->match, &part, &call, error);
+		s->from, part_offset(s, i), size, s->match, &part, &call, error);
 	if (r == STORE_OK)
 		s->part[i] = part;
 	return r;
+}
+
+static bool is_current(const struct sending *s)
+{
+	return !s->q->current || s->q->current(s->q->ctx);
 }
 
 static enum store_result send_part(struct sending *s, uint32_t i, struct store_error *error)
 {
 	const struct upload_request *q = s->q;
 	struct part_body body = {
-		.from = q->source, .offset = i * s->record.part_size, .size = part_bytes(s, i)};
+		.from = q->source, .offset = part_offset(s, i), .size = part_bytes(s, i)};
 	const struct store_source source = {.size = body.size, .read = read_part, .ctx = &body};
 	struct store_part part = {.number = i + 1};
 	struct store_call call =
 		call_within(s->call, PART_TIMEOUT_MS + (int64_t)(body.size / SLOWEST_BYTES_PER_MS));
 
-	if (q->current && !q->current(q->ctx))
+	if (!is_current(s))
 		return store_error_local(error, -ESTALE, "superseded");
 	sha256_init(&body.hash);
 	enum store_result r = store_upload_part(
@@ -409,11 +430,31 @@ static enum store_result send_part(struct sending *s, uint32_t i, struct store_e
 		return r;
 	if (!part.etag[0] || !body.known)
 		return store_error_set(error, STORE_CORRUPT, "part %u was not sent whole", i + 1);
-	int code = record_part(s, &part, body.digest);
+	int code = s->plan ? 0 : record_part(s, &part, body.digest);
 	if (code < 0)
 		return store_error_local(error, code, "record of a part");
 	s->part[i] = part;
 	return STORE_OK;
+}
+
+static enum store_result copy_or_send(struct sending *s, uint32_t i, struct store_error *error)
+{
+	if (!is_current(s))
+		return store_error_local(error, -ESTALE, "superseded");
+	enum store_result r = copy_part(s, i, error);
+	if (r == STORE_OK)
+		metric_add(METRIC_BYTES_COPIED, part_bytes(s, i));
+	if (r == STORE_OK || r == STORE_LOCAL)
+		return r;
+	*error = (struct store_error){0};
+	return send_part(s, i, error);
+}
+
+static enum store_result bring_part(struct sending *s, uint32_t i, struct store_error *error)
+{
+	if (s->plan)
+		return s->plan[i].copy ? copy_or_send(s, i, error) : send_part(s, i, error);
+	return s->from ? copy_part(s, i, error) : send_part(s, i, error);
 }
 
 /* The next part that the store does not have; false: there is none, or something failed. */
@@ -435,7 +476,7 @@ static void send_parts(struct sending *s)
 
 	while (next_part(s, &i)) {
 		struct store_error error = {0};
-		enum store_result r = s->from ? copy_part(s, i, &error) : send_part(s, i, &error);
+		enum store_result r = bring_part(s, i, &error);
 
 		if (r == STORE_OK)
 			continue;
@@ -507,8 +548,9 @@ static int known_part(void *ctx, const struct upload_part *part)
 
 static int make_slots(struct sending *s)
 {
-	s->count = (uint32_t)(s->record.size / s->record.part_size +
-			      (s->record.size % s->record.part_size != 0));
+	if (!s->plan)
+		s->count = (uint32_t)(s->record.size / s->record.part_size +
+				      (s->record.size % s->record.part_size != 0));
 	s->part = calloc(s->count, sizeof(*s->part));
 	return s->part ? 0 : -ENOMEM;
 }
@@ -547,8 +589,9 @@ static enum store_result begin(struct sending *s, struct store_error *error)
 	struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
 
 	s->record.size = q->source->size;
-	s->record.part_size = upload_part_size(store_limits(u->store), q->source->size);
-	if (!s->record.part_size)
+	if (!s->plan)
+		s->record.part_size = upload_part_size(store_limits(u->store), q->source->size);
+	if (!s->plan && !s->record.part_size)
 		return store_error_set(error, STORE_TOO_LARGE, "larger than the store's objects");
 	int r = add_record(u, q->key, &s->record);
 	if (r < 0)
@@ -561,6 +604,36 @@ static enum store_result begin(struct sending *s, struct store_error *error)
 	return r < 0 ? store_error_local(error, r, "record of an upload") : STORE_OK;
 }
 
+/* Looks whether what has not changed can be copied from the object that is there. */
+static int make_plan(struct sending *s)
+{
+	CLEANUP(content_map_done) struct content_map base = {0}, map = {0};
+	const unsigned need = STORE_CAP_UPLOAD | STORE_CAP_UPLOAD_COPY;
+	const struct upload_request *q = s->q;
+	struct uploader *u = q->uploader;
+	const struct store_limits *l = store_limits(u->store);
+	struct conn *conn;
+
+	if (!q->hash || !q->base_hash || !q->condition->if_match ||
+		(atomic_load(&u->store->capabilities) & need) != need)
+		return 0;
+	int r = cache_read_begin(u->cache, &conn);
+	if (r < 0)
+		return r;
+	r = content_map_get(conn, q->base_hash, &base);
+	if (r == 0)
+		r = content_map_get(conn, q->hash, &map);
+	cache_read_end(conn);
+	if (r == 0 && map.size == q->source->size && base.size == q->base_size)
+		r = upload_plan(l, PART_SIZE < l->part_max ? PART_SIZE : l->part_max, &base, &map,
+			&s->plan, &s->count);
+	if (s->plan) {
+		s->from = q->object;
+		s->match = has(u, STORE_CAP_COPY_IF_MATCH) ? q->condition->if_match : NULL;
+	}
+	return r == -ENOENT ? 0 : r;
+}
+
 /* The upload that an earlier call left, or a new one. */
 static enum store_result resume_or_begin(struct sending *s, struct store_error *error)
 {
@@ -570,6 +643,7 @@ static enum store_result resume_or_begin(struct sending *s, struct store_error *
 	version_of(s->q, version);
 	int r = find_record(u, s->q->key, &s->record);
 	if (r == 0 && (!s->record.id[0] || s->record.size != s->q->source->size ||
+			      !s->record.part_size ||
 			      memcmp(s->record.version, version, SHA256_SIZE) != 0)) {
 		struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
 		enum store_result result = abort_upload(u, s->q->object, &s->record, &call, error);
@@ -581,10 +655,12 @@ static enum store_result resume_or_begin(struct sending *s, struct store_error *
 	if (r == -ENOENT) {
 		s->record = (struct upload_record){0};
 		memcpy(s->record.version, version, SHA256_SIZE);
+		r = make_plan(s);
+		if (r < 0)
+			return store_error_local(error, r, "maps of content");
 		enum store_result result = begin(s, error);
 		if (result != STORE_OK)
 			return result;
-		r = 0;
 	}
 	if (r == 0)
 		r = load_parts(s);
@@ -658,6 +734,7 @@ enum store_result upload_put(const struct upload_request *q, char *etag,
 	settle(&s, r, error);
 	mutex_done(&s.lock);
 	free(s.part);
+	free(s.plan);
 	return r;
 }
 
@@ -682,8 +759,8 @@ static enum store_result copy_parts(struct sending *s, char *etag, struct store_
 	if (!s->record.part_size)
 		return store_error_set(error, STORE_TOO_LARGE, "larger than the store's objects");
 	/* No bytes travel, so only requests count. */
-	if (s->record.part_size < COPY_PART_SIZE)
-		s->record.part_size = COPY_PART_SIZE < l->part_max ? COPY_PART_SIZE : l->part_max;
+	if (s->record.part_size < UPLOAD_COPY_PART_SIZE)
+		s->record.part_size = UPLOAD_COPY_PART_SIZE < l->part_max ? UPLOAD_COPY_PART_SIZE : l->part_max;
 	if (make_slots(s) < 0)
 		return store_error_local(error, -ENOMEM, "copy");
 	enum store_result r =

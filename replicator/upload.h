@@ -38,6 +38,11 @@ struct upload_request {
 	const struct store_source *source; /* read from several threads at once */
 	const struct store_meta *meta;	   /* tells versions apart: it has the content's hash */
 	const struct store_condition *condition; /* as of store_put */
+	/* NULL, or the SHA-256 of the content, and that of the version with the ETag in condition's
+	 * if_match: what has not changed between them is copied inside the store where it can. */
+	const uint8_t *hash;
+	const uint8_t *base_hash;
+	uint64_t base_size; /* of the object that is there */
 	/* Asked before each part, from any thread; false: a newer version is to be sent. NULL: always
 	 * true. */
 	bool (*current)(void *ctx);
@@ -45,7 +50,7 @@ struct upload_request {
 };
 
 /* Like store_put, in parts. Goes on with an upload of the same version that an earlier call left, and
- * aborts one of another version. Where the store cannot end an upload under a condition, it is
+ * aborts one of another version. One of which parts are copied starts over instead. Where the store cannot end an upload under a condition, it is
  * compared by HEAD right before the end: then another's write of that moment may be lost. Results
  * beside those of store_put: STORE_LOCAL with ESTALE when it is not current any more or the source
  * said so; the upload is aborted. STORE_ABSENT: somebody aborted it; may be called again. After any

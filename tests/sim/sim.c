@@ -95,7 +95,8 @@ static bool chance(unsigned percent)
 static void node_open(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
-	struct cache_options co = {.state_dir = node->dir, .sync_off = true, .no_lock = true};
+	struct cache_options co = {
+		.state_dir = node->dir, .sync_off = true, .no_lock = true, .map_min = INLINE_MAX};
 	struct replicator_options ro = {.volume = "sim",
 		.regions = s->regions,
 		.home = node->home,
@@ -700,6 +701,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {
 		fprintf(stderr, "sim: nothing was evicted\n");
+		return 1;
+	}
+	if (seeds >= 100 && metric_get(METRIC_BYTES_COPIED) == 0) {
+		fprintf(stderr, "sim: no part of a changed object was copied\n");
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64

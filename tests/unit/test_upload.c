@@ -1,6 +1,7 @@
 /* Large objects in parts, against a store in memory that fails where it is told to. */
 #include "tests/unit/replica_fixture.h"
 
+#include "cache/content_map.h"
 #include "cache/outbox.h"
 #include "cache/progress.h"
 #include "cache/upload_record.h"
@@ -9,6 +10,7 @@
 #include "replicator/upload.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/metrics.h"
 #include "tests/sim/store_mem.h"
 
 enum { PART = 100, SIZE = 1050, PARTS = 11 };
@@ -660,6 +662,156 @@ static void a_copy_of_another_version_is_not_made(void **state)
 	expect_there(w, "1-1");
 }
 
+/* ---- only what changed ---- */
+
+static void hash_body(struct world *w, uint8_t hash[SHA256_SIZE])
+{
+	struct content_mapper m;
+
+	sha256(w->body, SIZE, hash);
+	content_mapper_begin(&m, SIZE, 1024); /* blocks of 16 bytes */
+	content_mapper_add(&m, w->body, SIZE);
+	content_map_keep(w->f->cache, &m, 7, hash);
+}
+
+/* The object that is there, of version 1-1, gets 20 other bytes from 500 on. */
+static void prepare_change(struct world *w, uint8_t base[SHA256_SIZE], uint8_t hash[SHA256_SIZE],
+	char etag[STORE_ETAG_SIZE])
+{
+	struct store_object object;
+	struct store_error error = {0};
+
+	hash_body(w, base);
+	assert_int_equal(put(w, "1-1"), STORE_OK);
+	assert_int_equal(store_head(w->mem, "big", &object, NULL, NULL, &error), STORE_OK);
+	memcpy(etag, object.etag, STORE_ETAG_SIZE);
+	memset(w->body + 500, 'x', 20);
+	hash_body(w, hash);
+	w->parts_sent = 0;
+}
+
+static enum store_result put_change(struct world *w, const uint8_t base[SHA256_SIZE],
+	const uint8_t hash[SHA256_SIZE], const char *match)
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	const struct store_condition condition = {.if_match = match};
+	struct store_memory memory = {w->body, SIZE};
+	struct store_source source = store_source_memory(&memory);
+	struct store_error error = {0};
+	struct store_call call = {0};
+	char etag[STORE_ETAG_SIZE] = "";
+	const struct upload_request q = {.uploader = &w->uploader,
+		.key = slice_of("big"),
+		.object = "big",
+		.source = &source,
+		.meta = &meta,
+		.condition = &condition,
+		.hash = hash,
+		.base_hash = base,
+		.base_size = SIZE,
+		.current = current,
+		.ctx = w};
+
+	assert_int_equal(store_meta_set(&meta, "meridian-stamp", "1-2"), 0);
+	return upload_put(&q, etag, &call, &error);
+}
+
+static void only_what_changed_is_sent(void **state)
+{
+	static const unsigned without[] = {0, STORE_CAP_COPY_IF_MATCH, STORE_CAP_UPLOAD_IF,
+		STORE_CAP_COPY_IF_MATCH | STORE_CAP_UPLOAD_IF};
+
+	for (size_t i = 0; i < ARRAY_SIZE(without); i++) {
+		uint8_t base[SHA256_SIZE], hash[SHA256_SIZE];
+		char etag[STORE_ETAG_SIZE];
+		struct world *w = *state;
+		uint64_t copied = metric_get(METRIC_BYTES_COPIED);
+
+		open_bucket(w, STORE_MEM_ALL & ~without[i]);
+		prepare_change(w, base, hash, etag);
+		assert_int_equal(put_change(w, base, hash, etag), STORE_OK);
+		assert_int_equal(w->parts_sent, 1);
+		assert_int_equal(metric_get(METRIC_BYTES_COPIED) - copied, SIZE - 32);
+		expect_there(w, "1-2");
+		memset(w->body + 490, (int)i, 40); /* other content for the next round */
+	}
+}
+
+static void what_cannot_be_copied_is_sent(void **state)
+{
+	uint8_t base[SHA256_SIZE], hash[SHA256_SIZE];
+	char etag[STORE_ETAG_SIZE];
+	struct world *w = *state;
+
+	prepare_change(w, base, hash, etag);
+	w->fail_op = "part copy";
+	w->fail_with = STORE_UNSUPPORTED;
+	assert_int_equal(put_change(w, base, hash, etag), STORE_OK);
+	w->fail_op = NULL;
+	assert_true(w->parts_sent > 10);
+	expect_there(w, "1-2");
+}
+
+/* Somebody else's object took the place of the one that was compared with: nothing of it may get into
+ * ours. */
+static void another_object_is_not_mixed_in(void **state)
+{
+	static const unsigned without[] = {0, STORE_CAP_COPY_IF_MATCH | STORE_CAP_UPLOAD_IF};
+
+	for (size_t i = 0; i < ARRAY_SIZE(without); i++) {
+		uint8_t base[SHA256_SIZE], hash[SHA256_SIZE];
+		char etag[STORE_ETAG_SIZE], other[SIZE];
+		struct store_error error = {0};
+		struct world *w = *state;
+		CLEANUP(buf_done) struct buf b = {0};
+
+		open_bucket(w, STORE_MEM_ALL & ~without[i]);
+		prepare_change(w, base, hash, etag);
+		memset(other, 'o', sizeof(other));
+		assert_int_equal(store_put_buf(w->mem, "big", other, 400, NULL, NULL, NULL, NULL,
+					 &error),
+			STORE_OK);
+		assert_int_equal(put_change(w, base, hash, etag), STORE_PRECONDITION);
+		assert_int_equal(
+			store_get_buf(w->mem, "big", 1 << 20, &b, NULL, NULL, NULL, &error),
+			STORE_OK);
+		assert_int_equal(b.len, 400);
+		upload_settled(&w->uploader, slice_of("big"), &(struct store_call){0});
+		memset(w->body + 490, (int)i, 40);
+	}
+}
+
+/* Parts that were copied are not trusted after an interruption. */
+static void one_that_copies_starts_over(void **state)
+{
+	uint8_t base[SHA256_SIZE], hash[SHA256_SIZE];
+	char etag[STORE_ETAG_SIZE];
+	struct world *w = *state;
+
+	prepare_change(w, base, hash, etag);
+	w->fail_op = "end";
+	w->fail_with = STORE_TRANSIENT;
+	assert_int_equal(put_change(w, base, hash, etag), STORE_TRANSIENT);
+	assert_int_equal(records(w), 1);
+	w->fail_op = NULL;
+	restart(w);
+	assert_int_equal(put_change(w, base, hash, etag), STORE_OK);
+	assert_int_equal(w->parts_sent, 1);
+	expect_there(w, "1-2");
+}
+
+static void no_plan_without_a_comparison(void **state)
+{
+	uint8_t base[SHA256_SIZE], hash[SHA256_SIZE], unknown[SHA256_SIZE] = {1};
+	char etag[STORE_ETAG_SIZE];
+	struct world *w = *state;
+
+	prepare_change(w, base, hash, etag);
+	assert_int_equal(put_change(w, unknown, hash, etag), STORE_OK);
+	assert_int_equal(w->parts_sent, PARTS);
+	expect_there(w, "1-2");
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -682,6 +834,11 @@ int main(void)
 		TEST(a_lost_end_is_looked_for),
 		TEST(copied_in_parts),
 		TEST(a_copy_of_another_version_is_not_made),
+		TEST(only_what_changed_is_sent),
+		TEST(what_cannot_be_copied_is_sent),
+		TEST(another_object_is_not_mixed_in),
+		TEST(one_that_copies_starts_over),
+		TEST(no_plan_without_a_comparison),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
