@@ -416,9 +416,8 @@ struct showing {
 
 static int show_row(struct showing *show, struct slice key)
 {
-	sqlite3_stmt *s = conn_statement(show->conn,
-		"SELECT state, since_ms, error, uploaded, size FROM outbox"
-		" WHERE region = ?1 AND key = ?2");
+	sqlite3_stmt *s = conn_statement(show->conn, "SELECT state, since_ms, error FROM outbox"
+						     " WHERE region = ?1 AND key = ?2");
 	int r;
 
 	if (!s)
@@ -433,7 +432,7 @@ static int show_row(struct showing *show, struct slice key)
 
 		snprintf(
 			show->error, sizeof(show->error), "%s", error && *error ? error : "parked");
-	} else {
+	} else if (sqlite3_column_int(s, 0) != OUTBOX_OBJECT) {
 		uint64_t since = (uint64_t)sqlite3_column_int64(s, 1);
 
 		show->pending = true;
