@@ -44,8 +44,10 @@ struct replicator {
 	int64_t durable_next_ms; /* the durable thread's */
 
 	struct announce_thread announce[REGION_MAX];
-	pthread_t seal_thread, pull_thread, house_thread, remove_thread, evict_thread, durable_thread;
-	bool seal_started, pull_started, house_started, remove_started, evict_started, durable_started;
+	pthread_t seal_thread, pull_thread, house_thread, remove_thread, evict_thread;
+	pthread_t watch_thread, durable_thread;
+	bool watch_started, durable_started;
+	bool seal_started, pull_started, house_started, remove_started, evict_started;
 	bool running;
 };
 

@@ -39,6 +39,7 @@ enum {
 	HOUSE_LOG_BYTES = 4 << 20,
 	UPKEEP_PAUSE_MS = 2,
 	EVICT_MS = 1000,
+	WATCH_MS = 1000,
 	FLUSH_POLL_MS = 50,
 };
 
@@ -348,6 +349,11 @@ int replicator_step_pull(struct replicator *r, bool *did)
 	return code;
 }
 
+void replicator_step_watch(struct replicator *r)
+{
+	regions_watch(&r->regions);
+}
+
 int replicator_step_fetch(struct replicator *r, uint64_t ino)
 {
 	return fetch_once(&r->regions, ino);
@@ -608,6 +614,19 @@ static void *durable_loop(void *arg)
 	return NULL;
 }
 
+/* Its own thread: a probe may hang for seconds. */
+static void *watch_loop(void *arg)
+{
+	struct replicator *r = arg;
+
+	thread_background();
+	while (!is_stopping(r)) {
+		replicator_step_watch(r);
+		wait_ms(r, WATCH_MS, NULL, false);
+	}
+	return NULL;
+}
+
 static void *remove_loop(void *arg)
 {
 	struct replicator *r = arg;
@@ -667,6 +686,10 @@ static int start_threads(struct replicator *r)
 		code = thread_start(&r->durable_thread, "durable", durable_loop, r);
 		r->durable_started = code == 0;
 	}
+	if (code == 0 && r->regions.count > 1) {
+		code = thread_start(&r->watch_thread, "watch", watch_loop, r);
+		r->watch_started = code == 0;
+	}
 	if (code == 0) {
 		cache_defer_removals(r->cache, true);
 		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
@@ -724,6 +747,7 @@ void replicator_stop(struct replicator *r)
 	join(r->evict_thread, &r->evict_started);
 	join(r->durable_thread, &r->durable_started);
 	durable_accept(r->durable, false);
+	join(r->watch_thread, &r->watch_started);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		join(r->announce[i].thread, &r->announce[i].started);
 		deliverer_stop(r->deliverer[i]);

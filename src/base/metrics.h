@@ -28,6 +28,8 @@
 	X(CONTENT_EVICTED, "content_evicted_total", "Files whose content was given up here")       \
 	X(CONTENT_LOST, "content_lost_total",                                                      \
 		"Content files that were missing or not of the recorded size")                     \
+	X(REGIONS_LEFT, "regions_left_total",                                                      \
+		"Times a region that was slow or failed was read last from then on")               \
 	X(CONFLICTS, "conflicts_total", "Concurrent changes settled, the loser kept")              \
 	X(DURABLE_WAITS, "durable_waits_total", "fsync and the like that waited for regions")      \
 	X(DURABLE_FAILURES, "durable_failures_total",                                              \

@@ -497,7 +497,7 @@ static void random_event(struct sim *s)
 	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
-	switch (random_below(24)) {
+	switch (random_below(26)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
 		sim_trace(s, "r%u %s", r, s->region[r].down ? "down" : "up");
@@ -529,6 +529,10 @@ static void random_event(struct sim *s)
 		s->now_ms += 1 + (int64_t)random_below(20);
 		sim_order_write(s, n);
 		break;
+	case 11:
+	case 12:
+		sim_flow_event(s, n, r);
+		break;
 	default:
 		sim_random_step(s);
 	}
@@ -542,6 +546,7 @@ static void heal(struct sim *s)
 	sim_trace(s, "healed");
 	for (unsigned r = 0; r < s->regions; r++)
 		s->region[r].down = false;
+	sim_flow_heal(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		memset(s->node[n].cut, 0, sizeof s->node[n].cut);
@@ -571,6 +576,7 @@ static void heal(struct sim *s)
 			}
 			if (r == 0 && chance(20))
 				r = evict_some(s, n, &d);
+			replicator_step_watch(node->replicator);
 			if (r == 0)
 				r = replicator_step_pull(node->replicator, &d);
 			if (r == 0)
@@ -697,6 +703,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && sim_durability_kept() == 0) {
 		fprintf(stderr, "sim: no fsync waited for regions\n");
+		return 1;
+	}
+	if (seeds >= 100 && !sim_flow_happened()) {
+		fprintf(stderr, "sim: no region was left for another\n");
 		return 1;
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {
