@@ -12,6 +12,7 @@
  *   project.h  entries made visible in the tree
  *   evict.h    content that goes because it can be fetched again
  *   durability.h  fsync that waits for regions
+ *   pressure.h    writers that are slowed and refused
  *
  * Keys are paths relative to the mount's root, components joined by '/', no leading or trailing
  * one; the root is the empty key. They are bytes, not text; struct slice carries them.
@@ -98,6 +99,10 @@ struct cache_options {
 	uint64_t min_free;
 	unsigned min_free_percent;
 	uint64_t map_min; /* tests: CONTENT_MAP_MIN of content_map.h is another; 0: it is not */
+	/* What may wait for regions before writers are slowed and refused (pressure.h): bytes of content,
+	 * rows of the journal and the outbox. 0: no limit. */
+	uint64_t max_dirty;
+	uint64_t max_backlog;
 	bool sync_off; /* tests and the simulation: never flush to disk */
 	bool no_lock;  /* tests: do not flock */
 	/* Tests: another boot of the machine, another machine. NULL: this one's. */

@@ -71,6 +71,7 @@ struct conn {
 	struct note *notes;
 	struct note **notes_end;
 	bool journalled;
+	int64_t journal_added; /* rows, less those removed */
 	uint64_t last_put; /* the inode that the last rows of the group's journal are of, or 0 */
 	uint64_t ceiling;     /* new hlc_ceiling, 0: unchanged */
 	uint64_t longest_key; /* likewise */
@@ -169,6 +170,15 @@ struct cache {
 	struct troubles *troubles;
 	cache_hold_fn hold; /* guarded by hook_lock, as the next */
 	void *hold_ctx;
+	uint64_t max_dirty;   /* limits for pressure.c; 0: none, as the next */
+	uint64_t max_backlog;
+	_Atomic int64_t journal_rows;
+	_Atomic int64_t unsealed; /* bytes: the sum of the records' */
+	_Atomic uint64_t owed_skip; /* a bit for each region that does not count */
+	struct {
+		_Atomic int64_t rows;
+		_Atomic int64_t bytes;
+	} owed[8]; /* REGION_MAX: the outbox's totals, by region */
 	struct durability_rules *durability; /* constant; NULL: all is local */
 	durability_wait_fn durability_wait; /* guarded by hook_lock, as the next */
 	void *durability_ctx;
@@ -466,6 +476,20 @@ void removals_free(struct removals *q);
 void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by);
 /* Removes what waits now; true: there was something. */
 bool removals_drain(struct cache *c);
+
+/* ---- pressure.c ---- */
+
+struct record;
+int pressure_load(struct cache *c, struct conn *conn) MUST_CHECK; /* at open */
+int pressure_reload(struct conn *conn) MUST_CHECK; /* of regions, when one came or went */
+void pressure_publish(struct conn *conn);	    /* at commit, under the writer's lock */
+/* So many bytes were written to an open file since it was sealed; or were just written to it, whose
+ * size that is now. */
+void pressure_unsealed(struct cache *c, struct record *rec, uint64_t bytes);
+void pressure_wrote(struct cache *c, struct record *rec, uint64_t bytes, uint64_t size);
+/* content_check_reserve for what an application makes or writes; -ENOSPC also when too much waits for
+ * regions. */
+int content_check_new(struct cache *c, uint64_t bytes) MUST_CHECK;
 
 /* ---- durability.c ---- */
 

@@ -73,6 +73,18 @@ struct hold {
 	pthread_t thread;
 };
 
+/* Calls that are slowed (pace.c). */
+enum pace_call { PACE_WRITE, PACE_CREATE, PACE_MKNOD, PACE_MKDIR, PACE_SYMLINK };
+struct paced;
+struct pace {
+	struct mutex lock; /* leaf; guards what follows */
+	struct cond changed;
+	struct paced *head; /* by time */
+	bool closed;
+	bool started; /* written before and after there are other threads */
+	pthread_t thread;
+};
+
 /* Requests that wait for content from a region (fetch.c). */
 struct fetch;
 
@@ -110,6 +122,7 @@ struct fs {
 
 	struct notifier notifier;
 	struct slow_pool slow;
+	struct pace pace;
 	struct hold hold;
 	struct gone gone;
 	struct passthrough passthrough;
@@ -269,6 +282,18 @@ bool hold_setxattr(
 	fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size);
 int fs_hold(void *fs, uint64_t ino, struct slice key, cache_hold_run work,
 	void *arg); /* cache_hold_fn */
+
+/* pace.c */
+void pace_init(struct pace *p);
+void pace_done(struct pace *p);
+int pace_start(struct fs *fs) MUST_CHECK;
+/* Does what waits, at once, and joins. */
+void pace_stop(struct fs *fs);
+/* Answers a write, later when writers are slowed. */
+void pace_write(fuse_req_t req, size_t written);
+/* True: the call is put off, and done later. What it does not take is 0 or NULL. */
+bool pace_call(fuse_req_t req, enum pace_call call, fuse_ino_t parent, const char *name,
+	mode_t mode, dev_t rdev, const char *target, const struct fuse_file_info *fi);
 
 /* slow.c */
 void slow_init(struct slow_pool *s);

@@ -165,12 +165,15 @@ void op_create(
 {
 	struct fs *fs = fs_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct handle *h = calloc(1, sizeof(*h));
+	struct handle *h;
 	uint32_t uid, gid;
 	struct fuse_entry_param e;
 	struct inode inode;
 	int r, id;
 
+	if (pace_call(req, PACE_CREATE, parent, name, mode, 0, NULL, fi))
+		return;
+	h = calloc(1, sizeof(*h));
 	if (!h) {
 		reply(req, -ENOMEM);
 		return;
@@ -251,7 +254,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t 
 	else if (h->waits && !fi->writepage)
 		slow_sync(req, ino, h->open.file, (fi->flags & O_SYNC) != O_SYNC, (size_t)n);
 	else
-		fuse_reply_write(req, (size_t)n);
+		pace_write(req, (size_t)n);
 }
 
 static bool closes_durably(struct fs *fs, const struct handle *h, uint64_t ino)

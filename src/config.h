@@ -65,6 +65,8 @@ struct config {
 	uint64_t cache_size; /* 0: no limit */
 	struct option_share min_free;
 	uint64_t reserve_size;
+	uint64_t max_dirty;   /* 0: no limit, as the next */
+	uint64_t max_backlog;
 	unsigned durability; /* enum durability */
 	int64_t durability_timeout_ms;
 	bool sync_on_close;

@@ -71,6 +71,22 @@ const struct option_spec config_volume_options[] = {
 		.max = TIB,
 		.help = "Free space below which writes get ENOSPC; 0: the smaller of 16M and 5 % "
 			"of the disk"},
+	{.name = "max_dirty",
+		.type = OPTION_SIZE,
+		.offset = V(max_dirty),
+		.preset = "0",
+		.min = 0,
+		.max = 1024 * TIB,
+		.help = "Content that no region has yet, from 80 % of which writers are slowed and "
+			"beyond which they get ENOSPC; 0: no limit"},
+	{.name = "max_backlog",
+		.type = OPTION_COUNT,
+		.offset = V(max_backlog),
+		.preset = "0",
+		.min = 0,
+		.max = 1000000000,
+		.help = "The same for the number of changes that wait, each counted for each region "
+			"that lacks it; 0: no limit"},
 	{.name = "durability",
 		.type = OPTION_CHOICE,
 		.offset = V(durability),

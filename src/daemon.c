@@ -301,6 +301,8 @@ static int start(struct daemon *d, struct err *err)
 {
 	struct cache_options cache = {.state_dir = d->config->state_dir,
 		.reserve_bytes = d->config->reserve_size,
+		.max_dirty = d->config->max_dirty,
+		.max_backlog = d->config->max_backlog,
 		.cache_size = d->config->cache_size,
 		.min_free = d->config->min_free.bytes,
 		.min_free_percent = d->config->min_free.percent};

@@ -147,6 +147,26 @@ static void local_notes(const struct status *s, struct buf *out)
 			lost);
 }
 
+/* Only where there is a limit. */
+static void pressure_line(const struct status *s, struct buf *out)
+{
+	const struct cache_pressure *p = &s->pressure;
+	char a[TEXT_FIGURE_SIZE], b[TEXT_FIGURE_SIZE];
+
+	if (!p->max_dirty && !p->max_backlog)
+		return;
+	buf_printf(out, "  waiting    %s", text_bytes(p->dirty_bytes, a));
+	if (p->max_dirty)
+		buf_printf(out, " of %s", text_bytes(p->max_dirty, b));
+	buf_printf(out, " and %" PRIu64, p->backlog_rows);
+	if (p->max_backlog)
+		buf_printf(out, " of %" PRIu64, p->max_backlog);
+	buf_printf(out, " changes for regions: %u %% full%s\n", p->permille / 10,
+		p->permille >= 1000	       ? ", WRITERS ARE REFUSED (ENOSPC)"
+		: p->permille > PRESSURE_BEGIN ? ", writers are slowed"
+					       : "");
+}
+
 /* Files that need somebody's look, the first few by name. */
 static void troubles(const struct status *s, struct buf *out)
 {
@@ -189,6 +209,7 @@ static void figures(const struct status *s, struct buf *out)
 		s->config->cache_size ? text_bytes(s->config->cache_size, b) : "",
 		s->usage.content_files, s->usage.counting ? " (still counting)" : "",
 		text_bytes(s->usage.database_bytes, c), text_bytes(s->usage.free_bytes, d));
+	pressure_line(s, out);
 	buf_printf(out, "  passthrough: %s\n", s->fs.passthrough);
 	if (s->fs.fetches_waiting)
 		buf_printf(out, "  waiting    %" PRIu64 " opens wait for content from a region\n",
@@ -285,6 +306,16 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_int(j, "database_bytes", (int64_t)s->usage.database_bytes);
 	json_put_int(j, "free_bytes", (int64_t)s->usage.free_bytes);
 	json_put_int(j, "total_bytes", (int64_t)s->usage.total_bytes);
+	json_end(j);
+	json_begin_object(j, "pressure");
+	json_put_int(j, "dirty_bytes", (int64_t)s->pressure.dirty_bytes);
+	json_put_int(j, "max_dirty", (int64_t)s->pressure.max_dirty);
+	json_put_int(j, "backlog_rows", (int64_t)s->pressure.backlog_rows);
+	json_put_int(j, "max_backlog", (int64_t)s->pressure.max_backlog);
+	json_put_int(j, "permille", s->pressure.permille);
+	json_put_bool(j, "slowed",
+		s->pressure.permille > PRESSURE_BEGIN && s->pressure.permille < 1000);
+	json_put_bool(j, "refused", s->pressure.permille >= 1000);
 	json_end(j);
 	json_begin_object(j, "fs");
 	json_put_int(j, "requests", (int64_t)s->fs.requests);

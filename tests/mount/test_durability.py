@@ -151,6 +151,45 @@ class Durability(unittest.TestCase):
         wait_until("it arrives", (other.mount / "quorum" / "kept").exists, 30)
         self.assertEqual((other.mount / "quorum" / "kept").read_bytes(), b"kept")
 
+    def test_6_backpressure(self):
+        """Region 3 is down (test 5): writers are slowed, then refused; afterwards everything arrives."""
+        server = self.world.server("c", self.regions, home="region-1", volume={"max_dirty": "6M", "segment_delay": "100ms"})
+        server.start()
+        (server.mount / "pressure").mkdir()
+        wait_until("the dead region is noticed", lambda: not server.region("region-3")["up"], 30)
+        written, slow = {}, 0
+        with self.assertRaises(OSError) as failed:
+            for n in range(200):
+                data = os.urandom(128 << 10)
+                started = time.monotonic()
+                path = server.mount / "pressure" / f"f{n}"
+                path.write_bytes(data)
+                slow = max(slow, time.monotonic() - started)
+                written[path.name] = data
+                time.sleep(0.02)
+        self.assertEqual(failed.exception.errno, errno.ENOSPC)
+        self.assertGreater(len(written), 30)
+        self.assertLess(len(written), 120)
+        self.assertGreater(slow, 0.02)
+        status = server.status()
+        self.assertGreater(status["counters"]["writes_slowed_total"], 0)
+        self.assertGreater(status["counters"]["writes_refused_total"], 0)
+        self.assertTrue(status["pressure"]["refused"])
+        self.assertIn("WRITERS ARE REFUSED", server.status_text())
+        os.unlink(server.mount / "pressure" / "f0")
+        del written["f0"]
+        os.rename(server.mount / "pressure" / "f1", server.mount / "pressure" / "g1")
+        written["g1"] = written.pop("f1")
+        os.chmod(server.mount / "pressure" / "f2", 0o600)
+        self.ceph.restart(3)
+        wait_until(server.status_text, lambda: server.status()["pressure"]["permille"] == 0, 60)
+        (server.mount / "pressure" / "after").write_bytes(b"x")
+        server.flush()
+        body = self.ceph.client(3)
+        for name, data in written.items():
+            got = body.get_object(Bucket="region-3", Key=f"app/pressure/{name}")["Body"].read()
+            self.assertEqual(got, data, name)
+
 
 if __name__ == "__main__":
     main()
