@@ -45,6 +45,8 @@ struct note; /* db.c: queued invalidations and removals */
 struct sweep; /* sweep.c */
 
 struct durability_rules; /* durability.c */
+struct partial;
+struct partials; /* partial.c */
 
 /* Of the inode table. */
 struct totals {
@@ -124,6 +126,9 @@ struct cache {
 	void *invalidate_ctx;
 	cache_fetch_fn fetch;
 	void *fetch_ctx;
+	cache_range_fn range; /* likewise, as the next */
+	void *range_ctx;
+	_Atomic uint64_t range_min; /* files of that size can be open without their content; 0: none */
 
 	struct mutex journal_lock; /* leaf */
 	struct cond journal_cond;
@@ -150,6 +155,7 @@ struct cache {
 	_Atomic bool linked;	      /* tables link or link_id have, or had, rows */
 
 	struct sweep *sweep;
+	struct partials *partials;
 	struct removals *removals;
 	struct hashings *hashings;
 	_Atomic int64_t hash_end_ms;
@@ -433,6 +439,10 @@ void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothin
 /* Flushes the directory that holds ino's content file. */
 int content_sync_dir(struct cache *c, uint64_t ino) MUST_CHECK;
 int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
+/* Inside a transaction: the file of that name gets the name of row's content file, and the row says that
+ * its content, of size bytes, is here. */
+int content_adopt(struct conn *conn, const struct inode_row *row, int dir_fd, const char *name,
+	uint64_t size) MUST_CHECK;
 /* Finds out what the file system's times can tell: times_distinct, stores_show. */
 void content_probe_times(struct cache *c);
 /* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
@@ -494,6 +504,25 @@ int content_check_new(struct cache *c, uint64_t bytes) MUST_CHECK;
 /* ---- durability.c ---- */
 
 void durability_rules_free(struct durability_rules *r); /* NULL is fine */
+
+/* ---- partial.c ---- */
+
+/* block: bytes of a block, 0: PARTIAL_BLOCK. */
+struct partials *partials_new(uint64_t block);
+void partials_free(struct partials *t);
+/* At open, after recovery. */
+int partials_load(struct cache *c) MUST_CHECK;
+/* As partial_get, for an inode whose row says so. */
+int partial_open(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], uint64_t size,
+	struct partial **ret) MUST_CHECK;
+/* Its file, read-write; borrowed. */
+int partial_fd(const struct partial *p);
+/* Cheap when there are none. With any lock but a leaf. */
+bool partial_known(struct cache *c, uint64_t ino);
+/* Drops it; unused: only when nobody refers to it. bytes (may be NULL): how many blocks had. */
+bool partial_remove(struct cache *c, uint64_t ino, bool unused, uint64_t *bytes);
+/* Drops the least recently used one that nobody refers to, if it was used in that tick or before. */
+bool partial_evict(struct cache *c, uint64_t before, uint64_t *bytes);
 
 /* ---- evict.c ---- */
 

@@ -26,6 +26,9 @@ struct fetch {
 	bool sync;
 	size_t written;		  /* sync: by the write that it is part of; 0: none */
 	struct fuse_file_info fi; /* open */
+	struct file *file;	  /* read; else NULL. The kernel keeps it open until the answer */
+	size_t size;
+	uint64_t offset;
 	unsigned mask;		  /* setattr */
 	struct inode v;
 	unsigned attempts;
@@ -110,6 +113,9 @@ static void start(struct fetch *f)
 	struct fs *fs = f->fs;
 	struct cache *cache = fs->cache;
 	fuse_ino_t ino = f->ino;
+	struct partial *partial = f->file ? file_partial(f->file) : NULL;
+	uint64_t offset = f->offset;
+	size_t size = f->size;
 
 	if (!wait_begin(f)) {
 		reply(f->req, -EIO);
@@ -119,8 +125,28 @@ static void start(struct fetch *f)
 	fuse_req_interrupt_func(f->req, on_interrupt, f);
 	if (f->sync)
 		durability_wait(cache, ino, on_fetched, f);
+	else if (partial)
+		cache_range(cache, partial, offset, size, on_fetched, f);
+	else if (f->file)
+		on_fetched(f, 0); /* all of it has come meanwhile */
 	else
 		cache_fetch(cache, ino, on_fetched, f);
+}
+
+static bool repeat_read(struct fetch *f)
+{
+	char *p AUTO_FREE = malloc(f->size);
+	int r;
+
+	if (!p) {
+		reply(f->req, -ENOMEM);
+		return true;
+	}
+	r = read_and_reply(f->req, f->file, p, f->size, f->offset);
+	/* It was fetched in one piece. */
+	if (r == -EREMOTE && file_catch_up(f->file) == 0)
+		r = read_and_reply(f->req, f->file, p, f->size, f->offset);
+	return r != -EREMOTE;
 }
 
 /* True when answered. */
@@ -130,6 +156,8 @@ static bool repeat(struct fetch *f)
 	struct stat st;
 	int r;
 
+	if (f->file)
+		return repeat_read(f);
 	if (f->open)
 		return open_and_reply(f->req, f->ino, &f->fi) != -EREMOTE;
 	r = tree_setattr(f->fs->cache, f->ino, f->mask, &f->v, &inode);
@@ -209,6 +237,18 @@ void fetch_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
 		return;
 	f->open = true;
 	f->fi = *fi;
+	start(f);
+}
+
+void fetch_read(fuse_req_t req, fuse_ino_t ino, struct file *file, size_t size, uint64_t offset)
+{
+	struct fetch *f = fetch_new(req, ino);
+
+	if (!f)
+		return;
+	f->file = file;
+	f->size = size;
+	f->offset = offset;
 	start(f);
 }
 

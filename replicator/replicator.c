@@ -182,7 +182,9 @@ static int make_parts(struct replicator *r)
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
 	if (code == 0)
-		code = fetcher_new(&r->regions, &r->fetcher);
+		code = ranger_new(&r->regions, &r->ranger);
+	if (code == 0)
+		code = fetcher_new(&r->regions, r->ranger, &r->fetcher);
 	if (code == 0)
 		code = durable_new(&durable, &r->durable);
 	return code;
@@ -246,6 +248,7 @@ void replicator_free(struct replicator *r)
 		return;
 	replicator_stop(r);
 	durable_free(r->durable);
+	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
 	for (unsigned i = 0; i < r->regions.count; i++) {
@@ -654,7 +657,10 @@ static void *house_loop(void *arg)
 static int start_threads(struct replicator *r)
 {
 	char name[16];
-	int code = fetcher_start(r->fetcher, FETCH_THREADS);
+	int code = ranger_start(r->ranger);
+
+	if (code == 0)
+		code = fetcher_start(r->fetcher, FETCH_THREADS);
 
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
 		struct announce_thread *t = &r->announce[i];
@@ -715,6 +721,7 @@ int replicator_start(struct replicator *r, struct err *err)
 	cache_set_fetcher(r->cache, fetcher_fetch, r->fetcher);
 	durable_accept(r->durable, true);
 	cache_set_durability_waiter(r->cache, durable_wait, r->durable);
+	cache_set_ranger(r->cache, r->o.lazy_min ? ranger_read : NULL, r->ranger, r->o.lazy_min);
 	return 0;
 }
 
@@ -731,6 +738,7 @@ void replicator_stop(struct replicator *r)
 		return;
 	cache_set_fetcher(r->cache, NULL, NULL);
 	cache_set_durability_waiter(r->cache, NULL, NULL);
+	cache_set_ranger(r->cache, NULL, NULL, 0);
 	atomic_store(&r->regions.cancel, true);
 	mutex_lock(&r->lock);
 	r->stopping = true;
@@ -739,6 +747,7 @@ void replicator_stop(struct replicator *r)
 	journal_kick(r->cache);
 	content_stop_hashing(r->cache, 0);
 	cache_defer_removals(r->cache, false);
+	ranger_stop(r->ranger); /* first: the fetcher waits for it */
 	fetcher_stop(r->fetcher);
 	join(r->remove_thread, &r->remove_started);
 	join(r->seal_thread, &r->seal_started);

@@ -8,6 +8,7 @@
 
 #include "cache/cache.h"
 #include "cache/pressure.h"
+#include "cache/partial.h"
 #include "fs/fs.h"
 #include "replicator/replicator.h"
 #include "src/base/buf.h"
@@ -27,6 +28,7 @@ struct status {
 	struct replicator_status replicator;
 	struct cache_usage usage;
 	struct cache_pressure pressure;
+	struct partial_usage partial;
 	struct fs_stats fs;
 	struct cache_trouble_file trouble[STATUS_TROUBLES_MAX]; /* the first of them */
 	unsigned troubles;
