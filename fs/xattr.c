@@ -186,6 +186,8 @@ void op_setxattr(
 		return;
 	if (is_made(name))
 		r = -EPERM;
+	else if (supported(fs, name) && !strchr(name, '.')[1])
+		r = -EINVAL;
 	else if (supported(fs, name))
 		r = is_acl(name) ? set_acl(req, ino, name, value, size)
 				 : tree_setxattr(fs->cache, ino, name, value, size, flags);

@@ -45,18 +45,6 @@ class Programs(unittest.TestCase):
         self.native = self.world.dir / "native" / name
         self.native.mkdir(parents=True)
 
-    def has_links(self):
-        path = self.a.mount / "linked"
-        try:
-            path.write_text("x")
-            os.link(path, self.a.mount / "link")
-            os.unlink(self.a.mount / "link")
-            return True
-        except PermissionError:
-            return False
-        finally:
-            path.unlink()
-
     def run_it(self, *arguments, timeout=120, code=0, **options):
         """Runs a program; fails with what it said unless it ends with code. Returns what it said."""
         options.setdefault("cwd", self.dir)

@@ -269,8 +269,8 @@ class Kernel(Programs):
                     there.unlink()
                     b.flush()
                     wait_until("it is gone", lambda: not here.exists(), 30)
-                    self.assertEqual(reader.read(), b"2" * (size + 1))
                     wait_until("it has no name", lambda: os.fstat(reader.fileno()).st_nlink == 0, 10)
+                    self.assertEqual(reader.read(), b"2" * (size + 1))
         finally:
             b.stop()
 
