@@ -140,6 +140,7 @@ static int make_parts(struct replicator *r)
 			.inline_cache = r->inline_cache,
 			.inline_max = r->o.inline_max,
 			.threads = r->o.object_threads,
+			.pace = &r->pace,
 			.moved = wake,
 			.ctx = r,
 		};
@@ -193,6 +194,7 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
 	snprintf(r->regions.volume, sizeof(r->regions.volume), "%s", o->volume ? o->volume : "");
 	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&r->cond);
+	pace_init(&r->pace);
 	code = open_regions(r, o, err);
 	int parts =
 		make_parts(r); /* also after a failure, so that free finds everything initialised */
@@ -223,6 +225,7 @@ void replicator_free(struct replicator *r)
 	sealer_free(r->sealer);
 	inline_cache_free(r->inline_cache);
 	regions_done(&r->regions);
+	pace_done(&r->pace);
 	cond_done(&r->cond);
 	mutex_done(&r->lock);
 	free(r);
@@ -718,8 +721,12 @@ int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t 
 	mutex_lock(&r->lock);
 	r->hurry = true;
 	mutex_unlock(&r->lock);
+	if (wait)
+		atomic_fetch_add(&r->pace.hurry, 1);
 	wake_all(r);
 	code = wait ? flush_wait(r, key, timeout_ms, progress, ctx, err) : 0;
+	if (wait)
+		atomic_fetch_sub(&r->pace.hurry, 1);
 	mutex_lock(&r->lock);
 	r->hurry = false;
 	mutex_unlock(&r->lock);

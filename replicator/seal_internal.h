@@ -55,6 +55,8 @@ struct seal_target {
 	bool fresh;
 	bool shared;
 	struct slice from; /* borrowed; the name that it had before, when it was renamed */
+	bool has_base;	   /* the change from the version base is small */
+	uint8_t base[SHA256_SIZE];
 };
 
 /* Keys that are sealed together. order names them by index, once for each change, oldest first. */
