@@ -289,8 +289,9 @@ int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct ino
 	const char *target) MUST_CHECK;
 /* Removes the name. The inode is deleted at commit with its content, unless it is open (then at its
  * last release) or keep (then somebody else's conflict row refers to it, and nobody deletes it).
- * displaced: the key, when a remote change takes the name: an open writer that writes on gets a
- * conflict row at its last release, or at the next cache_open; NULL: a local removal. */
+ * displaced: the key, when a remote change takes the name: an open file that is not as it was sealed, or
+ * with keep not as it is now, gets a conflict row at its last release, or at the next cache_open; NULL: a
+ * local removal. */
 int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
 	const struct slice *displaced) MUST_CHECK;
 /* Moves the name; the target name must be free. */
@@ -385,8 +386,11 @@ struct file_table *file_table_new(void);
 void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */
 /* Content is in use here and differs from the sealed generation of row. */
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
-/* From inode_detach: remembers that the last release must look at the row. True when it is open. */
-bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced);
+/* From inode_detach: remembers that the last release must look at the row. True when it is open. With
+ * displaced its content then becomes a conflict if it is of another generation than sealed, which
+ * somebody else has; NULL: than now. */
+bool file_note_detached(
+	struct cache *c, uint64_t ino, const struct slice *displaced, const uint64_t *sealed);
 /* Records the content that v describes as one that lost key; the conflict keeps the detached
  * inode. */
 #define CONFLICT_DISPLACED "written after a remote change had replaced the file"

@@ -5,7 +5,9 @@
  * (project.c sees to it). So the id is made with the second name, stands in the entry of every
  * name, and an inode keeps it for as long as it lives. While the names of one file have different
  * contents, because some of their records have not come yet or lost, there is an inode for each
- * content, all with that id: the table is looked up by id and content.
+ * content, all with that id: the table is looked up by id and content. Two of the same sealed content
+ * that both were written since stay two until one of them is sealed again; so of all with one id and
+ * content at most one has nothing unsealed, and that one only when there is no other.
  */
 #include <errno.h>
 

@@ -99,6 +99,20 @@ int outbox_get(
 int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int64_t now_ms,
 	uint64_t after_first, unsigned max, struct outbox_row *rows, unsigned *count) MUST_CHECK;
 
+/* The greatest first among a region's rows in a state; 0: there is none. */
+int outbox_newest(
+	struct conn *conn, unsigned region, enum outbox_state state, uint64_t *ret) MUST_CHECK;
+/* Rows in UPLOAD of one range of sizes, the smallest first and of one size the oldest: those with
+ * (size, first) after the given pair and size <= max_size; due as of outbox_due. */
+struct outbox_upload_page {
+	uint64_t after_size;
+	uint64_t after_first;
+	uint64_t max_size;
+};
+int outbox_due_uploads(struct conn *conn, unsigned region, int64_t now_ms,
+	const struct outbox_upload_page *page, unsigned max, struct outbox_row *rows,
+	unsigned *count) MUST_CHECK;
+
 /* Moves on the row if it still has that stamp (else nothing: a newer version took it over).
  * attempts, error and next_at_ms are reset. */
 int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,

@@ -270,3 +270,52 @@ int outbox_due(struct conn *conn, unsigned region, enum outbox_state state, int6
 		*count = n;
 	return r;
 }
+
+static int64_t bounded(uint64_t n)
+{
+	return n > INT64_MAX ? INT64_MAX : (int64_t)n;
+}
+
+int outbox_due_uploads(struct conn *conn, unsigned region, int64_t now_ms,
+	const struct outbox_upload_page *page, unsigned max, struct outbox_row *rows,
+	unsigned *count)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_size"
+				     " WHERE region = ?1 AND state = 1 AND (size, first) > (?2, ?3)"
+				     " AND size <= ?4 AND next_at_ms <= ?5"
+				     " ORDER BY size, first LIMIT ?6");
+	unsigned n = 0;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	bind_int(s, 2, bounded(page->after_size));
+	bind_int(s, 3, bounded(page->after_first));
+	bind_int(s, 4, bounded(page->max_size));
+	bind_int(s, 5, now_ms);
+	bind_int(s, 6, max);
+	int r = take_rows(conn, s, rows, max, &n);
+	if (r == 0)
+		*count = n;
+	return r;
+}
+
+int outbox_newest(struct conn *conn, unsigned region, enum outbox_state state, uint64_t *ret)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT first FROM outbox INDEXED BY outbox_order"
+				     " WHERE region = ?1 AND state = ?2 ORDER BY first DESC LIMIT 1");
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int)state);
+	int r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = r ? (uint64_t)sqlite3_column_int64(s, 0) : 0;
+	if (r)
+		sqlite3_reset(s);
+	return 0;
+}

@@ -568,7 +568,7 @@ static int drop_hidden(struct conn *conn, uint64_t ino)
 		sqlite3_reset(s);
 	if (r)
 		return r < 0 ? r : 0;
-	if (file_note_detached(conn_cache(conn), ino, NULL))
+	if (file_note_detached(conn_cache(conn), ino, NULL, NULL))
 		return 0; /* open: its last release deletes it */
 	r = inode_delete(conn, ino);
 	return r == -ENOENT ? 0 : r;
@@ -769,15 +769,19 @@ static uint64_t better(struct conn *conn, const struct inode_row *a, const struc
 	return a->ino < b->ino ? a->ino : b->ino;
 }
 
-/* What either shows and the other's names do not say may not be sealed yet. */
-static int join(struct place *p, uint64_t other)
+/* What either shows and the other's names do not say may not be sealed yet. When both were written since
+ * their seals, one would go with what was written to it: they stay two, and whichever is sealed next joins
+ * the other then. */
+static int join(struct place *p, uint64_t other, bool *joined)
 {
 	struct inode_row row;
 	uint64_t stays;
 	int r = inode_get(p->conn, other, &row);
 
-	if (r)
+	*joined = false;
+	if (r || (is_unsealed(p->conn, &p->now) && is_unsealed(p->conn, &row)))
 		return r;
+	*joined = true;
 	stays = better(p->conn, &p->now, &row);
 	r = link_absorb(p->conn, stays, stays == other ? p->now.ino : other);
 	if (!r)
@@ -803,9 +807,8 @@ static int settle_file(struct place *p, const struct entry *e, bool *left)
 		r = detach(p, false);
 		return r ? r : make_leaf(p, e, NULL);
 	}
-	*left = other != 0;
 	r = link_id_equal(now, e->link) ? 0 : link_id_set(p->conn, p->now.ino, e->link);
-	return r || !other ? r : join(p, other);
+	return r || !other ? r : join(p, other, left);
 }
 
 /* ---- the steps ---- */

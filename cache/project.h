@@ -53,8 +53,9 @@ void project_put(struct conn *conn, uint64_t ino, const struct entry *e);
 /* cache_commit's: what inodes show that lost or got a name in this transaction. */
 int project_settle(struct conn *conn) MUST_CHECK;
 
-/* After e, with a link id, was sealed at key from what the tree has there: the other names with that id
- * and content become the same inode. Nothing is hidden or replaced. */
+/* After key was sealed from what the tree has there, e being its entry, with a link id: the other names
+ * with that id and content become the same inode. Also when the seal found nothing new: two that both had
+ * something unsealed were left as they are until one of them has not. Nothing is hidden or replaced. */
 int project_sealed(struct conn *conn, struct slice key, const struct entry *e) MUST_CHECK;
 
 /* After the entry at key, which was old, was sealed as another file: ino is not old's inode any

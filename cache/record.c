@@ -298,7 +298,8 @@ bool file_has_unsealed(struct cache *c, const struct inode_row *row)
 	return unsealed;
 }
 
-bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displaced)
+bool file_note_detached(
+	struct cache *c, uint64_t ino, const struct slice *displaced, const uint64_t *sealed)
 {
 	struct key *copy = NULL;
 	struct record *rec;
@@ -322,7 +323,8 @@ bool file_note_detached(struct cache *c, uint64_t ino, const struct slice *displ
 			struct key *old = rec->displaced;
 
 			rec->displaced = copy;
-			rec->displaced_generation = atomic_load(&rec->generation);
+			rec->displaced_generation =
+				sealed ? *sealed : atomic_load(&rec->generation);
 			copy = old;
 		}
 	}

@@ -215,8 +215,11 @@ static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 		/* Only a power cut takes a content file away. What was pushed is there; of a file
 		 * that never was, the name is all that is left. */
 		log_warn("content lost ino=%llu known=%d", (unsigned long long)ino, row.has_hash);
-		if (row.has_hash)
-			return make_remote(conn, &row);
+		if (row.has_hash) {
+			r = make_remote(conn, &row);
+			/* Another of the same content may have waited for this one's seal (link_id.c). */
+			return r || !atomic_load(&c->linked) ? r : journal_inode(conn, ino);
+		}
 		fd = content_file(c, ino, O_RDWR | O_CREAT);
 	}
 	if (fd < 0)

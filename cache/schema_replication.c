@@ -75,6 +75,7 @@ const char *const schema_replication[] = {
 	" base BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
+	"CREATE INDEX outbox_size ON outbox(region, size, first, next_at_ms) WHERE state = 1",
 	"CREATE INDEX outbox_held ON outbox(region, dir, first) WHERE state IN (1, 5, 6)",
 	"CREATE INDEX outbox_ready ON outbox(region, dir, last) WHERE state = 2",
 	"CREATE INDEX outbox_span ON outbox(region, dir, first) WHERE state = 2 AND first < last",

@@ -214,6 +214,7 @@ static int delete_named(struct conn *conn, uint64_t ino)
 int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
 	const struct slice *displaced)
 {
+	struct inode_row row = {0};
 	sqlite3_stmt *s;
 	bool open;
 	int r;
@@ -221,15 +222,14 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 	r = delete_dentry(conn, parent, name, ino);
 	if (r)
 		return r;
-	if (atomic_load(&conn->cache->linked)) {
-		struct inode_row row;
-
+	if (displaced || atomic_load(&conn->cache->linked)) {
 		r = inode_get(conn, ino, &row);
 		if (r || row.nlink > 1)
 			return r ? r : link_remove(conn, ino, parent, name);
 	}
 	times_forget(conn->cache, ino);
-	open = file_note_detached(conn->cache, ino, displaced);
+	/* A program may have written since the caller saw that all is sealed: no lock stops it. */
+	open = file_note_detached(conn->cache, ino, displaced, keep ? NULL : &row.sealed);
 	if (!open && !keep)
 		return delete_named(conn, ino);
 	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"

@@ -535,7 +535,7 @@ static int pass_over(struct announcer *a, struct region_progress *p, const char 
  * something in between. */
 static enum store_result look(struct announcer *a, const char *key)
 {
-	struct store_call call = region_call(a->o.region, 0);
+	struct store_call call = region_call_urgent(a->o.region, 0);
 	struct store_object object = {0};
 	struct store_error error = {0};
 
@@ -549,7 +549,7 @@ static enum store_result look(struct announcer *a, const char *key)
 static int resolve_pending(struct announcer *a, struct region_progress *p, bool *go, bool *did)
 {
 	char key[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE];
-	struct store_call call = region_call(a->o.region, SEGMENT_BYTES_TARGET);
+	struct store_call call = region_call_urgent(a->o.region, SEGMENT_BYTES_TARGET);
 	CLEANUP(buf_done) struct buf b = {0};
 	CLEANUP(segment_done) struct segment s = {0};
 	struct store_error error = {0};
@@ -646,7 +646,7 @@ static void choose_name(struct announcer *a, struct region_progress *p)
 static enum store_result put_segment(struct announcer *a, const char *name, const struct buf *out)
 {
 	char key[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE];
-	struct store_call call = region_call(a->o.region, out->len);
+	struct store_call call = region_call_urgent(a->o.region, out->len);
 	struct store_condition condition = {
 		.if_absent = (a->o.region->store->capabilities & STORE_CAP_PUT_IF_ABSENT) != 0};
 	struct store_error error = {0};

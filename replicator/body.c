@@ -143,26 +143,27 @@ static int begin_spool(struct body *b, struct regions *all)
 	return r;
 }
 
-/* Home first; regions that are down come in the second round, which also makes their check if it is
- * due, so that a dead region does not delay a download that another one can serve. */
+/* In order of preference; regions that are down come in the second round, which also makes their check
+ * if it is due, so that a dead region does not delay a download that another one can serve. */
 int body_fetch(struct body *b, struct regions *all, const struct region *except, struct slice key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size)
 {
 	char name[STORE_KEY_MAX + 1];
 	bool asked[REGION_MAX] = {false};
 	int outcome = -EIO;
-	unsigned answers = except ? 1 : 0;
+	unsigned answers = except ? 1 : 0, order[REGION_MAX];
 
 	int r = object_key_from_path(key, false, name);
 	if (r == 0)
 		r = begin_spool(b, all);
 	if (r < 0)
 		return r;
-	for (unsigned step = 0; step < 4 * all->count; step++) {
-		struct region *from = &all->region[step % all->count];
-		bool home = (step / all->count) % 2 == 0, later = step >= 2 * all->count;
+	regions_order(all, order);
+	for (unsigned step = 0; step < 2 * all->count; step++) {
+		struct region *from = &all->region[order[step % all->count]];
+		bool later = step >= all->count;
 
-		if (from == except || asked[step % all->count] || from->home != home)
+		if (from == except || asked[step % all->count])
 			continue;
 		if (later ? !region_begin(from, REGION_READ) : !region_up(from, REGION_READ))
 			continue;

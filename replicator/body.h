@@ -24,7 +24,8 @@ struct body {
  * version. */
 int body_open_local(struct body *b, struct cache *c, struct inline_cache *inline_cache,
 	struct slice key, const struct entry *entry, struct store_source *ret) MUST_CHECK;
-/* Downloads it from any region that has it but except (NULL: from any), home first. -EAGAIN: none has
+/* Downloads it from any region that has it but except (NULL: from any), in the order of
+ * regions_order. -EAGAIN: none has
  * it now; -EIO: none answered; -ENOSPC, -ECANCELED. */
 int body_fetch(struct body *b, struct regions *all, const struct region *except, struct slice key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size) MUST_CHECK;

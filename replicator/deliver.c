@@ -5,8 +5,7 @@
  * A dispatcher thread reads due rows into two short queues, workers deliver them, and the
  * dispatcher writes what became of them to the database, up to 64 rows in a transaction or every 20
  * ms. A key is busy from the moment its row is queued until that transaction, so no two workers
- * touch one key. At most half of the workers take UPLOAD rows: large files never keep small ones
- * waiting. A crash loses at most what was not written yet; those rows are delivered again, which
+ * touch one key. lanes.c says which row is next: large files never keep small ones waiting. A crash loses at most what was not written yet; those rows are delivered again, which
  * costs one HEAD or a refused PUT.
  *
  * What is delivered is the entry as it is now. A row whose stamp is not the entry's was overtaken:
@@ -19,7 +18,7 @@
  * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of
  * another server when the path goes or changes its kind (merge_batch.c).
  *
- * The object of a large file whose change was announced as a delta follows at a pace (pace.h). A version that
+ * The object of a large file whose change was announced as a delta follows at a pace (delta_pace.h). A version that
  * replaces it meanwhile does not stop it, else that of a file that is appended to all the time would never get
  * there.
  *
@@ -41,6 +40,7 @@
 
 #include "cache/content_map.h"
 #include "replicator/body.h"
+#include "replicator/lanes.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
 #include "replicator/upload.h"
@@ -49,9 +49,8 @@
 #include "src/base/random.h"
 
 enum {
-	QUEUE_MAX = 64,
 	THREADS_MAX = 256,
-	BUSY_MAX = 2 * QUEUE_MAX + THREADS_MAX + 256,
+	BUSY_MAX = LANES * LANE_ROWS + THREADS_MAX + 256,
 	FLUSH_ROWS = 64,
 	FLUSH_MS = 20,
 	IDLE_MS = 1000,
@@ -62,6 +61,7 @@ enum {
 	LOST_AFTER = 12,     /* attempts */
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
 	PACE_LOOK_MS = 5000,
+	BULK_FROM = 1 << 20,
 	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
 
@@ -81,24 +81,14 @@ struct job {
 	char error[OUTBOX_ERROR_SIZE];
 };
 
-struct queue {
-	struct outbox_row rows[QUEUE_MAX];
-	unsigned head, count;
-	uint64_t after; /* order number of the last row taken from the database */
-};
-
-enum { SMALL, LARGE, QUEUES };
-static const enum outbox_state queue_state[QUEUES] = {OUTBOX_OBJECT, OUTBOX_UPLOAD};
-
 struct deliverer {
 	struct delivery_options o;
 	struct mutex lock;
 	struct cond work; /* workers: rows, or stopping */
 	struct cond news; /* dispatcher: completions, room, kicked, stopping */
-	struct queue queue[QUEUES];
+	struct lanes lanes;
 	uint64_t busy[BUSY_MAX]; /* hashes of keys */
 	unsigned busy_count;
-	unsigned uploads; /* workers at an UPLOAD row */
 	struct job *done; /* completions; room for BUSY_MAX */
 	unsigned done_count;
 	bool kicked;
@@ -126,6 +116,7 @@ int deliverer_new(const struct delivery_options *o, struct deliverer **ret)
 	d->o = *o;
 	if (d->o.threads > THREADS_MAX)
 		d->o.threads = THREADS_MAX;
+	d->lanes.threads = d->o.threads ? d->o.threads : 1;
 	d->workers = calloc(d->o.threads ? d->o.threads : 1, sizeof(*d->workers));
 	int r = d->workers ? uploader_init(&d->uploader, o->cache, o->region->store, o->region->id)
 			   : -ENOMEM;
@@ -300,9 +291,10 @@ static void check_overtaken(struct deliverer *d, struct job *j, const struct ent
 /* Looked at again every few seconds, for somebody may be in a hurry by then. */
 static bool is_too_soon(struct deliverer *d, struct job *j)
 {
-	int64_t wait = follows(&j->row) ? pace_wait_ms(d->o.pace, d->o.region->id, key_slice(&j->row.key))
-					: 0;
+	int64_t wait = 0;
 
+	if (follows(&j->row))
+		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key_slice(&j->row.key));
 	if (wait > 0) {
 		j->fate = FATE_LATER;
 		j->next_at_ms = clock_realtime_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);
@@ -321,6 +313,8 @@ static void deliver(struct deliverer *d, struct job *j)
 
 	if (is_too_soon(d, j))
 		return;
+	if (j->row.size > BULK_FROM)
+		call.priority = STORE_BULK;
 	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(j->row.stamp.time));
 	int r = read_entry(d, key_slice(&j->row.key), &entry);
 	if (r == -ENOENT || (r == 0 && !j->row.key.len)) {
@@ -354,7 +348,7 @@ static void deliver(struct deliverer *d, struct job *j)
 	if (result == STORE_OK)
 		upload_settled(&d->uploader, q.key, &call);
 	if (follows(&j->row))
-		pace_sent(d->o.pace, d->o.region->id, q.key, start_ms);
+		delta_pace_sent(d->o.pace, d->o.region->id, q.key, start_ms);
 	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
 		  entry.content_stamp.node == cache_node(d->o.cache);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
@@ -441,15 +435,15 @@ static int apply_all(struct deliverer *d, const struct job *jobs, unsigned count
 	return cache_commit(conn);
 }
 
-static int due_rows(struct deliverer *d, enum outbox_state state, uint64_t after, unsigned max,
-	struct outbox_row *rows, unsigned *count)
+static int due_rows(struct deliverer *d, enum lane lane, unsigned max, struct outbox_row *rows,
+	unsigned *count)
 {
 	struct conn *conn;
 	int r = cache_read_begin(d->o.cache, &conn);
 
 	if (r < 0)
 		return r;
-	r = outbox_due(conn, d->o.region->id, state, clock_realtime_ms(), after, max, rows, count);
+	r = lane_due(&d->lanes, conn, d->o.region->id, lane, clock_realtime_ms(), max, rows, count);
 	cache_read_end(conn);
 	return r;
 }
@@ -457,15 +451,21 @@ static int due_rows(struct deliverer *d, enum outbox_state state, uint64_t after
 /* A process that was killed may have left writes under way: of the rows that come first. */
 static int mark_interrupted(struct deliverer *d)
 {
-	AUTO_FREE struct outbox_row *rows = calloc(QUEUE_MAX, sizeof(*rows));
+	AUTO_FREE struct outbox_row *rows = calloc(LANE_ROWS, sizeof(*rows));
+	AUTO_FREE struct lanes *from_start = calloc(1, sizeof(*from_start));
 	int64_t due_ms = clock_realtime_ms() + RECHECK_MS;
 	struct conn *conn;
-	int r = rows ? 0 : -ENOMEM;
+	int r = rows && from_start ? 0 : -ENOMEM;
 
-	for (unsigned q = 0; r == 0 && q < QUEUES; q++) {
+	for (enum lane lane = 0; r == 0 && lane < LANES; lane++) {
 		unsigned count = 0;
 
-		r = due_rows(d, queue_state[q], 0, QUEUE_MAX, rows, &count);
+		r = cache_read_begin(d->o.cache, &conn);
+		if (r < 0)
+			return r;
+		r = lane_due(from_start, conn, d->o.region->id, lane, clock_realtime_ms(), LANE_ROWS,
+			rows, &count);
+		cache_read_end(conn);
 		if (r < 0 || !count)
 			continue;
 		r = cache_begin_lazy(d->o.cache, &conn);
@@ -552,8 +552,8 @@ int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 	int r = 0;
 
 	*did = false;
-	if (max > QUEUE_MAX)
-		max = QUEUE_MAX;
+	if (max > LANE_ROWS)
+		max = LANE_ROWS;
 	if (!max || !region_begin(d->o.region, REGION_WRITE))
 		return 0;
 	AUTO_FREE struct outbox_row *rows = calloc(max, sizeof(*rows));
@@ -563,10 +563,10 @@ int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 	if (sweep_due(d))
 		sweep(d);
 	r = recheck(d);
-	for (unsigned q = 0; r == 0 && q < QUEUES && total < max; q++) {
+	for (enum lane lane = 0; r == 0 && lane < LANES && total < max; lane++) {
 		unsigned count = 0;
 
-		r = due_rows(d, queue_state[q], 0, max - total, rows, &count);
+		r = due_rows(d, lane, max - total, rows, &count);
 		for (unsigned i = 0; r == 0 && i < count && region_up(d->o.region, REGION_WRITE);
 			i++) {
 			jobs[total].row = rows[i];
@@ -603,9 +603,9 @@ static void not_busy(struct deliverer *d, const struct key *key)
 	}
 }
 
-/* Takes what fits of rows into the queue. */
+/* Takes what fits of rows into the lane. */
 static unsigned queue_rows(
-	struct deliverer *d, struct queue *q, const struct outbox_row *rows, unsigned count)
+	struct deliverer *d, enum lane lane, const struct outbox_row *rows, unsigned count)
 {
 	unsigned taken = 0;
 
@@ -613,10 +613,9 @@ static unsigned queue_rows(
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t hash = key_hash(&rows[i].key);
 
-		q->after = rows[i].first;
-		if (is_busy(d, hash) || q->count == QUEUE_MAX || d->busy_count == BUSY_MAX)
+		if (is_busy(d, hash) || d->busy_count == BUSY_MAX ||
+			!lane_put(&d->lanes, lane, &rows[i]))
 			continue;
-		q->rows[(q->head + q->count++) % QUEUE_MAX] = rows[i];
 		d->busy[d->busy_count++] = hash;
 		taken++;
 	}
@@ -626,28 +625,20 @@ static unsigned queue_rows(
 	return taken;
 }
 
-/* Reads on from where the queue stopped, and from the start again when that gave nothing. */
-static unsigned refill(struct deliverer *d, unsigned which, struct outbox_row *rows)
+static unsigned refill(struct deliverer *d, struct outbox_row *rows)
 {
-	struct queue *q = &d->queue[which];
-	unsigned count = 0;
+	unsigned taken = 0;
 
-	mutex_lock(&d->lock);
-	unsigned room = QUEUE_MAX - q->count;
-	uint64_t after = q->after;
-	mutex_unlock(&d->lock);
-	if (room < QUEUE_MAX / 2)
-		return 0;
-	if (due_rows(d, queue_state[which], after, room, rows, &count) < 0)
-		return 0;
-	if (!count && after) {
+	for (enum lane lane = 0; lane < LANES; lane++) {
+		unsigned count = 0;
+
 		mutex_lock(&d->lock);
-		q->after = 0;
+		unsigned room = LANE_ROWS - d->lanes.queue[lane].count;
 		mutex_unlock(&d->lock);
-		if (due_rows(d, queue_state[which], 0, room, rows, &count) < 0)
-			return 0;
+		if (room >= LANE_ROWS / 2 && due_rows(d, lane, room, rows, &count) == 0)
+			taken += queue_rows(d, lane, rows, count);
 	}
-	return queue_rows(d, q, rows, count);
+	return taken;
 }
 
 /* Writes the completions to the database; then their keys are free. */
@@ -704,7 +695,7 @@ static void order_sweep(struct deliverer *d)
 static void *dispatch(void *arg)
 {
 	struct deliverer *d = arg;
-	struct outbox_row *rows = calloc(QUEUE_MAX, sizeof(*rows));
+	struct outbox_row *rows = calloc(LANE_ROWS, sizeof(*rows));
 
 	CHECK(rows);
 	thread_give_way();
@@ -717,7 +708,7 @@ static void *dispatch(void *arg)
 		if (region_begin(d->o.region, REGION_WRITE)) {
 			if (sweep_due(d))
 				order_sweep(d);
-			taken = refill(d, SMALL, rows) + refill(d, LARGE, rows);
+			taken = refill(d, rows);
 		}
 		dispatcher_wait(d, taken > 0);
 	}
@@ -726,34 +717,17 @@ static void *dispatch(void *arg)
 	return NULL;
 }
 
-/* Under the lock: the next row for a worker, or false. */
-static bool next_row(struct deliverer *d, struct outbox_row *ret)
-{
-	unsigned limit = d->o.threads > 1 ? d->o.threads / 2 : 1;
-	struct queue *q = &d->queue[SMALL];
-
-	if (d->queue[LARGE].count && d->uploads < limit)
-		q = &d->queue[LARGE];
-	if (!q->count)
-		return false;
-	*ret = q->rows[q->head];
-	q->head = (q->head + 1) % QUEUE_MAX;
-	q->count--;
-	return true;
-}
-
 static void complete(struct deliverer *d, const struct job *j)
 {
 	mutex_lock(&d->lock);
-	if (j->row.state == OUTBOX_UPLOAD)
-		d->uploads--;
+	lane_end(&d->lanes, &j->row);
 	if (!d->done) {
 		d->done = calloc(BUSY_MAX, sizeof(*d->done));
 		CHECK(d->done);
 	}
 	CHECK(d->done_count < BUSY_MAX);
 	d->done[d->done_count++] = *j;
-	if (d->done_count >= FLUSH_ROWS || d->queue[SMALL].count + d->queue[LARGE].count == 0)
+	if (d->done_count >= FLUSH_ROWS || lanes_empty(&d->lanes))
 		cond_signal(&d->news);
 	mutex_unlock(&d->lock);
 }
@@ -782,13 +756,11 @@ static void *worker(void *arg)
 		memset(j, 0, sizeof(*j));
 		mutex_lock(&d->lock);
 		sweep_if_ordered(d);
-		while (!d->stopping && !next_row(d, &j->row)) {
+		while (!d->stopping && !lane_take(&d->lanes, &j->row)) {
 			cond_wait(&d->work, &d->lock);
 			sweep_if_ordered(d);
 		}
 		bool stop = d->stopping;
-		if (!stop && j->row.state == OUTBOX_UPLOAD)
-			d->uploads++;
 		mutex_unlock(&d->lock);
 		if (stop)
 			break;
@@ -835,7 +807,7 @@ void deliverer_stop(struct deliverer *d)
 		CHECK(pthread_join(d->dispatcher, NULL) == 0);
 	d->dispatching = false;
 	flush(d);
-	d->queue[SMALL].count = d->queue[LARGE].count = 0;
+	lanes_clear(&d->lanes);
 	d->busy_count = 0;
 }
 

@@ -9,7 +9,7 @@
 
 #include "cache/outbox.h"
 #include "replicator/inline_cache.h"
-#include "replicator/pace.h"
+#include "replicator/delta_pace.h"
 #include "replicator/region.h"
 
 struct delivery_options {
@@ -18,7 +18,7 @@ struct delivery_options {
 	struct inline_cache *inline_cache;
 	uint64_t inline_max;
 	unsigned threads;
-	struct pace *pace; /* NULL: objects follow at once */
+	struct delta_pace *pace; /* NULL: objects follow at once */
 	/* Told when rows moved on; may not block. */
 	void (*moved)(void *ctx);
 	void *ctx;

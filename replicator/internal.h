@@ -26,7 +26,7 @@ struct replicator {
 	struct regions regions;
 	struct sealer *sealer;
 	struct inline_cache *inline_cache;
-	struct pace pace; /* of objects that follow deltas */
+	struct delta_pace pace; /* of objects that follow deltas */
 	struct announcer *announcer[REGION_MAX];
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
@@ -40,6 +40,8 @@ struct replicator {
 
 	struct announce_thread announce[REGION_MAX];
 	pthread_t seal_thread, pull_thread, house_thread, remove_thread, evict_thread;
+	pthread_t watch_thread;
+	bool watch_started;
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
 	bool running;
 };

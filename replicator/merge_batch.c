@@ -12,9 +12,9 @@
  * Local changes first. The transaction may see no unsealed change of a key that it merges: the
  * remote record would be merged with an older state, and the tree overwritten. So commit seals what
  * is pending, begins, looks again, and starts over if something came in between. A file that is
- * written without a pause would never let the batch through; from the attempt TOLERANT on it is
- * merged as last sealed, and when it loses, its inode is kept for a conflict, with whatever was
- * written to it.
+ * written without a pause, or that waits behind a large one of its directory, would not let the batch
+ * through for long; from the attempt TOLERANT on it is merged as last sealed, but for its attributes, and
+ * when it loses, its inode is kept for a conflict, with whatever was written to it.
  *
  * The outbox after a merge. What must hold: for each register whose winning value was written here,
  * the record that carries it reaches every region, and the object there ends up with it.
@@ -446,6 +446,7 @@ static int check_pending(struct merge_batch *b, struct conn *conn, unsigned atte
 		if (!code && state.kind == KIND_FILE && state.dirty) {
 			item->tolerated = true;
 			*pending = false;
+			code = sealer_seal_attributes(b->options.sealer, conn, key);
 		}
 	}
 	return code;
@@ -465,6 +466,7 @@ struct step {
 	bool replaced; /* the tree gets other content */
 	bool changed;  /* a register */
 	uint64_t kept_ino;
+	struct entry unsealed; /* a tolerated file that was never sealed, when it gives way */
 };
 
 static void step_done(struct step *s)
@@ -596,22 +598,46 @@ static const char *conflict_reason(const struct entry *loser, const struct entry
 
 static int settle_conflict(struct step *s)
 {
-	bool displaced = s->replaced && s->item->tolerated && entry_live(&s->local);
+	bool displaced = s->replaced && s->item->tolerated && s->kept_ino;
 	const struct entry *loser = s->outcome.local_won ? &s->record.entry : &s->local;
 
-	if (!s->outcome.conflict && !(displaced && s->kept_ino))
+	if (!s->outcome.conflict && !displaced)
 		return 0;
+	if (displaced && !entry_live(&s->local))
+		loser = &s->unsealed;
 	s->batch->conflicts++;
 	return conflict_add(s->conn, key_slice(&s->record.key), loser, &s->merged, s->kept_ino,
 		conflict_reason(loser, &s->merged));
+}
+
+/* What is known of it: nobody has read its content yet. */
+static int note_unsealed(struct step *s)
+{
+	CLEANUP(local_state_done) struct local_state now = {0};
+	struct entry *e = &s->unsealed;
+	int code = journal_local_state(s->conn, key_slice(&s->record.key), &now);
+
+	if (code)
+		return code;
+	e->kind = KIND_FILE;
+	e->size = now.size;
+	e->content_mtime_ns = now.mtime_ns;
+	e->mode = now.mode;
+	e->uid = now.uid;
+	e->gid = now.gid;
+	return 0;
 }
 
 static int project(struct step *s)
 {
 	struct incoming incoming = {0};
 	bool keep = (s->outcome.conflict && !s->outcome.local_won) || s->item->tolerated;
-	int code;
+	int code = 0;
 
+	if (s->item->tolerated && s->replaced && !entry_live(&s->local))
+		code = note_unsealed(s);
+	if (code)
+		return code;
 	if (s->item->has_content && !s->item->used && s->replaced)
 		incoming.content = &s->item->content;
 	code = project_entry(s->conn, key_slice(&s->record.key), &s->merged, s->replaced, &incoming,

@@ -13,7 +13,7 @@
  *
  * What comes from a bucket is hostile: names that are no segment names are counted and ignored.
  *
- * Failover: when the home region does not answer the next healthy one is pulled; on first contact
+ * Failover: when the home region does not answer, or is left (health.h), the next healthy one is pulled; on first contact
  * from an hour before the home cursor, where writers' earlier numbers are taken as known.
  *
  * Memory: a page of 1,000 names, and one writer's run.
@@ -239,16 +239,22 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 
 static bool list_page(struct pull *l)
 {
-	struct store_call call = region_call(l->region, 0);
+	struct store_call call = region_call_urgent(l->region, 0);
+	int64_t start = clock_monotonic_ms();
 	struct store_error error = {0};
 	char after[SEGMENT_KEY_SIZE];
 
+	/* Others may have what this one does not say. */
+	if (l->p->o.regions->count > 1)
+		call.deadline_ms = start + LIST_TIMEOUT_MS;
 	memcpy(after, l->last, sizeof(after));
 	l->count = 0;
 	l->listed = 0;
 	enum store_result result = store_list(l->region->store, SEGMENT_PREFIX,
 		after[0] ? after : NULL, PAGE_NAMES, list_name, l, &call, &error);
 	region_end(l->region, REGION_READ, result, &error, "list log");
+	if (result == STORE_OK)
+		region_listed(l->region, clock_monotonic_ms() - start);
 	return result == STORE_OK;
 }
 
@@ -355,13 +361,15 @@ static int move_cursor(struct pull *l, const char *cursor)
 
 /* ---- the step ---- */
 
-/* Home when it may be used, else the next one in order; NULL when none answers. */
+/* The first one that may be used, in order of preference; NULL when none answers. */
 static struct region *choose(struct puller *p)
 {
 	struct regions *all = p->o.regions;
+	unsigned order[REGION_MAX];
 
+	regions_order(all, order);
 	for (unsigned i = 0; i < all->count; i++) {
-		unsigned index = (p->o.home + i) % all->count;
+		unsigned index = order[i];
 		struct region *region = &all->region[index];
 
 		/* With threads around, those of the region make its checks; this one must not wait

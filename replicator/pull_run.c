@@ -156,7 +156,7 @@ static int skip_segment(struct run *run, const struct name *n, const char *reaso
 static enum fetched fetch_once(
 	struct pull *l, const struct name *n, struct segment *s, struct err *err, bool *newer)
 {
-	struct store_call call = region_call(l->region, SEGMENT_BYTES_MAX);
+	struct store_call call = region_call_urgent(l->region, SEGMENT_BYTES_MAX);
 	CLEANUP(buf_done) struct buf b = {0};
 	struct store_error error = {0};
 	char key[SEGMENT_KEY_SIZE];

@@ -70,6 +70,14 @@ struct store_call region_call(const struct region *r, uint64_t size)
 	};
 }
 
+struct store_call region_call_urgent(const struct region *r, uint64_t size)
+{
+	struct store_call call = region_call(r, size);
+
+	call.priority = STORE_URGENT;
+	return call;
+}
+
 void store_failure_text(char *text, size_t size, const char *what, enum store_result result,
 	const struct store_error *error)
 {
@@ -125,7 +133,9 @@ static void retry_backlog(struct region *r)
 
 static int check_once(struct region *r, int64_t deadline_ms, struct err *err)
 {
-	struct store_call call = {.deadline_ms = deadline_ms, .cancel = &r->all->cancel};
+	struct store_call call = {.deadline_ms = deadline_ms,
+		.cancel = &r->all->cancel,
+		.priority = STORE_URGENT};
 	struct store_error error = {0};
 
 	int code = volume_check(r, deadline_ms, err);
@@ -251,6 +261,9 @@ void region_end(struct region *r, enum region_use use, enum store_result result,
 	store_failure_text(text, sizeof(text), what, result, error);
 	int64_t now = clock_monotonic_ms();
 	mutex_lock(&r->lock);
+	if (use == REGION_READ)
+		health_note(&r->health,
+			store_result_passing(result) || result == STORE_DENIED);
 	if (store_result_passing(result)) {
 		opened = count_failure(r);
 		snprintf(r->error, sizeof(r->error), "%s", text);

@@ -11,6 +11,7 @@
 
 #include "cache/cache.h"
 #include "cache/progress.h"
+#include "replicator/health.h"
 #include "replicator/store/store.h"
 #include "src/base/thread.h"
 
@@ -49,6 +50,7 @@ struct region {
 	int64_t write_retry_ms; /* monotonic; writes were denied: not before */
 	int64_t last_ok_ms;	/* realtime */
 	char error[256];
+	struct health health;
 };
 
 struct regions {
@@ -86,6 +88,8 @@ int region_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CH
 
 /* The cancel flag and a deadline in which size bytes can pass. */
 struct store_call region_call(const struct region *r, uint64_t size);
+/* Of a segment, or of a listing of them. */
+struct store_call region_call_urgent(const struct region *r, uint64_t size);
 /* "WHAT: timeout: text" for operators. */
 void store_failure_text(char *text, size_t size, const char *what, enum store_result result,
 	const struct store_error *error);

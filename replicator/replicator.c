@@ -37,6 +37,7 @@ enum {
 	HOUSE_LOG_BYTES = 4 << 20,
 	UPKEEP_PAUSE_MS = 2,
 	EVICT_MS = 1000,
+	WATCH_MS = 1000,
 	FLUSH_POLL_MS = 50,
 };
 
@@ -194,7 +195,7 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
 	snprintf(r->regions.volume, sizeof(r->regions.volume), "%s", o->volume ? o->volume : "");
 	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&r->cond);
-	pace_init(&r->pace);
+	delta_pace_init(&r->pace);
 	code = open_regions(r, o, err);
 	int parts =
 		make_parts(r); /* also after a failure, so that free finds everything initialised */
@@ -225,7 +226,7 @@ void replicator_free(struct replicator *r)
 	sealer_free(r->sealer);
 	inline_cache_free(r->inline_cache);
 	regions_done(&r->regions);
-	pace_done(&r->pace);
+	delta_pace_done(&r->pace);
 	cond_done(&r->cond);
 	mutex_done(&r->lock);
 	free(r);
@@ -318,6 +319,11 @@ int replicator_step_pull(struct replicator *r, bool *did)
 	if (*did)
 		wake_all(r);
 	return code;
+}
+
+void replicator_step_watch(struct replicator *r)
+{
+	regions_watch(&r->regions);
 }
 
 int replicator_step_fetch(struct replicator *r, uint64_t ino)
@@ -532,6 +538,19 @@ static void *evict_loop(void *arg)
 	return NULL;
 }
 
+/* Its own thread: a probe may hang for seconds. */
+static void *watch_loop(void *arg)
+{
+	struct replicator *r = arg;
+
+	thread_background();
+	while (!is_stopping(r)) {
+		replicator_step_watch(r);
+		wait_ms(r, WATCH_MS, NULL, false);
+	}
+	return NULL;
+}
+
 static void *remove_loop(void *arg)
 {
 	struct replicator *r = arg;
@@ -587,6 +606,10 @@ static int start_threads(struct replicator *r)
 		code = thread_start(&r->evict_thread, "evict", evict_loop, r);
 		r->evict_started = code == 0;
 	}
+	if (code == 0 && r->regions.count > 1) {
+		code = thread_start(&r->watch_thread, "watch", watch_loop, r);
+		r->watch_started = code == 0;
+	}
 	if (code == 0) {
 		cache_defer_removals(r->cache, true);
 		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
@@ -639,6 +662,7 @@ void replicator_stop(struct replicator *r)
 	join(r->pull_thread, &r->pull_started);
 	join(r->house_thread, &r->house_started);
 	join(r->evict_thread, &r->evict_started);
+	join(r->watch_thread, &r->watch_started);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		join(r->announce[i].thread, &r->announce[i].started);
 		deliverer_stop(r->deliverer[i]);

@@ -79,6 +79,9 @@ bool replicator_has_object(
 /* A little of what takes long: cache_sweep, and the backlog of new regions. */
 int replicator_step_upkeep(struct replicator *r, bool *more) MUST_CHECK;
 
+/* regions_watch: leaves regions that fail or are slow for reading, and takes them back. */
+void replicator_step_watch(struct replicator *r);
+
 struct region_status {
 	char name[REGION_NAME_SIZE];
 	char url[256];
@@ -87,6 +90,9 @@ struct region_status {
 	bool checked;	       /* volume.json was read and fits */
 	unsigned capabilities; /* STORE_CAP_*, once checked */
 	int64_t clock_skew_ms;
+	bool left;		  /* read last, because it fails or is slow (health.h) */
+	int64_t latency_ms;	  /* of listings, averaged; -1: none yet */
+	unsigned failing_percent; /* of reads, averaged */
 	struct outbox_stats outbox;
 	struct upload_stats upload; /* in parts, begun and not ended */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */

@@ -37,6 +37,9 @@ void sealer_free(struct sealer *s);
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
 /* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
 int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
+/* In a write transaction, for a file whose content cannot be sealed now: its attributes alone, over the
+ * version that was sealed last; nothing where there is none. Takes no lock. */
+int sealer_seal_attributes(struct sealer *s, struct conn *conn, struct slice key) MUST_CHECK;
 /* There is more than a batch to seal, and it has waited for a second: no time for pauses. */
 bool sealer_late(struct sealer *s);
 /* Directory times and files still open too: before a stop or for flush. */

@@ -45,6 +45,7 @@ struct seal_target {
 	bool looked;	   /* local is valid */
 	bool sealed;	   /* version is valid */
 	bool changed;	   /* change is to be enqueued */
+	bool attr_only;	   /* content and time stay as the entry has them */
 	unsigned lead;	   /* the set's first target of the same inode; it takes the version for all */
 	bool recorded;	   /* of the lead: the inode has the version */
 	bool told;	   /* of the lead: the names outside the set have journal rows */

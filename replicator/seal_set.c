@@ -472,6 +472,8 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	if (r)
 		return r;
 	changes = implied ? implied_changes(old, t) : seal_changes(old, &state);
+	if (t->attr_only)
+		changes &= SEAL_ATTR;
 	if (!changes)
 		return 0;
 	stamp = new_stamp(s, t, old, state.shown);
@@ -499,7 +501,9 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	return 0;
 }
 
-/* What was sealed may have become the content of the file's other names: they are one inode then. */
+/* What was sealed may have become the content of the file's other names: they are one inode then. And they
+ * may have had the same content all along, but were both written on: where the seal found nothing new they
+ * can be one only now. */
 static int settle_file(struct conn *conn, const struct seal_target *t)
 {
 	CLEANUP(entry_done) struct entry now = {0};
@@ -548,7 +552,7 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 		r = store(s, conn, t, &old, r ? -1 : (int)old.kind);
 	if (!r && needs_version(&t->local))
 		r = seal_content(s, conn, t);
-	if (!r && t->changed && t->local.link.origin)
+	if (!r && t->local.link.origin)
 		r = settle_file(conn, t);
 	return r;
 }
@@ -614,5 +618,31 @@ int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, un
 		}
 	}
 	*sealed = count;
+	return r;
+}
+
+/* Out of its turn: what else waits in the directory follows. The rows stay, for the content. */
+int sealer_seal_attributes(struct sealer *s, struct conn *conn, struct slice key)
+{
+	CLEANUP(entry_done) struct entry old = {0};
+	struct seal_target t = {.key = key, .attr_only = true};
+	struct outbox_change change = {.key = key};
+	int r = entry_get(conn, key, &old);
+
+	if (r || !entry_live(&old))
+		return r == -ENOENT ? 0 : r;
+	r = journal_time(conn, key, &t.time);
+	if (!r)
+		r = look(conn, &t, false);
+	if (!r && t.local.kind == old.kind)
+		r = store(s, conn, &t, &old, (int)old.kind);
+	if (!r && t.changed) {
+		change.stamp = t.stamp;
+		change.size = t.size;
+		change.shared = t.shared;
+		r = outbox_enqueue(conn, &change);
+	}
+	if (t.looked)
+		local_state_done(&t.local);
 	return r;
 }

@@ -30,6 +30,9 @@ static void region_state(struct region *r, struct region_status *ret)
 	ret->last_ok_ms = r->last_ok_ms;
 	retry_ms = r->state == REGION_UP ? r->write_retry_ms : r->retry_ms;
 	memcpy(ret->error, r->error, sizeof(ret->error));
+	ret->left = r->health.left;
+	ret->latency_ms = r->health.samples ? (int64_t)r->health.latency_ms : -1;
+	ret->failing_percent = (unsigned)(r->health.failing * 100);
 	mutex_unlock(&r->lock);
 	ret->retry_at_ms =
 		ret->up ? 0 : clock_realtime_ms() + (retry_ms > now ? retry_ms - now : 0);

@@ -361,6 +361,7 @@ static struct store_call call_within(const struct store_call *whole, int64_t tim
 		.deadline_ms =
 			whole->deadline_ms && whole->deadline_ms < end ? whole->deadline_ms : end,
 		.cancel = whole->cancel,
+		.priority = whole->priority,
 	};
 }
 

@@ -73,7 +73,9 @@ static int parse(
 /* 0, -ENOENT (the store says: absent), or as volume_check. */
 static int read_id(struct region *r, int64_t deadline_ms, char id[VOLUME_ID_SIZE], struct err *err)
 {
-	struct store_call call = {.deadline_ms = deadline_ms, .cancel = &r->all->cancel};
+	struct store_call call = {.deadline_ms = deadline_ms,
+		.cancel = &r->all->cancel,
+		.priority = STORE_URGENT};
 	CLEANUP(buf_done) struct buf b = {0};
 	struct store_error error = {0};
 
@@ -92,7 +94,9 @@ static int read_id(struct region *r, int64_t deadline_ms, char id[VOLUME_ID_SIZE
 /* Puts id there unless something is; then id becomes what is there. */
 static int create(struct region *r, int64_t deadline_ms, char id[VOLUME_ID_SIZE], struct err *err)
 {
-	struct store_call call = {.deadline_ms = deadline_ms, .cancel = &r->all->cancel};
+	struct store_call call = {.deadline_ms = deadline_ms,
+		.cancel = &r->all->cancel,
+		.priority = STORE_URGENT};
 	struct store_condition absent = {.if_absent = true};
 	struct store_error error = {0};
 	struct json *j = json_new();
@@ -221,7 +225,9 @@ static int volume_id(
 /* Tells operators who uses the bucket; nothing depends on it. */
 static void put_node(struct region *r, int64_t deadline_ms)
 {
-	struct store_call call = {.deadline_ms = deadline_ms, .cancel = &r->all->cancel};
+	struct store_call call = {.deadline_ms = deadline_ms,
+		.cancel = &r->all->cancel,
+		.priority = STORE_URGENT};
 	struct store_error error = {0};
 	char host[256] = "", key[64], node[17];
 	struct json *j = json_new();

@@ -732,6 +732,8 @@ void config_store(const struct config *c, unsigned region, struct store_config *
 		.ca_bundle = r->ca_bundle,
 		.path_style = r->path_style,
 		.connections = (unsigned)r->connections,
+		.rate_limit = r->rate_limit,
+		.request_limit = r->request_limit,
 		.timeout_ms = r->timeout_ms,
 	};
 }

@@ -42,6 +42,8 @@ struct config_region {
 	char *ca_bundle;
 	bool path_style;
 	uint64_t connections;
+	uint64_t rate_limit;
+	uint64_t request_limit;
 	int64_t timeout_ms;
 };
 

@@ -82,6 +82,12 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 		buf_printf(out, "  %s: %" PRIu64 " large files on their way, %s of %s sent\n",
 			r->name, r->upload.uploads, text_bytes(r->upload.sent, figure),
 			text_bytes(r->upload.bytes, all));
+	if (r->left)
+		buf_printf(out,
+			"  %s: is read last: %u %% of reads failed, the others took %s; taken back "
+			"after 10 good probes\n",
+			r->name, r->failing_percent,
+			r->latency_ms < 0 ? "-" : text_age(r->latency_ms, figure));
 	if (r->seeding)
 		buf_printf(out, "  %s: is new; its backlog is still being listed\n", r->name);
 	if (r->outbox.parked)
@@ -225,6 +231,9 @@ static void region_json(const struct status *s, const struct region_status *r, s
 			json_put_str(j, NULL, capabilities[i].name);
 	json_end(j);
 	json_put_int(j, "clock_skew_ms", r->clock_skew_ms);
+	json_put_bool(j, "read_last", r->left);
+	json_put_int(j, "latency_ms", r->latency_ms);
+	json_put_int(j, "failing_percent", r->failing_percent);
 	json_put_int(j, "backlog_rows", (int64_t)r->outbox.rows);
 	json_put_int(j, "backlog_bytes", (int64_t)r->outbox.bytes);
 	json_put_int(j, "backlog_unannounced", (int64_t)r->outbox.unannounced);

@@ -268,7 +268,12 @@ static enum store_result fill(struct change *c, const struct store_source *sourc
 		if (r != STORE_OK)
 			return r;
 		uint64_t left = source->size - at;
-		ssize_t n = source->read(source->ctx, at, p, left < cap ? (size_t)left : cap);
+		size_t want = left < cap ? (size_t)left : cap;
+		if (c->call->pace) {
+			want = want < STORE_PACE_CHUNK ? want : STORE_PACE_CHUNK;
+			c->call->pace->sending(c->call->pace->ctx, want);
+		}
+		ssize_t n = source->read(source->ctx, at, p, want);
 		if (n <= 0)
 			return store_error_local(
 				c->error, n < 0 ? (int)n : -EIO, "reading the body");

@@ -10,8 +10,14 @@
  * metadata: it happened; for remove: absent) before it is repeated. */
 struct store *store_retry_new(struct store *inner, unsigned attempts, int64_t timeout_ms);
 
-/* At most connections calls at once; others wait in order of arrival, up to their deadline. */
+/* At most connections calls at once, of those at most three quarters (but one) bulk. Others wait,
+ * urgent ones first, those of one priority in order of arrival, up to their deadline; an eighth of the
+ * connections (but one) is bulk's before it is a normal call's. */
 struct store *store_limit_new(struct store *inner, unsigned connections);
+
+/* At most so many bytes of bodies a second each way, and so many calls; 0: no limit. Urgent calls do
+ * not wait, but count. Deadlines are stretched to what 32 calls need that share the bandwidth. */
+struct store *store_pace_new(struct store *inner, uint64_t bytes, uint64_t requests);
 
 /* Counts requests, errors and body bytes into src/base/metrics.h and into itself. */
 struct store *store_stats_new(struct store *inner);

@@ -1,11 +1,14 @@
 /*
- * The layer that bounds how many calls a store sees at once. Waiters stand in a queue in order of
- * arrival; whoever finishes hands its place to the first of them, so that a newcomer never
- * overtakes. A waiter leaves at its deadline or when its call is cancelled (looked at every
+ * The layer that bounds how many calls a store sees at once. Waiters stand in a queue for each
+ * priority in order of arrival; whoever finishes hands its place to the first of them that may have
+ * it, so that a newcomer never overtakes its like. Bulk calls never have all places, so that what
+ * is small or urgent finds one free soon; and some places are theirs first, so that they are not shut
+ * out either. A waiter leaves at its deadline or when its call is cancelled (looked at every
  * CANCEL_POLL_MS), having changed nothing.
  *
- * lock (LOCK_RANK_STORE) guards free, first, last and every waiter in the queue; it is never held
- * during a call. Invariant: free > 0 implies an empty queue.
+ * lock (LOCK_RANK_STORE) guards the counts, the queues and every waiter in them; it is never held
+ * during a call. Invariant: free > 0 implies that only bulk calls wait, and that as many as may are
+ * under way.
  */
 #include "replicator/store/layers.h"
 
@@ -21,35 +24,44 @@ struct waiter {
 	bool granted;
 };
 
-struct limit {
-	struct store s;
-	struct mutex lock;
-	unsigned free;
+struct queue {
 	struct waiter *first;
 	struct waiter *last;
 };
 
-static void queue_append(struct limit *l, struct waiter *w)
+enum { PRIORITIES = STORE_BULK + 1 };
+
+struct limit {
+	struct store s;
+	struct mutex lock;
+	unsigned free;
+	unsigned bulk;	     /* under way */
+	unsigned bulk_max;   /* at once */
+	unsigned bulk_least; /* up to so many come before normal ones */
+	struct queue queue[PRIORITIES];
+};
+
+static void queue_append(struct queue *q, struct waiter *w)
 {
-	w->prev = l->last;
+	w->prev = q->last;
 	w->next = NULL;
-	if (l->last)
-		l->last->next = w;
+	if (q->last)
+		q->last->next = w;
 	else
-		l->first = w;
-	l->last = w;
+		q->first = w;
+	q->last = w;
 }
 
-static void queue_unlink(struct limit *l, struct waiter *w)
+static void queue_unlink(struct queue *q, struct waiter *w)
 {
 	if (w->prev)
 		w->prev->next = w->next;
 	else
-		l->first = w->next;
+		q->first = w->next;
 	if (w->next)
 		w->next->prev = w->prev;
 	else
-		l->last = w->prev;
+		q->last = w->prev;
 }
 
 /* One wait of w, to the deadline or the next look at cancel. */
@@ -67,46 +79,69 @@ static void wait_once(struct limit *l, struct waiter *w, const struct store_call
 		(void)cond_wait_ms(&w->wake, &l->lock, ms);
 }
 
+/* Whose turn it is; PRIORITIES: nobody's who may. */
+static unsigned next_queue(const struct limit *l)
+{
+	bool bulk = l->queue[STORE_BULK].first && l->bulk < l->bulk_max;
+
+	if (l->queue[STORE_URGENT].first)
+		return STORE_URGENT;
+	if (bulk && l->bulk < l->bulk_least)
+		return STORE_BULK;
+	if (l->queue[STORE_NORMAL].first)
+		return STORE_NORMAL;
+	return bulk ? STORE_BULK : PRIORITIES;
+}
+
+/* Under the lock: gives what is free to those who may have it. */
+static void hand_out(struct limit *l)
+{
+	unsigned which;
+
+	while (l->free && (which = next_queue(l)) != PRIORITIES) {
+		struct waiter *w = l->queue[which].first;
+
+		queue_unlink(&l->queue[which], w);
+		l->free--;
+		l->bulk += which == STORE_BULK;
+		w->granted = true;
+		/* Under the lock: the waiter's cond lives on its stack. */
+		cond_signal(&w->wake);
+	}
+}
+
 static enum store_result enter(
 	struct store *s, const struct store_call *call, struct store_error *error)
 {
 	struct limit *l = (struct limit *)s;
+	struct queue *q = &l->queue[call->priority];
 	struct waiter w = {0};
 	enum store_result r = STORE_OK;
 
-	mutex_lock(&l->lock);
-	if (l->free > 0) {
-		l->free--;
-		mutex_unlock(&l->lock);
-		return STORE_OK;
-	}
 	cond_init(&w.wake);
-	queue_append(l, &w);
+	mutex_lock(&l->lock);
+	queue_append(q, &w);
+	hand_out(l);
 	while (!w.granted && (r = store_call_check(call, error)) == STORE_OK)
 		wait_once(l, &w, call);
 	if (w.granted)
 		r = STORE_OK;
 	else
-		queue_unlink(l, &w);
+		queue_unlink(q, &w);
 	mutex_unlock(&l->lock);
 	cond_done(&w.wake);
 	return r;
 }
 
-static enum store_result leave(struct store *s, enum store_result r)
+static enum store_result leave(
+	struct store *s, const struct store_call *call, enum store_result r)
 {
 	struct limit *l = (struct limit *)s;
 
 	mutex_lock(&l->lock);
-	if (l->first) {
-		struct waiter *w = l->first;
-		queue_unlink(l, w);
-		w->granted = true;
-		/* Under the lock: the waiter's cond lives on its stack. */
-		cond_signal(&w->wake);
-	} else {
-		l->free++;
-	}
+	l->free++;
+	l->bulk -= call->priority == STORE_BULK;
+	hand_out(l);
 	mutex_unlock(&l->lock);
 	return r;
 }
@@ -120,7 +155,7 @@ static enum store_result limit_get(struct store *s, const char *key, uint64_t of
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_get(s->inner, key, offset, length, if_match, sink, object, meta, call,
+	return leave(s, call, store_get(s->inner, key, offset, length, if_match, sink, object, meta, call,
 				error));
 }
 
@@ -133,7 +168,7 @@ static enum store_result limit_put(struct store *s, const char *key,
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_put(s->inner, key, source, meta, condition, etag, call, error));
+	return leave(s, call, store_put(s->inner, key, source, meta, condition, etag, call, error));
 }
 
 static enum store_result limit_head(struct store *s, const char *key, struct store_object *object,
@@ -143,7 +178,7 @@ static enum store_result limit_head(struct store *s, const char *key, struct sto
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_head(s->inner, key, object, meta, call, error));
+	return leave(s, call, store_head(s->inner, key, object, meta, call, error));
 }
 
 /* A callback of a listing may call the store again: with one connection that would wait for itself,
@@ -156,7 +191,7 @@ static enum store_result limit_list(struct store *s, const char *prefix, const c
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_list(s->inner, prefix, start_after, limit, fn, ctx, call, error));
+	return leave(s, call, store_list(s->inner, prefix, start_after, limit, fn, ctx, call, error));
 }
 
 static enum store_result limit_remove(struct store *s, const char *key, const char *if_match,
@@ -166,7 +201,7 @@ static enum store_result limit_remove(struct store *s, const char *key, const ch
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_remove(s->inner, key, if_match, call, error));
+	return leave(s, call, store_remove(s->inner, key, if_match, call, error));
 }
 
 static enum store_result limit_copy(struct store *s, const char *from, const char *to,
@@ -177,7 +212,7 @@ static enum store_result limit_copy(struct store *s, const char *from, const cha
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_copy(s->inner, from, to, meta, if_match, etag, call, error));
+	return leave(s, call, store_copy(s->inner, from, to, meta, if_match, etag, call, error));
 }
 
 static enum store_result limit_upload(struct store *s, const struct store_upload *u,
@@ -187,7 +222,7 @@ static enum store_result limit_upload(struct store *s, const struct store_upload
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_inner_upload(s, u, call, error));
+	return leave(s, call, store_inner_upload(s, u, call, error));
 }
 
 static enum store_result limit_uploads(struct store *s, const char *prefix, store_uploads_fn fn,
@@ -197,14 +232,15 @@ static enum store_result limit_uploads(struct store *s, const char *prefix, stor
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, store_inner_uploads(s, prefix, fn, ctx, call, error));
+	return leave(s, call, store_inner_uploads(s, prefix, fn, ctx, call, error));
 }
 
 static void limit_close(struct store *s)
 {
 	struct limit *l = (struct limit *)s;
 
-	CHECK(!l->first);
+	for (unsigned i = 0; i < PRIORITIES; i++)
+		CHECK(!l->queue[i].first);
 	store_close(s->inner);
 	mutex_done(&l->lock);
 	free(l);
@@ -231,6 +267,8 @@ struct store *store_limit_new(struct store *inner, unsigned connections)
 	l->s.ops = &limit_ops;
 	l->s.inner = inner;
 	l->free = connections;
+	l->bulk_max = connections * 3 / 4 ? connections * 3 / 4 : 1;
+	l->bulk_least = connections / 8 ? connections / 8 : 1;
 	mutex_init(&l->lock, LOCK_RANK_STORE);
 	atomic_store(&l->s.capabilities, atomic_load(&inner->capabilities));
 	return &l->s;

@@ -19,6 +19,10 @@ void s3_body_done(struct s3_body *b)
 static ssize_t read_body(void *ctx, uint64_t offset, void *p, size_t len)
 {
 	struct s3_body *b = ctx;
+	if (b->pace) {
+		len = len < STORE_PACE_CHUNK ? len : STORE_PACE_CHUNK;
+		b->pace->sending(b->pace->ctx, len);
+	}
 	if (!b->memory)
 		return b->source->read(b->source->ctx, offset, p, len);
 	memcpy(p, b->memory + offset, len);
@@ -56,6 +60,7 @@ int s3_body_prepare(struct s3_body *b, const struct s3 *s, const struct store_so
 	const struct store_call *call)
 {
 	b->source = source;
+	b->pace = call ? call->pace : NULL;
 	b->size = source->size;
 	if (b->size > S3_BODY_IN_MEMORY && s->secure) {
 		strcpy(b->hash, "UNSIGNED-PAYLOAD");

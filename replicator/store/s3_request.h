@@ -72,7 +72,8 @@ void s3_request_source(struct s3_request *q, const struct s3 *s, const char *fro
 struct s3_body {
 	uint8_t *memory; /* up to S3_BODY_IN_MEMORY bytes */
 	uint64_t size;
-	const struct store_source *source; /* borrowed */
+	const struct store_source *source; /* this and pace: borrowed */
+	const struct store_pace *pace;
 	char hash[SHA256_HEX_SIZE];
 };
 

@@ -5,8 +5,8 @@
  * and either succeeds or returns one code of a closed set. Backends classify failures and never
  * sleep or repeat; exactly one layer (retry.c) does. The layers are, from the outside in:
  *
- *     retry( limit( stats( backend ) ) )      backend: dir | s3; fault.c may stand before it in
- *                                             tests
+ *     retry( pace( limit( stats( backend ) ) ) )      backend: dir | s3; pace only where there are
+ *                                             limits; fault.c may stand before the backend in tests
  *
  * Keys are UTF-8 byte strings of 1 to 1,024 bytes, relative to the prefix, already escaped
  * (replicator/object_key.h). Listings are in byte order of the keys. ETags are opaque.
@@ -101,6 +101,22 @@ struct store_sink {
 	void *ctx;
 };
 
+/* Who goes first where calls wait for a connection or for their share of the bandwidth. */
+enum store_priority {
+	STORE_NORMAL,
+	STORE_URGENT, /* segments and listings: what others wait for. Never held up by a limit of
+			 bandwidth or requests, only counted */
+	STORE_BULK,   /* large bodies: never on all connections */
+};
+
+/* How fast bodies may go; a layer sets it, backends call it. */
+struct store_pace {
+	/* Before n body bytes are sent: waits until they may be. */
+	void (*sending)(void *ctx, size_t n);
+	void *ctx;
+};
+#define STORE_PACE_CHUNK 16384 /* no more than this at once while there is a pace */
+
 /* Common to all calls; {0} is valid. */
 struct store_call {
 	/* clock_monotonic_ms() at which to give up, repeats included; 0: the store's default */
@@ -110,6 +126,8 @@ struct store_call {
 	/* NULL or set to true when a change got no answer: it may reach the store later, even if
 	 * a repeat was answered */
 	bool *uncertain;
+	enum store_priority priority;
+	const struct store_pace *pace; /* NULL: as fast as it goes */
 };
 
 struct store_object {
@@ -334,11 +352,13 @@ struct store_config {
 	const char *ca_bundle; /* PEM file; default: $AWS_CA_BUNDLE, else the system's */
 	bool path_style;       /* bucket in the path, not in the host name */
 	unsigned connections;  /* requests under way at once; default 16 */
+	uint64_t rate_limit;   /* bytes of bodies a second, each way; 0: none */
+	uint64_t request_limit; /* requests a second; 0: none */
 	int64_t timeout_ms;    /* default deadline of a call, repeats included; default 60,000 */
 	unsigned attempts;     /* of the retry layer; default 4 */
 };
 
-/* Assembles retry(limit(stats(backend))) without any network traffic. */
+/* Assembles retry(pace(limit(stats(backend)))) without any network traffic. */
 int store_open(const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
 
 #endif

@@ -28,6 +28,8 @@
 	X(CONTENT_EVICTED, "content_evicted_total", "Files whose content was given up here")       \
 	X(CONTENT_LOST, "content_lost_total",                                                      \
 		"Content files that were missing or not of the recorded size")                     \
+	X(REGIONS_LEFT, "regions_left_total",                                                      \
+		"Times a region that was slow or failed was read last from then on")               \
 	X(CONFLICTS, "conflicts_total", "Concurrent changes settled, the loser kept")              \
 	X(STORE_REQUESTS, "store_requests_total", "Requests to object stores")                     \
 	X(STORE_RETRIES, "store_retries_total", "Requests repeated after a passing failure")       \

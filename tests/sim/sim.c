@@ -490,7 +490,7 @@ static void random_event(struct sim *s)
 	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
-	switch (random_below(26)) {
+	switch (random_below(28)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
 		sim_trace(s, "r%u %s", r, s->region[r].down ? "down" : "up");
@@ -523,10 +523,14 @@ static void random_event(struct sim *s)
 		sim_order_write(s, n);
 		break;
 	case 11:
+	case 12:
+		sim_flow_event(s, n, r);
+		break;
+	case 13:
 		s->current = n;
 		sim_delta_read(s, n);
 		break;
-	case 12:
+	case 14:
 		s->current = n;
 		s->now_ms += 1 + (int64_t)random_below(20);
 		sim_replaced_before(s, n);
@@ -546,6 +550,7 @@ static void heal(struct sim *s)
 	sim_trace(s, "healed");
 	for (unsigned r = 0; r < s->regions; r++)
 		s->region[r].down = false;
+	sim_flow_heal(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		memset(s->node[n].cut, 0, sizeof s->node[n].cut);
@@ -575,6 +580,7 @@ static void heal(struct sim *s)
 			}
 			if (r == 0 && chance(20))
 				r = evict_some(s, n, &d);
+			replicator_step_watch(node->replicator);
 			if (r == 0)
 				r = replicator_step_pull(node->replicator, &d);
 			if (r == 0)
@@ -695,6 +701,10 @@ int main(int argc, char **argv)
 	remove_work_dir();
 	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || pairs == 0))) {
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
+		return 1;
+	}
+	if (seeds >= 100 && !sim_flow_happened()) {
+		fprintf(stderr, "sim: no region was left for another\n");
 		return 1;
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {

@@ -16,6 +16,7 @@
 struct sim_region {
 	struct store *mem; /* the bucket; shared by all nodes' links */
 	bool down;
+	int64_t slow_ms; /* each request takes so long */
 };
 
 struct sim_node {
@@ -71,6 +72,11 @@ void sim_order_write(struct sim *s, unsigned n);
 void sim_order_check(struct sim *s, unsigned n);
 uint64_t sim_order_checks(void); /* how often there was something to compare */
 void sim_order_done(void);
+
+/* sim_flow.c: regions get slow; a node watches its regions, and leaves and takes back some. */
+void sim_flow_event(struct sim *s, unsigned n, unsigned r);
+void sim_flow_heal(struct sim *s);
+bool sim_flow_happened(void);
 
 /* Those that applications use. */
 #define SIM_PATHS 9

@@ -86,6 +86,7 @@ static enum store_result before(
 	struct sim *s = l->sim;
 
 	s->requests++;
+	s->now_ms += s->healed ? 0 : s->region[l->region].slow_ms;
 	if (s->region[l->region].down || s->node[l->node].cut[l->region]) {
 		snprintf(error->text, sizeof error->text, "cut off");
 		return STORE_TRANSIENT;

@@ -5,7 +5,7 @@
 
 #include "cache/outbox.h"
 #include "replicator/delta.h"
-#include "replicator/pace.h"
+#include "replicator/delta_pace.h"
 #include "replicator/segment.h"
 #include "src/base/metrics.h"
 #include "src/base/random.h"
@@ -243,7 +243,7 @@ static void an_append_travels_by_itself(void **state)
 	expect(c, 1, "log", SIZE + 2000);
 	object_size(c, 0, "log", SIZE + 1000);
 	assert_int_equal(cluster_backlog(c, 0), CLUSTER_REGIONS);
-	cluster_now_ms += PACE_LEAST_MS + 1;
+	cluster_now_ms += DELTA_PACE_LEAST_MS + 1;
 	cluster_push(c, 0);
 	object_size(c, 0, "log", SIZE + 2000);
 	object_size(c, 1, "log", SIZE + 2000);

@@ -327,6 +327,8 @@ static void writing_a_displaced_file_is_a_conflict(void **state)
 	uint64_t loud = make_file(f, ROOT_INO, "loud", "data");
 	struct file *a, *b;
 
+	seal_now(f, quiet);
+	seal_now(f, loud);
 	assert_int_equal(file_open(f->cache, quiet, true, false, &a), 0);
 	assert_int_equal(file_open(f->cache, loud, true, false, &b), 0);
 	displace(f, "quiet", quiet);

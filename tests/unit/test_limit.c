@@ -159,11 +159,46 @@ static void waiters_leave(void **state)
 	assert_int_equal(more[1].result, STORE_ABSENT);
 }
 
+/* The gate notes the order in which waiting calls of other priorities got in. */
+static void urgent_first_and_bulk_never_everywhere(void **state)
+{
+	static const enum store_priority priority[8] = {STORE_BULK, STORE_BULK, STORE_BULK,
+		STORE_BULK, STORE_NORMAL, STORE_NORMAL, STORE_URGENT, STORE_NORMAL};
+	struct store *s = store_limit_new(
+		store_fault_new(store_mem_new(STORE_MEM_ALL), gate, NULL), 4);
+	struct caller c[8];
+
+	(void)state;
+	memset(c, 0, sizeof(c));
+	for (int i = 0; i < 8; i++) {
+		c[i].call.priority = priority[i];
+		start(&c[i], s, i);
+		if (i < 3 || i == 4)
+			await_entered(i < 3 ? i + 1 : 4);
+		else
+			clock_sleep_ms(20);
+	}
+	/* three bulk ones and a normal one are in; the fourth place was kept free of bulk */
+	assert_int_equal(entered, 4);
+	assert_int_equal(order[3], 4);
+	for (int i = 0; i < 8; i++) {
+		release(1);
+		await_entered(i + 5 < 8 ? i + 5 : 8);
+	}
+	for (int i = 0; i < 8; i++)
+		pthread_join(c[i].thread, NULL);
+	assert_int_equal(order[4], 6);
+	assert_int_equal(most, 4);
+	store_close(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(two_at_once_in_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(waiters_leave, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			urgent_first_and_bulk_never_everywhere, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -268,6 +268,86 @@ static void open_file_keeps_writing(void **state)
 	file_release(f);
 }
 
+/* A file whose hashing does not come to its end, and so holds back everything in its directory. */
+static void begin_large(struct server *s)
+{
+	struct inode i = {.size = (uint64_t)512 << 20};
+
+	do_write(s, "large", "");
+	assert_int_equal(tree_setattr(s->cache, ino_of(s, slice_of("large")), SET_SIZE, &i, &i), 0);
+	content_stop_hashing(s->cache, 0);
+}
+
+static void end_large(struct server *s)
+{
+	content_stop_hashing(s->cache, INT64_MAX);
+	/* A slice of a second each. */
+	for (unsigned i = 0; i < 60 && journal_rows(s); i++)
+		seal(s);
+	assert_int_equal(journal_rows(s), 0);
+}
+
+/* What cannot be sealed is merged as it was sealed last; a change of its attributes is not undone. */
+static void attributes_of_what_cannot_be_sealed(void **state)
+{
+	struct server *s = *state;
+	struct entry e;
+	struct inode i;
+
+	do_write(&s[0], "f", "one");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	begin_large(&s[1]);
+	do_write(&s[1], "f", "mine");
+	do_chmod(&s[1], "f", 0600);
+	do_touch(&s[0], "f", -1000000007);
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	assert_int_equal(tree_getattr(s[1].cache, ino_of(&s[1], slice_of("f")), &i), 0);
+	assert_int_equal(i.mode & 07777, 0600);
+	get_entry(&s[1], "f", &e);
+	assert_int_equal(e.size, 3);
+	assert_int_equal(e.mode, 0600);
+	assert_int_equal(e.attr_stamp.node, cache_node(s[1].cache));
+	assert_true(e.mtime_ns == -1000000007);
+	entry_done(&e);
+	/* It is announced, and a version that takes the name has it, too. */
+	carry(&s[1], &s[0], "f");
+	assert_int_equal(tree_getattr(s[0].cache, ino_of(&s[0], slice_of("f")), &i), 0);
+	assert_int_equal(i.mode & 07777, 0600);
+	end_large(&s[1]);
+	assert_content(&s[1], "f", "mine");
+	carry(&s[1], &s[0], "f");
+	assert_content(&s[0], "f", "mine");
+	carry_all(&s[1], &s[0]);
+	assert_converged(&s[0], &s[1]);
+	assert_int_equal(conflicts(&s[0]) + conflicts(&s[1]), 0);
+}
+
+/* Nor is a new file lost, whose name another server took. */
+static void new_file_that_cannot_be_sealed_is_kept(void **state)
+{
+	struct server *s = *state;
+	uint64_t ino;
+	struct inode i;
+
+	begin_large(&s[1]);
+	do_write(&s[1], "f", "mine");
+	ino = ino_of(&s[1], slice_of("f"));
+	do_write(&s[0], "f", "theirs");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	assert_content(&s[1], "f", "theirs");
+	assert_int_equal(conflicts(&s[1]), 1);
+	server_close(&s[1]);
+	server_open(&s[1]);
+	assert_int_equal(tree_getattr(s[1].cache, ino, &i), 0);
+	assert_int_equal(i.size, 4);
+	end_large(&s[1]);
+	carry_all(&s[1], &s[0]);
+	assert_converged(&s[0], &s[1]);
+}
+
 static void do_link(struct server *s, const char *from, const char *to)
 {
 	struct inode i;
@@ -676,6 +756,8 @@ int main(void)
 		TEST(registers_merge),
 		TEST(pending_is_sealed_first),
 		TEST(open_file_keeps_writing),
+		TEST(attributes_of_what_cannot_be_sealed),
+		TEST(new_file_that_cannot_be_sealed_is_kept),
 		TEST(file_that_is_open_gets_another_name),
 		TEST(far_future_is_held),
 		TEST(moved_content_is_cloned),

@@ -700,6 +700,87 @@ static void joining_keeps_what_is_not_sealed(void **state)
 	}
 }
 
+static void write_text(struct fixture *f, uint64_t ino, const char *text, struct file **ret)
+{
+	size_t n = strlen(text);
+
+	assert_int_equal(file_open(f->cache, ino, true, true, ret), 0);
+	assert_int_equal(file_write(*ret, text, n, 0, false), n);
+}
+
+static void assert_text(struct fixture *f, uint64_t ino, const char *text)
+{
+	char got[32] = {0};
+	struct file *file;
+
+	assert_int_equal(file_open(f->cache, ino, false, false, &file), 0);
+	assert_int_equal(file_read(file, got, sizeof(got) - 1, 0), strlen(text));
+	assert_string_equal(got, text);
+	file_release(file);
+}
+
+/* Whether the files are open or closed: what is not sealed of either exists nowhere else. */
+static void two_that_were_both_written_stay_two(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < 4; i++) {
+		const char a[] = {'a', (char)('0' + i), 0}, b[] = {'b', (char)('0' + i), 0};
+		uint64_t first = show_local(f, a, 1), second = show_local(f, b, 1);
+		struct file *one, *two;
+		struct conn *conn;
+
+		write_text(f, first, "mine", &one);
+		write_text(f, second, "yours", &two);
+		if (i & 1)
+			file_release(one);
+		if (i & 2)
+			file_release(two);
+		give_link_id(f, a);
+		give_link_id(f, b);
+		conn = fixture_begin(f);
+		assert_int_equal(ino_at(conn, a), first);
+		assert_int_equal(ino_at(conn, b), second);
+		fixture_commit(conn);
+		if (!(i & 1))
+			file_release(one);
+		if (!(i & 2))
+			file_release(two);
+		assert_text(f, first, "mine");
+		assert_text(f, second, "yours");
+		/* The next pair is another file. */
+		assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of(a)), 0);
+		assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of(b)), 0);
+	}
+}
+
+/* A write can come between the look at what is not sealed and the change that takes the name. */
+static void written_while_its_name_is_taken(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = show_local(f, "f", 2), n = 0;
+	struct entry e = {0};
+	struct file *file;
+	struct conn *conn;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	file_unseen(file, O_WRONLY);
+	conn = fixture_begin(f);
+	assert_int_equal(pwrite(file_fd(file), "later", 5, 0), 5);
+	e.content_stamp.time = ++stamps;
+	set_content(&e, 3);
+	assert_int_equal(entry_put(conn, slice_of("f"), &e), 0);
+	assert_int_equal(project_entry(conn, slice_of("f"), &e, true, NULL, NULL), 0);
+	assert_int_not_equal(ino_at(conn, "f"), ino);
+	fixture_commit(conn);
+	file_release(file);
+	conn = fixture_begin(f);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(sql_int(conn, "SELECT ino FROM conflict"), ino);
+	fixture_commit(conn);
+}
+
 struct seen {
 	unsigned names;
 	unsigned attributes;
@@ -821,6 +902,10 @@ int main(void)
 			fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
 			joining_keeps_what_is_not_sealed, fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(two_that_were_both_written_stay_two,
+			fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(
+			written_while_its_name_is_taken, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
 			the_kernel_is_told, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(

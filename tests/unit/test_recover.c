@@ -61,6 +61,29 @@ static void a_created_file_is_there_with_what_was_written(void **state)
 	assert_content(f, lookup(f, ROOT_INO, "f"), "text");
 }
 
+/* A power cut may take a content file away. What was not sealed of it was waited for. */
+static void lost_content_of_a_linked_file_is_sealed(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "a", "one");
+	char path[128], name[CONTENT_NAME_SIZE];
+	struct inode inode;
+	struct file *file;
+
+	assert_int_equal(tree_link(f->cache, ino, ROOT_INO, slice_of("b"), &inode), 0);
+	seal_now(f, ino);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_write(file, "two", 3, 0, false), 3);
+	journal_clear(f);
+	content_name(ino, name);
+	snprintf(path, sizeof(path), "%s/content/%s", f->dir, name);
+	assert_int_equal(unlink(path), 0);
+	fixture_crash(f);
+	free(file);
+	assert_int_equal(row_of(f, ino).state, STATE_REMOTE);
+	assert_string_equal(journal_text(f), "put a;put b;");
+}
+
 static void orphans_and_strays_go(void **state)
 {
 	struct fixture *f = *state;
@@ -282,6 +305,7 @@ int main(void)
 		TEST(an_open_writer_is_journalled_again),
 		TEST(an_unchanged_writer_makes_the_same_hash),
 		TEST(a_created_file_is_there_with_what_was_written),
+		TEST(lost_content_of_a_linked_file_is_sealed),
 		TEST(orphans_and_strays_go),
 		TEST(what_was_written_to_a_displaced_file_is_a_conflict),
 		TEST(what_was_written_to_a_hidden_file_is_a_conflict),

@@ -3,17 +3,17 @@
  * so it adapts to the object's size, to how much of it the store could copy, and to the link. Rows whose time
  * has come are free for others; where all are taken an object is not paced. Nothing outlives the process.
  */
-#include "replicator/pace.h"
+#include "replicator/delta_pace.h"
 
 #include "src/base/clock.h"
 
-void pace_init(struct pace *p)
+void delta_pace_init(struct delta_pace *p)
 {
-	*p = (struct pace){0};
+	*p = (struct delta_pace){0};
 	mutex_init(&p->lock, LOCK_RANK_LEAF);
 }
 
-void pace_done(struct pace *p)
+void delta_pace_done(struct delta_pace *p)
 {
 	mutex_done(&p->lock);
 }
@@ -28,7 +28,7 @@ static uint64_t hash_of(unsigned region, struct slice key)
 	return h ? h : 1;
 }
 
-int64_t pace_wait_ms(struct pace *p, unsigned region, struct slice key)
+int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice key)
 {
 	uint64_t hash = hash_of(region, key);
 	int64_t now = clock_monotonic_ms(), wait = 0;
@@ -36,7 +36,7 @@ int64_t pace_wait_ms(struct pace *p, unsigned region, struct slice key)
 	if (!p || atomic_load(&p->hurry))
 		return 0;
 	mutex_lock(&p->lock);
-	for (unsigned i = 0; i < PACE_ROWS; i++) {
+	for (unsigned i = 0; i < DELTA_PACE_ROWS; i++) {
 		if (p->row[i].key == hash && p->row[i].due_ms > now)
 			wait = p->row[i].due_ms - now;
 	}
@@ -44,19 +44,19 @@ int64_t pace_wait_ms(struct pace *p, unsigned region, struct slice key)
 	return wait;
 }
 
-void pace_sent(struct pace *p, unsigned region, struct slice key, int64_t start_ms)
+void delta_pace_sent(struct delta_pace *p, unsigned region, struct slice key, int64_t start_ms)
 {
-	int64_t now = clock_monotonic_ms(), pause = (PACE_SHARE - 1) * (now - start_ms);
+	int64_t now = clock_monotonic_ms(), pause = (DELTA_PACE_SHARE - 1) * (now - start_ms);
 	uint64_t hash = hash_of(region, key);
-	struct pace_row *place = NULL;
+	struct delta_pace_row *place = NULL;
 
 	if (!p)
 		return;
-	if (pause < PACE_LEAST_MS)
-		pause = PACE_LEAST_MS;
+	if (pause < DELTA_PACE_LEAST_MS)
+		pause = DELTA_PACE_LEAST_MS;
 	mutex_lock(&p->lock);
-	for (unsigned i = 0; i < PACE_ROWS; i++) {
-		struct pace_row *row = &p->row[i];
+	for (unsigned i = 0; i < DELTA_PACE_ROWS; i++) {
+		struct delta_pace_row *row = &p->row[i];
 
 		if (row->key == hash) {
 			place = row;
@@ -66,6 +66,6 @@ void pace_sent(struct pace *p, unsigned region, struct slice key, int64_t start_
 			place = row;
 	}
 	if (place)
-		*place = (struct pace_row){hash, now + pause};
+		*place = (struct delta_pace_row){hash, now + pause};
 	mutex_unlock(&p->lock);
 }
