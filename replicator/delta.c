@@ -10,6 +10,9 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "cache/content_delta.h"
+#include "src/base/metrics.h"
+
 uint64_t delta_limit(uint64_t inline_max, uint64_t size)
 {
 	uint64_t limit = 16 * inline_max;
@@ -201,4 +204,78 @@ int delta_apply(const struct delta *d, uint64_t size, struct content_writer *w)
 		from += length;
 	}
 	return content_resize(w, size);
+}
+
+/* ---- an older version and what came since ---- */
+
+enum { CHAIN_MAX = 256 };
+
+/* A step back: the delta that makes hash. */
+struct link {
+	uint8_t hash[SHA256_SIZE];
+	uint64_t size;
+};
+
+static int follow_one(struct conn *conn, const struct link *link, struct content_writer *w)
+{
+	CLEANUP(buf_done) struct buf b = {0};
+	uint8_t base[SHA256_SIZE];
+	struct delta d;
+	uint64_t size;
+	int r = content_delta_get(conn, link->hash, &size, base, &b);
+
+	if (r == 0 && !delta_parse(b.data, b.len, size, &d))
+		r = -EINVAL;
+	return r == 0 ? delta_apply(&d, size, w) : r;
+}
+
+/* *count steps lead from hash back to held. */
+static int find_chain(struct conn *conn, const uint8_t *held, const uint8_t *hash,
+	struct link chain[CHAIN_MAX], unsigned *count)
+{
+	uint8_t at[SHA256_SIZE], base[SHA256_SIZE];
+	int r = 0;
+
+	memcpy(at, hash, SHA256_SIZE);
+	for (*count = 0; r == 0 && memcmp(at, held, SHA256_SIZE) != 0; (*count)++) {
+		CLEANUP(buf_done) struct buf b = {0};
+
+		if (*count == CHAIN_MAX)
+			return -ENOENT;
+		r = content_delta_get(conn, at, &chain[*count].size, base, &b);
+		memcpy(chain[*count].hash, at, SHA256_SIZE);
+		if (r == 0)
+			memcpy(at, base, SHA256_SIZE);
+	}
+	return r;
+}
+
+int delta_follow(struct cache *c, const uint8_t held[SHA256_SIZE], const uint8_t hash[SHA256_SIZE],
+	uint64_t size, struct content_writer *w)
+{
+	AUTO_FREE struct link *chain = calloc(CHAIN_MAX, sizeof(*chain));
+	uint8_t got[SHA256_SIZE];
+	unsigned count = 0;
+	struct conn *conn;
+
+	if (!chain)
+		return -ENOMEM;
+	int r = cache_read_begin(c, &conn);
+	if (r < 0)
+		return r;
+	r = find_chain(conn, held, hash, chain, &count);
+	if (r == 0 && (count == 0 || chain[0].size != size))
+		r = -ENOENT;
+	while (r == 0 && count > 0)
+		r = follow_one(conn, &chain[--count], w);
+	cache_read_end(conn);
+	if (r == 0)
+		r = content_writer_hash(c, w, got);
+	if (r == -ENOENT || r == -EINVAL)
+		return -EAGAIN;
+	if (r < 0)
+		return r;
+	bool good = memcmp(got, hash, SHA256_SIZE) == 0;
+	metric_add(good ? METRIC_DELTAS_APPLIED : METRIC_DELTAS_USELESS, 1);
+	return good ? 0 : -EAGAIN;
 }

@@ -7,7 +7,7 @@
  *
  * Deltas. The content of a large file is made of a copy of its base as records are added, and one more change of
  * the same file is applied to the same copy; before the commit each is checked once. Whoever has not got the base,
- * or no room for the copy, fetches the content from the object.
+ * or no room for the copy, keeps the delta and fetches the content from the object.
  *
  * Local changes first. The transaction may see no unsealed change of a key that it merges: the
  * remote record would be merged with an older state, and the tree overwritten. So commit seals what
@@ -39,6 +39,7 @@
 
 #include <errno.h>
 
+#include "cache/content_delta.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/outbox.h"
@@ -245,6 +246,15 @@ static int clone_base(
 	return code;
 }
 
+/* The object may still be the base, or something that the base is made of, when the content is fetched. */
+static int keep_for_fetch(struct merge_batch *b, const struct record *r, const struct delta *d)
+{
+	int code = content_delta_keep(
+		b->cache, r->entry.hash, r->entry.size, d->base, r->delta, r->delta_len);
+
+	return code == -ENOSPC ? 0 : code;
+}
+
 /* Makes the content of the record by its delta. Whatever prevents that, the content is fetched then. */
 static int keep_delta(struct merge_batch *b, const struct record *r, struct item *item)
 {
@@ -261,7 +271,7 @@ static int keep_delta(struct merge_batch *b, const struct record *r, struct item
 	if (!take_made(b, r, &d, item, &made)) {
 		code = b->made_count < MADE_MAX ? clone_base(b, r, &d, item) : -EAGAIN;
 		if (code)
-			return code == -ENOMEM ? code : 0;
+			return keep_for_fetch(b, r, &d);
 		made = &b->made[b->made_count++];
 	}
 	code = content_reopen(b->cache, &item->content);

@@ -292,6 +292,32 @@ static void without_the_base_it_is_fetched(void **state)
 	assert_int_equal(metric_get(METRIC_DELTAS_USELESS), useless);
 }
 
+/* The object is some versions behind: what came since was in the segments. */
+static void an_object_that_lags_is_followed(void **state)
+{
+	struct cluster *c = *state;
+	uint64_t applied = metric_get(METRIC_DELTAS_APPLIED);
+
+	cluster_write(c, 0, "log", body, SIZE);
+	cluster_settle(c);
+	for (int i = 0; i < 4; i++) {
+		append(c, 0, "log", body + SIZE + i * 100, 100);
+		cluster_push(c, 0);
+		cluster_pull(c, 1);
+	}
+	object_size(c, 0, "log", SIZE + 100);
+	object_size(c, 1, "log", SIZE + 100);
+	assert_false(is_here(c, 1, "log"));
+	expect(c, 1, "log", SIZE + 400);
+	assert_int_equal(metric_get(METRIC_DELTAS_APPLIED), applied + 1);
+	/* From now on it has the base. */
+	append(c, 0, "log", body + SIZE + 400, 100);
+	cluster_push(c, 0);
+	cluster_pull(c, 1);
+	assert_true(is_here(c, 1, "log"));
+	expect(c, 1, "log", SIZE + 500);
+}
+
 /* The base's file was damaged behind the cache's back: what is made of it is not taken. */
 static void a_wrong_result_is_not_taken(void **state)
 {
@@ -365,6 +391,7 @@ int main(void)
 		TEST(an_append_travels_by_itself),
 		TEST(changes_follow_each_other),
 		TEST(without_the_base_it_is_fetched),
+		TEST(an_object_that_lags_is_followed),
 		TEST(a_wrong_result_is_not_taken),
 		TEST(too_much_in_the_end_is_sent_whole),
 		TEST(a_kill_takes_nothing),
