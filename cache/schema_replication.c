@@ -72,6 +72,7 @@ const char *const schema_replication[] = {
 	" next_at_ms INTEGER NOT NULL,"
 	" error TEXT NOT NULL,"
 	" moved_from BLOB,"
+	" moved_to BLOB,"
 	" base BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
