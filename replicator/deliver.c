@@ -61,7 +61,7 @@ enum {
 	WAIT_FOR_AUTHOR = 3, /* attempts */
 	LOST_AFTER = 12,     /* attempts */
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
-	PACE_LOOK_MS = 5000,
+	PACE_LOOK_MS = 1000,
 	BULK_FROM = 1 << 20,
 	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
@@ -296,7 +296,7 @@ static void check_overtaken(struct deliverer *d, struct job *j, const struct ent
 		    (now.content_stamp.node != cache_node(d->o.cache) || now.kind == KIND_ABSENT);
 }
 
-/* Looked at again every few seconds, for somebody may be in a hurry by then. */
+/* Looked at again every second, for somebody may be in a hurry by then. */
 static bool is_too_soon(struct deliverer *d, struct job *j)
 {
 	int64_t wait = 0;
