@@ -210,6 +210,20 @@ int delta_apply(const struct delta *d, uint64_t size, struct content_writer *w)
 
 enum { CHAIN_MAX = 256 };
 
+bool delta_leads_to(struct cache *c, const uint8_t hash[SHA256_SIZE])
+{
+	CLEANUP(buf_done) struct buf b = {0};
+	uint8_t base[SHA256_SIZE];
+	struct conn *conn;
+	uint64_t size;
+
+	if (cache_read_begin(c, &conn) < 0)
+		return false;
+	int r = content_delta_get(conn, hash, &size, base, &b);
+	cache_read_end(conn);
+	return r == 0;
+}
+
 /* A step back: the delta that makes hash. */
 struct link {
 	uint8_t hash[SHA256_SIZE];

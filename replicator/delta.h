@@ -42,6 +42,8 @@ bool delta_parse(const void *p, size_t n, uint64_t size, struct delta *ret) MUST
  * content. */
 int delta_apply(const struct delta *d, uint64_t size, struct content_writer *w) MUST_CHECK;
 
+/* Whether a delta that makes the content with that hash is kept. */
+bool delta_leads_to(struct cache *c, const uint8_t hash[SHA256_SIZE]) MUST_CHECK;
 /* Makes the content with that hash and size of what w holds (open; its hash is held), by deltas that are
  * kept (content_delta.h). -EAGAIN: they do not lead there; w may have changed then. */
 int delta_follow(struct cache *c, const uint8_t held[SHA256_SIZE], const uint8_t hash[SHA256_SIZE],

@@ -67,6 +67,7 @@ void sim_delta_append(struct sim *s, unsigned n)
 	ssize_t w = file_write(file, line, len, at, !page);
 	if (w != (ssize_t)len)
 		sim_fail(s, "n%u: append: %zd", n, w);
+	sim_unseen_forget(s, n, inode.ino);
 	sim_trace(s, "n%u app change ino %llu \"%s\" at %lld", n, (unsigned long long)inode.ino,
 		line, page ? (long long)at : -1);
 	file_release(file);
