@@ -734,19 +734,11 @@ static int flush_tell(struct flush *f, uint64_t left)
 	return f->progress(f->ctx, left) ? -ECANCELED : 0;
 }
 
-/* While it is being sealed. */
+/* While it is being sealed, mostly under the sealer's lock: who waits is told nothing, for that may block and
+ * takes locks of its own. */
 static int flush_tick(void *ctx)
 {
-	struct flush *f = ctx;
-	uint64_t left = 0;
-	bool waiting;
-
-	if (flush_over(f))
-		return -ETIMEDOUT;
-	if (!f->progress || clock_monotonic_ms() - f->told_ms < 1000)
-		return 0;
-	int code = rows_waiting(f->r, slice_of(""), &waiting, &left);
-	return code < 0 ? code : flush_tell(f, left);
+	return flush_over(ctx) ? -ETIMEDOUT : 0;
 }
 
 static int flush_wait(struct flush *f, struct slice key, struct err *err)
