@@ -33,7 +33,7 @@ int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice k
 	uint64_t hash = hash_of(region, key);
 	int64_t now = clock_monotonic_ms(), wait = 0;
 
-	if (!p || atomic_load(&p->hurry))
+	if (!p || atomic_load(&p->hurry) || atomic_load(&p->awaited))
 		return 0;
 	mutex_lock(&p->lock);
 	for (unsigned i = 0; i < DELTA_PACE_ROWS; i++) {

@@ -17,7 +17,8 @@
 
 /* All regions'. Embedded; thread-safe. */
 struct delta_pace {
-	atomic_uint hurry; /* > 0: nobody waits */
+	atomic_uint hurry;   /* > 0: nobody waits, */
+	atomic_bool awaited; /* nor then */
 	struct mutex lock; /* leaf; guards row */
 	struct delta_pace_row {
 		uint64_t key;	/* hash of region and key; 0: free */
