@@ -73,6 +73,7 @@ const char *const schema_replication[] = {
 	" error TEXT NOT NULL,"
 	" moved_from BLOB,"
 	" moved_to BLOB,"
+	" base BLOB,"
 	" unfetched INTEGER NOT NULL DEFAULT 0) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
@@ -119,6 +120,15 @@ const char *const schema_replication[] = {
 	"CREATE INDEX content_map_ino ON content_map(ino, objects, id)",
 	"CREATE TABLE content_map_total(bytes INTEGER NOT NULL) STRICT",
 	"INSERT INTO content_map_total VALUES (0)",
+	/* What makes content of other content; see content_delta.c. */
+	"CREATE TABLE content_delta("
+	" id INTEGER PRIMARY KEY," /* in order of age */
+	" hash BLOB NOT NULL UNIQUE,"
+	" size INTEGER NOT NULL,"
+	" base BLOB NOT NULL,"
+	" delta BLOB NOT NULL) STRICT",
+	"CREATE TABLE content_delta_total(bytes INTEGER NOT NULL) STRICT",
+	"INSERT INTO content_delta_total VALUES (0)",
 
 	"CREATE TABLE touched("
 	" key BLOB PRIMARY KEY,"
