@@ -7,6 +7,7 @@
 #include "replicator/inline_cache.h"
 #include "replicator/pull.h"
 #include "replicator/range.h"
+#include "replicator/refresh.h"
 #include "replicator/region.h"
 #include "replicator/replicator.h"
 #include "replicator/seal.h"
@@ -21,6 +22,8 @@ struct announce_thread {
 	bool started;
 };
 
+#define REFRESH_THREADS 4
+
 struct replicator {
 	struct cache *cache;
 	struct replicator_options o; /* numbers only; its strings are not kept */
@@ -31,6 +34,7 @@ struct replicator {
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
 	struct ranger *ranger;
+	struct refresher *refresher;
 	struct fetcher *fetcher;
 
 	struct mutex lock; /* rank REPLICATOR; guards the four below */
@@ -44,6 +48,8 @@ struct replicator {
 	pthread_t watch_thread;
 	bool watch_started;
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
+	pthread_t refresh_thread[REFRESH_THREADS];
+	bool refresh_started[REFRESH_THREADS];
 	bool running;
 };
 

@@ -63,7 +63,7 @@ struct target {
 	bool has_source;
 	bool nameless;
 	bool absent; /* and no region that answered has it, so it will not come */
-	bool busy; /* a worker looks for the source, or finishes it: nobody else works on it */
+	bool busy;   /* a worker looks for the source, or finishes it: nobody else works on it */
 	unsigned workers; /* that work on it */
 	unsigned bad;
 	uint64_t avoid;	  /* regions */
@@ -79,6 +79,7 @@ struct target {
 struct run {
 	struct target *target; /* NULL: nothing */
 	uint64_t first, end;
+	enum store_priority priority;
 };
 
 struct worker {
@@ -217,7 +218,7 @@ static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to,
 		if (next_free(r, t, end, end + 1) != end)
 			break;
 	}
-	*ret = (struct run){t, first, end};
+	*ret = (struct run){.target = t, .first = first, .end = end};
 	return true;
 }
 
@@ -260,7 +261,7 @@ static bool take_end(struct target *t, struct run *ret)
 
 	if (t->workers || partial_missing(t->p, 0, blocks) < blocks)
 		return false;
-	*ret = (struct run){t, blocks, blocks};
+	*ret = (struct run){.target = t, .first = blocks, .end = blocks};
 	return true;
 }
 
@@ -314,8 +315,10 @@ static bool next_run(struct ranger *r, struct run *ret)
 			return false;
 		for (struct target *t = r->first; t; t = t->next) {
 			if (!t->busy && t->due_ms <= now && partial_state(t->p) != PARTIAL_DONE &&
-				take_class(r, t, (enum class) class, ret))
+				take_class(r, t, (enum class) class, ret)) {
+				ret->priority = class == DEMAND ? STORE_NORMAL : STORE_BULK;
 				return true;
+			}
 		}
 	}
 	return false;
@@ -549,7 +552,7 @@ static void work_on(struct worker *w, struct run run)
 		struct range_source source = t->source;
 
 		mutex_unlock(&r->lock);
-		e = range_read(t->p, &source, run.first, run.end, on_block, w);
+		e = range_read(t->p, &source, run.first, run.end, run.priority, on_block, w);
 		mutex_lock(&r->lock);
 		note_result(r, t, version, e, &told);
 	} else if (!e) {

@@ -99,11 +99,13 @@ static void node_open(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
 	struct cache_options co = {
-		.state_dir = node->dir, .sync_off = true, .no_lock = true, .map_min = INLINE_MAX};
+		.state_dir = node->dir, .sync_off = true, .no_lock = true, .map_min = INLINE_MAX,
+		.partial_block = 32};
 	struct replicator_options ro = {.volume = "sim",
 		.regions = s->regions,
 		.home = node->home,
-		.inline_max = INLINE_MAX};
+		.inline_max = INLINE_MAX,
+		.refresh = (enum refresh_mode)random_below(3)};
 	struct err err = {0};
 	static const char *const names[] = {"r0", "r1", "r2"};
 
@@ -188,7 +190,9 @@ int sim_fetch(struct sim *s, unsigned n, uint64_t ino)
 
 	node->running = true;
 	s->current = n;
+	sim_lazy_on(s, n, chance(50));
 	r = replicator_step_fetch(node->replicator, ino);
+	sim_lazy_on(s, n, false);
 	node->running = false;
 	s->current = n;
 	sim_trace(s, "n%u fetch ino %" PRIu64 ": %d", n, ino, r);
@@ -502,7 +506,7 @@ static void random_event(struct sim *s)
 	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
-	switch (random_below(26)) {
+	switch (random_below(28)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
 		sim_trace(s, "r%u %s", r, s->region[r].down ? "down" : "up");
@@ -539,6 +543,10 @@ static void random_event(struct sim *s)
 	case 11:
 	case 12:
 		sim_flow_event(s, n, r);
+		break;
+	case 13:
+	case 14:
+		sim_lazy_event(s, n);
 		break;
 	default:
 		sim_random_step(s);
@@ -711,6 +719,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && !sim_flow_happened()) {
 		fprintf(stderr, "sim: no region was left for another, or no renamed file copied\n");
+		return 1;
+	}
+	if (seeds >= 100 && !sim_lazy_happened()) {
+		fprintf(stderr, "sim: no file was read by ranges to its end\n");
 		return 1;
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {
