@@ -6,6 +6,7 @@
  *               object pool  outbox -> objects                                 deliver.h, object.h
  *   puller thread            segments of the home region -> merge              pull.h, merge.h
  *   fetch pool               content on first open                             fetch.h
+ *   durable thread           fsync that waits for regions                      durable.h
  *   housekeeper              checkpoints of the database
  *   refresh threads          content that nobody asked for                    cache/refresh.h
  *   evictor                  content that is too much here                     cache/evict.h
@@ -16,6 +17,7 @@
 #define REPLICATOR_REPLICATOR_H
 
 #include "cache/cache.h"
+#include "cache/durability.h"
 #include "cache/outbox.h"
 #include "cache/refresh.h"
 #include "cache/upload_record.h"
@@ -44,6 +46,7 @@ struct replicator_options {
 	int64_t poll_interval_ms;  /* 0: 1,000 */
 	int64_t max_clock_skew_ms; /* 0: 300,000 */
 	unsigned object_threads;   /* per region; 0: 16 */
+	int64_t durability_timeout_ms; /* 0: 30,000 */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
 };
 
@@ -76,6 +79,11 @@ int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
 int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
 /* Fetches the next file that is to be fetched without being asked for. */
 int replicator_step_refresh(struct replicator *r, bool *did) MUST_CHECK;
+/* Looks at those who wait until regions have a file, and answers them. */
+int replicator_step_durable(struct replicator *r, bool *did) MUST_CHECK;
+/* A durability_wait_fn. */
+void replicator_wait_durable(struct replicator *r, uint64_t ino, enum durability mode,
+	durability_done_fn done, void *arg);
 /* A batch of evict_step. */
 int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
 /* An evict_proof_fn; ctx is the replicator. Asks the regions one by one, the home region first, for the
@@ -124,6 +132,7 @@ struct replicator_status {
 	uint64_t bad_segments;
 	uint64_t entries;
 	uint64_t tombstones;
+	uint64_t durable_waiting; /* fsync and the like that wait for regions */
 };
 int replicator_status(struct replicator *r, struct replicator_status *ret) MUST_CHECK;
 

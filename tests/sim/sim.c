@@ -158,9 +158,9 @@ struct target {
 	struct inode inode;
 };
 
-static struct target pick(struct sim *s, struct sim_node *node)
+static struct target look_up(struct sim_node *node, const char *path)
 {
-	struct target t = {.path = sim_paths[random_below(SIM_PATHS)]};
+	struct target t = {.path = path};
 	struct slice key = slice_of(t.path);
 	struct inode parent;
 
@@ -170,6 +170,11 @@ static struct target pick(struct sim *s, struct sim_node *node)
 		t.exists = tree_lookup(node->cache, t.parent, t.name, &t.inode) == 0;
 	}
 	return t;
+}
+
+static struct target pick(struct sim *s, struct sim_node *node)
+{
+	return look_up(node, sim_paths[random_below(SIM_PATHS)]);
 }
 
 static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
@@ -226,8 +231,11 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 		sim_fail(s, "n%u: write %s: %zd", n, t->path, w);
 	sim_trace(s, "n%u app write %s ino %" PRIu64 " \"%.24s\" %zu%s", n, t->path, t->inode.ino,
 		content, len, truncate ? "" : " append");
-	if (chance(15) && (r = file_fsync(file, true)) < 0)
+	bool sync = chance(30);
+	if (sync && (r = file_fsync(file, true)) < 0)
 		sim_fail(s, "n%u: fsync %s: %d", n, t->path, r);
+	if (sync)
+		sim_durability_sync(s, n, t->path, t->inode.ino);
 	sim_unseen_forget(s, n, t->inode.ino);
 	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
 	bool keep = chance(25);
@@ -316,6 +324,23 @@ static void remove_something(struct sim *s, unsigned n, struct target *t)
 		sim_fail(s, "n%u: remove %s: %d", n, t->path, r);
 }
 
+/* For writing, which comes later and unseen. */
+static void open_something(struct sim *s, unsigned n, const struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
+	struct file *file;
+
+	if (node->open[slot])
+		file_release(node->open[slot]);
+	node->open[slot] = NULL;
+	if (file_open(node->cache, t->inode.ino, true, false, &file) < 0)
+		return;
+	sim_trace(s, "n%u app opens %s ino %" PRIu64, n, t->path, t->inode.ino);
+	node->open[slot] = file;
+	node->unseen[slot] = sim_unseen_open(s, file);
+}
+
 static void app_op(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
@@ -327,6 +352,10 @@ static void app_op(struct sim *s, unsigned n)
 	s->now_ms += 1 + (int64_t)random_below(20);
 	if (!t.parent)
 		return;
+	if (t.exists && S_ISREG(t.inode.mode) && sim_unseen_takes(s)) {
+		open_something(s, n, &t);
+		return;
+	}
 	if (chance(s->link_percent)) {
 		link_something(s, n, &t);
 		return;
@@ -478,13 +507,17 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	case 3:
 		r = replicator_step_pull(node->replicator, &did);
 		break;
-	default:
+	case 4:
 		r = evict_some(s, n, &did);
+		break;
+	default:
+		did = sim_durability_step(s, n);
+		r = 0;
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -495,7 +528,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(5);
+	unsigned which = (unsigned)random_below(6);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
@@ -555,6 +588,44 @@ static void random_event(struct sim *s)
 	sim_net_deliver_late(s, false);
 }
 
+/* One node changes files again and again that another one has open and writes to unseen, while it
+ * merges them. */
+static void crowd(struct sim *s)
+{
+	static const char *const paths[] = {"a", "b", "d/x"};
+	unsigned from = (unsigned)random_below(s->nodes), to = (from + 1) % s->nodes;
+
+	s->crowded = true;
+	for (unsigned r = 0; r < s->regions; r++) {
+		s->region[r].down = false;
+		s->node[from].cut[r] = s->node[to].cut[r] = false;
+	}
+	for (unsigned round = 0; round < 16; round++) {
+		s->now_ms += 30000; /* beyond backoffs */
+		for (unsigned i = 0; i < ARRAY_SIZE(paths); i++) {
+			unsigned n = round % 2 ? to : from;
+			struct target t = look_up(&s->node[n], paths[i]);
+
+			s->current = n;
+			sim_replaced_before(s, n);
+			sim_unseen_before(s, n);
+			if (round % 2 && t.exists && S_ISREG(t.inode.mode))
+				open_something(s, n, &t);
+			else if (round % 2 == 0 && i + 1 < ARRAY_SIZE(paths) && t.exists && chance(15))
+				link_something(s, n, &t);
+			else if (round % 2 == 0 && t.parent)
+				write_file(s, n, &t);
+			sim_unseen_after(s, n);
+			sim_replaced_after(s, n);
+		}
+		for (unsigned i = 0; round % 2 == 0 && i < 8; i++)
+			step(s, from, i % 3);
+		step(s, to, 3);
+		step(s, to, 3);
+		step(s, to, round % 2 ? 3 : 0);
+	}
+}
+
 static void heal(struct sim *s)
 {
 	s->healed = true;
@@ -597,6 +668,7 @@ static void heal(struct sim *s)
 			if (r == 0)
 				sim_order_check(s, n);
 			did |= d;
+			did |= sim_durability_step(s, n);
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
 		}
@@ -661,9 +733,12 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	unsigned events = 150 + (unsigned)random_below(350);
 	for (unsigned i = 0; i < events; i++)
 		random_event(s);
+	if (s->unseen)
+		crowd(s);
 	heal(s);
 	sim_check(s);
 	check_uploads(s);
+	sim_durability_done(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		replicator_free(s->node[n].replicator);
@@ -717,6 +792,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
+	if (seeds >= 100 && sim_durability_kept() == 0) {
+		fprintf(stderr, "sim: no fsync waited for regions\n");
+		return 1;
+	}
 	if (seeds >= 100 && !sim_flow_happened()) {
 		fprintf(stderr, "sim: no region was left for another, or no renamed file copied\n");
 		return 1;
@@ -734,7 +813,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
-	       " pairs of names, %" PRIu64 " evictions: all converge\n",
-		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED));
+	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " promises: all converge\n",
+		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED),
+		sim_durability_kept());
 	return 0;
 }
