@@ -596,8 +596,20 @@ static void random_event(struct sim *s)
 		sim_flow_event(s, n, r);
 		break;
 	case 13:
+<<<<<<< HEAD
 	case 14:
 		sim_lazy_event(s, n);
+=======
+		s->current = n;
+		sim_delta_read(s, n);
+		break;
+	case 14:
+		s->current = n;
+		s->now_ms += 1 + (int64_t)random_below(20);
+		sim_replaced_before(s, n);
+		sim_delta_append(s, n);
+		sim_replaced_after(s, n);
+>>>>>>> next
 		break;
 	default:
 		sim_random_step(s);
@@ -828,6 +840,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && metric_get(METRIC_BYTES_COPIED) == 0) {
 		fprintf(stderr, "sim: no part of a changed object was copied\n");
+		return 1;
+	}
+	if (seeds >= 100 && metric_get(METRIC_DELTAS_APPLIED) == 0) {
+		fprintf(stderr, "sim: no delta was applied\n");
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
