@@ -317,6 +317,11 @@ static uint64_t excess(struct cache *c)
 	return wanted > available && wanted - available > over ? wanted - available : over;
 }
 
+bool evict_is_over(struct cache *c)
+{
+	return excess(c) > 0;
+}
+
 static int begin_pass(struct cache *c)
 {
 	c->pass.fruitful = false;

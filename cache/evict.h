@@ -51,6 +51,9 @@ int evict_content(
 /* Removes the files, after a flush of the log; what was fetched again meanwhile stays. */
 int evict_finish(struct cache *c, struct evict_batch *b) MUST_CHECK;
 
+/* Whether the cache is over a limit now. */
+bool evict_is_over(struct cache *c);
+
 /* When the cache is over a limit (cache_options): looks at the next, least recently used content, at
  * most EVICT_BATCH files, and evicts what may go and is too much. What may not go counts as used now, so
  * that no file is looked at twice in a pass. *more: there is more to do at once. After passes in

@@ -156,6 +156,7 @@ struct cache {
 
 	struct sweep *sweep;
 	struct partials *partials;
+	_Atomic int refresh; /* enum refresh_mode */
 	struct removals *removals;
 	struct hashings *hashings;
 	_Atomic int64_t hash_end_ms;

@@ -23,7 +23,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#define HASH_AHEAD 4 /* blocks hashed by one call of partial_mark */
 
 /* ---- the table ---- */
 
@@ -505,7 +504,6 @@ void partial_mark(struct partial *p, uint64_t block)
 			(void)0;
 	}
 	mutex_unlock(&p->lock);
-	partial_hash_ahead(p, HASH_AHEAD);
 }
 
 /* ---- what others do to it ---- */

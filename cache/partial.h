@@ -49,8 +49,11 @@ bool partial_has(struct partial *p, uint64_t offset, uint64_t n);
 uint64_t partial_missing(struct partial *p, uint64_t from, uint64_t to);
 /* Puts bytes that are not marked yet into the file; -ENOSPC with regard to the reserve. */
 int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t n) MUST_CHECK;
-/* All bytes of the block are there. Hashes it too when it is the next in order. */
+/* All bytes of the block are there. */
 void partial_mark(struct partial *p, uint64_t block);
+/* Hashes some blocks that are here and next in order, ahead of partial_finish. False: none is, or somebody
+ * else is at it. */
+bool partial_hash_ahead(struct partial *p);
 /* When all blocks are here: compares the hash, flushes, and makes it the inode's content. 0 also when
  * somebody else is at it or the inode has no name any more; -EAGAIN: some block is missing; -EBADMSG: the
  * hash is another, and all blocks were thrown away. Blocks on disk. */

@@ -1,8 +1,8 @@
 /*
  * Partial content that is complete: its hash, and how it becomes the inode's content.
  *
- * Blocks are hashed in order while they arrive, by whoever brought the next one, from the page cache;
- * what arrived out of order is caught up with later, at the end at the latest. One thread at a time
+ * Blocks are hashed in order while others arrive, from the page cache, by a thread that gives way to
+ * those that bring them; what is left at the end is hashed then. One thread at a time
  * has the hash (hashing), and one ends it (finishing).
  */
 #include "cache/partial_entry.h"
@@ -14,6 +14,8 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
+
+#define HASH_AHEAD 4 /* blocks by one call */
 
 /* Takes up to max blocks more into the hash; the caller has set hashing. */
 static int hash_blocks(struct partial *p, uint64_t max)
@@ -70,14 +72,18 @@ static void end_hashing(struct partial *p)
 	mutex_unlock(&p->lock);
 }
 
-void partial_hash_ahead(struct partial *p, uint64_t max)
+bool partial_hash_ahead(struct partial *p)
 {
-	if (!begin_hashing(p))
-		return;
+	uint64_t before;
+	bool some;
+
+	if (partial_state(p) != PARTIAL_ACTIVE || !begin_hashing(p))
+		return false;
+	before = p->hashed;
 	/* What fails here, partial_finish does again. */
-	if (hash_blocks(p, max))
-		(void)0;
+	some = hash_blocks(p, HASH_AHEAD) == 0 && p->hashed > before;
 	end_hashing(p);
+	return some;
 }
 
 /* Bytes that are not of the version: nothing is kept. */

@@ -80,7 +80,4 @@ static inline size_t partial_map_bytes(const struct partial *p)
 	return (size_t)((p->blocks + 7) / 8);
 }
 
-/* partial_end.c: takes up to max blocks more, in order, into the hash, unless somebody else is at it. */
-void partial_hash_ahead(struct partial *p, uint64_t max);
-
 #endif

@@ -27,6 +27,7 @@
 
 #include "cache/internal.h"
 #include "cache/progress.h"
+#include "cache/refresh.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -38,6 +39,7 @@ struct place {
 	struct inode_row parent;
 	struct slice name;
 	struct inode_row now; /* ino 0: nothing */
+	bool was_here; /* the content of what is replaced was, all of it or some */
 };
 
 /* Attributes to show. */
@@ -660,6 +662,8 @@ static int make_file(struct place *p, const struct entry *e, struct incoming *in
 		r = finish_make(p, row.ino, &look);
 	if (!r && w)
 		incoming->used = true;
+	if (!r && !w && e->size)
+		r = refresh_note(p->conn, row.ino, p->was_here);
 	return r;
 }
 
@@ -868,6 +872,8 @@ static int show_leaf(struct place *p, const struct entry *e, bool content_change
 		r = removable(p->conn, p->key, p->now.ino, &free_name);
 	if (r || !free_name)
 		return r;
+	p->was_here = S_ISREG(p->now.mode) && (p->now.state == STATE_LOCAL ||
+						      partial_known(conn_cache(p->conn), p->now.ino));
 	r = replace(p, keep_ino);
 	return r ? r : make_leaf(p, e, incoming);
 }

@@ -130,6 +130,9 @@ const char *const schema_replication[] = {
 	"CREATE TABLE content_delta_total(bytes INTEGER NOT NULL) STRICT",
 	"INSERT INTO content_delta_total VALUES (0)",
 
+	/* Files that are to be fetched without being asked for; see refresh.c. */
+	"CREATE TABLE refresh(ino INTEGER PRIMARY KEY) STRICT",
+
 	"CREATE TABLE touched("
 	" key BLOB PRIMARY KEY,"
 	" due_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID",

@@ -8,6 +8,7 @@
 #include "replicator/inline_cache.h"
 #include "replicator/pull.h"
 #include "replicator/range.h"
+#include "replicator/refresh.h"
 #include "replicator/region.h"
 #include "replicator/replicator.h"
 #include "replicator/seal.h"
@@ -22,6 +23,8 @@ struct announce_thread {
 	bool started;
 };
 
+#define REFRESH_THREADS 4
+
 struct replicator {
 	struct cache *cache;
 	struct replicator_options o; /* numbers only; its strings are not kept */
@@ -33,6 +36,7 @@ struct replicator {
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
 	struct ranger *ranger;
+	struct refresher *refresher;
 	struct fetcher *fetcher;
 	struct durable *durable;
 
@@ -51,6 +55,8 @@ struct replicator {
 	pthread_t watch_thread, durable_thread;
 	bool watch_started, durable_started;
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
+	pthread_t refresh_thread[REFRESH_THREADS];
+	bool refresh_started[REFRESH_THREADS];
 	bool running;
 };
 

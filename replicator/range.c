@@ -38,8 +38,11 @@ enum {
 	PAUSE_FIRST_MS = 50,
 	PAUSE_MAX_MS = 2000,
 	IDLE_MS = 3000,
-	LOOK_MS = 200, /* how often waiting times are looked at */
-	BAD_MAX = 2,   /* hashes that did not match before waiters are told */
+	LOOK_MS = 200,	  /* how often waiting times are looked at */
+	TARGETS_LOOK = 8, /* of which none had anything to hash: then a pause */
+	HASH_PAUSE_MS = 20,
+	HASH_IDLE_MS = 500,
+	BAD_MAX = 2, /* hashes that did not match before waiters are told */
 };
 
 struct waiter {
@@ -63,7 +66,7 @@ struct target {
 	bool has_source;
 	bool nameless;
 	bool absent; /* and no region that answered has it, so it will not come */
-	bool busy; /* a worker looks for the source, or finishes it: nobody else works on it */
+	bool busy;   /* a worker looks for the source, or finishes it: nobody else works on it */
 	unsigned workers; /* that work on it */
 	unsigned bad;
 	uint64_t avoid;	  /* regions */
@@ -79,6 +82,7 @@ struct target {
 struct run {
 	struct target *target; /* NULL: nothing */
 	uint64_t first, end;
+	enum store_priority priority;
 };
 
 struct worker {
@@ -96,6 +100,8 @@ struct ranger {
 	bool stopping;
 	struct worker worker[THREADS];
 	unsigned started;
+	pthread_t hasher;
+	bool hashing; /* that thread was started */
 };
 
 int ranger_new(struct regions *regions, struct ranger **ret)
@@ -217,7 +223,7 @@ static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to,
 		if (next_free(r, t, end, end + 1) != end)
 			break;
 	}
-	*ret = (struct run){t, first, end};
+	*ret = (struct run){.target = t, .first = first, .end = end};
 	return true;
 }
 
@@ -260,7 +266,7 @@ static bool take_end(struct target *t, struct run *ret)
 
 	if (t->workers || partial_missing(t->p, 0, blocks) < blocks)
 		return false;
-	*ret = (struct run){t, blocks, blocks};
+	*ret = (struct run){.target = t, .first = blocks, .end = blocks};
 	return true;
 }
 
@@ -314,8 +320,10 @@ static bool next_run(struct ranger *r, struct run *ret)
 			return false;
 		for (struct target *t = r->first; t; t = t->next) {
 			if (!t->busy && t->due_ms <= now && partial_state(t->p) != PARTIAL_DONE &&
-				take_class(r, t, (enum class) class, ret))
+				take_class(r, t, (enum class) class, ret)) {
+				ret->priority = class == DEMAND ? STORE_NORMAL : STORE_BULK;
 				return true;
+			}
 		}
 	}
 	return false;
@@ -549,7 +557,7 @@ static void work_on(struct worker *w, struct run run)
 		struct range_source source = t->source;
 
 		mutex_unlock(&r->lock);
-		e = range_read(t->p, &source, run.first, run.end, on_block, w);
+		e = range_read(t->p, &source, run.first, run.end, run.priority, on_block, w);
 		mutex_lock(&r->lock);
 		note_result(r, t, version, e, &told);
 	} else if (!e) {
@@ -605,8 +613,51 @@ static void *work(void *arg)
 	return NULL;
 }
 
+/* With the lock: the next partial content after the last one, with a reference. */
+static struct partial *next_to_hash(struct ranger *r, const struct partial *last)
+{
+	struct target *t = r->first;
+
+	while (t && t->p != last)
+		t = t->next;
+	t = t && t->next ? t->next : r->first;
+	return t ? partial_ref(t->p) : NULL;
+}
+
+/* Hashing costs more than the rest of bringing a block here, and nobody waits for it before the end. */
+static void *hash(void *arg)
+{
+	struct ranger *r = arg;
+	const struct partial *last = NULL;
+	unsigned idle = 0;
+
+	thread_background();
+	mutex_lock(&r->lock);
+	while (!r->stopping) {
+		struct partial *p = next_to_hash(r, last);
+		bool some;
+
+		last = p;
+		if (!p || idle >= TARGETS_LOOK) {
+			idle = 0;
+			cond_wait_ms(&r->work, &r->lock, p ? HASH_PAUSE_MS : HASH_IDLE_MS);
+		}
+		if (!p)
+			continue;
+		mutex_unlock(&r->lock);
+		some = partial_hash_ahead(p);
+		partial_put(p);
+		mutex_lock(&r->lock);
+		idle = some ? 0 : idle + 1;
+	}
+	mutex_unlock(&r->lock);
+	return NULL;
+}
+
 int ranger_start(struct ranger *r)
 {
+	int code;
+
 	mutex_lock(&r->lock);
 	r->stopping = false;
 	mutex_unlock(&r->lock);
@@ -624,7 +675,11 @@ int ranger_start(struct ranger *r)
 		r->started++;
 		mutex_unlock(&r->lock);
 	}
-	return 0;
+	code = thread_start(&r->hasher, "range-hash", hash, r);
+	r->hashing = code == 0;
+	if (code < 0)
+		ranger_stop(r);
+	return code;
 }
 
 void ranger_stop(struct ranger *r)
@@ -638,6 +693,9 @@ void ranger_stop(struct ranger *r)
 	mutex_unlock(&r->lock);
 	for (unsigned i = 0; i < r->started; i++)
 		CHECK(pthread_join(r->worker[i].thread, NULL) == 0);
+	if (r->hashing)
+		CHECK(pthread_join(r->hasher, NULL) == 0);
+	r->hashing = false;
 	mutex_lock(&r->lock);
 	r->started = 0;
 	for (struct target *t = r->first; t; t = t->next)

@@ -193,7 +193,7 @@ static int reset_range(void *ctx)
 }
 
 int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
-	range_block_fn block, void *ctx)
+	enum store_priority priority, range_block_fn block, void *ctx)
 {
 	struct reading d = {.p = p, .block = block, .ctx = ctx};
 	struct store_sink sink = {.write = write_range, .reset = reset_range, .ctx = &d};
@@ -204,6 +204,7 @@ int range_read(struct partial *p, const struct range_source *from, uint64_t firs
 	d.start = d.at = first * partial_block(p);
 	d.end = end < partial_blocks(p) ? end * partial_block(p) : partial_size(p);
 	call = region_call(from->region, d.end - d.start);
+	call.priority = priority;
 	result = store_get(from->region->store, from->key, d.start, d.end - d.start, from->etag,
 		&sink, NULL, NULL, &call, &error);
 	if (result == STORE_LOCAL)
@@ -229,7 +230,7 @@ static int read_missing(struct regions *all, struct partial *p, struct slice key
 		while (end < blocks && end < at + RUN_BLOCKS &&
 			partial_missing(p, end, end + 1) == end)
 			end++;
-		r = range_read(p, from, at, end, NULL, NULL);
+		r = range_read(p, from, at, end, STORE_BULK, NULL, NULL);
 	}
 	if (!r)
 		r = partial_finish(p);

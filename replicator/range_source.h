@@ -32,7 +32,7 @@ typedef bool (*range_block_fn)(void *ctx, uint64_t block);
 /* Reads blocks [first, end) into p and marks each. -EAGAIN: the object is another one now; -EHOSTDOWN:
  * the region failed; -ECANCELED; else a local failure. */
 int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
-	range_block_fn block, void *ctx) MUST_CHECK;
+	enum store_priority priority, range_block_fn block, void *ctx) MUST_CHECK;
 
 /* One attempt to bring the whole content of ino here, on the calling thread, by ranges of what is missing.
  * Errors as of fetch_once; *foreign as above. */

@@ -185,6 +185,8 @@ static int make_parts(struct replicator *r)
 	if (code == 0)
 		code = ranger_new(&r->regions, &r->ranger);
 	if (code == 0)
+		code = refresher_new(&r->regions, &r->refresher);
+	if (code == 0)
 		code = fetcher_new(&r->regions, r->ranger, &r->fetcher);
 	if (code == 0)
 		code = durable_new(&durable, &r->durable);
@@ -220,6 +222,7 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
 	r->cache = c;
 	r->o = *o;
 	defaults(&r->o);
+	refresh_set_mode(c, o->refresh);
 	r->regions.cache = c;
 	r->regions.count = o->regions;
 	r->regions.changed = wake_all;
@@ -249,6 +252,7 @@ void replicator_free(struct replicator *r)
 	if (!r)
 		return;
 	replicator_stop(r);
+	refresher_free(r->refresher);
 	durable_free(r->durable);
 	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
@@ -635,6 +639,34 @@ static void *watch_loop(void *arg)
 	return NULL;
 }
 
+int replicator_step_refresh(struct replicator *r, bool *did)
+{
+	int64_t pause_ms;
+
+	return refresher_step(r->refresher, did, &pause_ms);
+}
+
+static void *refresh_loop(void *arg)
+{
+	struct replicator *r = arg;
+	uint64_t seen = 0;
+	int last = 0;
+
+	thread_background();
+	while (!is_stopping(r)) {
+		int64_t pause_ms = 0;
+		bool did = false;
+		int code = refresher_step(r->refresher, &did, &pause_ms);
+
+		local_failure(r, "fetching ahead", code, &last);
+		if (code < 0)
+			wait_ms(r, LOCAL_FAILURE_MS, NULL, false);
+		else if (pause_ms)
+			wait_ms(r, pause_ms, &seen, false);
+	}
+	return NULL;
+}
+
 static void *remove_loop(void *arg)
 {
 	struct replicator *r = arg;
@@ -701,6 +733,10 @@ static int start_threads(struct replicator *r)
 		code = thread_start(&r->watch_thread, "watch", watch_loop, r);
 		r->watch_started = code == 0;
 	}
+	for (unsigned i = 0; code == 0 && i < REFRESH_THREADS; i++) {
+		code = thread_start(&r->refresh_thread[i], "refresh", refresh_loop, r);
+		r->refresh_started[i] = code == 0;
+	}
 	if (code == 0) {
 		cache_defer_removals(r->cache, true);
 		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
@@ -759,6 +795,8 @@ void replicator_stop(struct replicator *r)
 	join(r->pull_thread, &r->pull_started);
 	join(r->house_thread, &r->house_started);
 	join(r->evict_thread, &r->evict_started);
+	for (unsigned i = 0; i < REFRESH_THREADS; i++)
+		join(r->refresh_thread[i], &r->refresh_started[i]);
 	join(r->durable_thread, &r->durable_started);
 	durable_accept(r->durable, false);
 	join(r->watch_thread, &r->watch_started);

@@ -8,6 +8,7 @@
  *   fetch pool               content on first open                             fetch.h
  *   durable thread           fsync that waits for regions                      durable.h
  *   housekeeper              checkpoints of the database
+ *   refresh threads          content that nobody asked for                    cache/refresh.h
  *   evictor                  content that is too much here                     cache/evict.h
  *
  * Each thread is a loop around a step function; the simulation calls the steps itself.
@@ -18,6 +19,7 @@
 #include "cache/cache.h"
 #include "cache/durability.h"
 #include "cache/outbox.h"
+#include "cache/refresh.h"
 #include "cache/upload_record.h"
 #include "cache/progress.h"
 #include "src/base/hash.h"
@@ -37,6 +39,7 @@ struct replicator_options {
 	struct replicator_region_options region[REGION_MAX];
 	unsigned home;		   /* index: pulled from and read from first */
 	uint64_t inline_max;	   /* 0: INLINE_MAX_DEFAULT */
+	enum refresh_mode refresh;
 	uint64_t lazy_min;	   /* files of at least so many bytes are read by ranges; 0: none */
 	int64_t seal_after_ms;	   /* 0: 5,000 */
 	int64_t segment_delay_ms;  /* 0: 250; how long changes are gathered */
@@ -74,6 +77,8 @@ int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
 /* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no
  * region has it now; -EIO no region answers; -ESTALE the inode does not want it any more. */
 int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
+/* Fetches the next file that is to be fetched without being asked for. */
+int replicator_step_refresh(struct replicator *r, bool *did) MUST_CHECK;
 /* Looks at those who wait until regions have a file, and answers them. */
 int replicator_step_durable(struct replicator *r, bool *did) MUST_CHECK;
 /* A durability_wait_fn. */
@@ -122,6 +127,7 @@ struct replicator_status {
 	/* age of the newest merged segment when merged; -1: none yet */
 	int64_t pull_lag_ms;
 	uint64_t conflicts;
+	uint64_t refresh; /* files that wait to be fetched without being asked for: refresh_count */
 	uint64_t held;
 	uint64_t bad_segments;
 	uint64_t entries;

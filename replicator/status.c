@@ -57,6 +57,7 @@ static int counts(struct replicator *r, struct conn *conn, struct replicator_sta
 	s->journal_oldest_ms = journal.oldest_ms;
 	if ((code = conflict_count(conn, &s->conflicts)) < 0 ||
 		(code = held_count(conn, &s->held)) < 0 ||
+		(code = refresh_count(conn, &s->refresh)) < 0 ||
 		(code = bad_segment_count(conn, &s->bad_segments)) < 0)
 		return code;
 	return entry_count(conn, &s->entries, &s->tombstones);

@@ -75,6 +75,7 @@ struct config {
 	int64_t segment_delay_ms;
 	uint64_t inline_max;
 	uint64_t lazy_min;
+	unsigned refresh; /* enum refresh_mode */
 	int64_t max_clock_skew_ms;
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;

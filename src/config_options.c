@@ -5,6 +5,7 @@
  */
 #include <limits.h>
 
+#include "cache/refresh.h"
 #include "src/base/log.h"
 #include "src/config.h"
 
@@ -20,6 +21,8 @@
 static const char *const policy_durabilities[] = {
 	"volume", "local", "home", "quorum", "all", NULL};
 static const char *const policy_bools[] = {"volume", "no", "yes", NULL};
+static const char *const refreshes[] = {
+	[REFRESH_LAZY] = "lazy", [REFRESH_CACHED] = "cached", [REFRESH_ALL] = "all", NULL};
 static const char *const passthroughs[] = {"auto", "off", NULL};
 static const char *const merges[] = {"lww", NULL};
 static const char *const merges_later[] = {"counter", "set", "append", "command", "manual", NULL};
@@ -134,6 +137,13 @@ const struct option_spec config_volume_options[] = {
 		.min = 1,
 		.max = MIB,
 		.help = "Files up to this size travel inside the segment"},
+	{.name = "refresh",
+		.type = OPTION_CHOICE,
+		.offset = V(refresh),
+		.preset = "cached",
+		.choices = refreshes,
+		.help = "New versions from other servers that are fetched in the background: none, "
+			"of files whose content was here, or of all"},
 	{.name = "lazy_min",
 		.type = OPTION_SIZE,
 		.offset = V(lazy_min),

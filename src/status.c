@@ -213,6 +213,9 @@ static void figures(const struct status *s, struct buf *out)
 	if (s->partial.files)
 		buf_printf(out, "  partial    %s of %" PRIu64 " large files that are read by blocks\n",
 			text_bytes(s->partial.bytes, a), s->partial.files);
+	if (r->refresh)
+		buf_printf(out, "  refresh    %" PRIu64 "%s files wait to be fetched ahead\n", r->refresh,
+			r->refresh == REFRESH_COUNT_MAX ? " or more" : "");
 	buf_printf(out, "  passthrough: %s\n", s->fs.passthrough);
 	if (s->fs.fetches_waiting)
 		buf_printf(out, "  waiting    %" PRIu64 " opens and reads wait for content from a region\n",
@@ -370,6 +373,7 @@ char *status_json(const struct status *s)
 	json_put_int(j, "pull_last_ms", r->pull_last_ms);
 	json_put_int(j, "pull_lag_ms", r->pull_lag_ms);
 	json_put_int(j, "conflicts", (int64_t)r->conflicts);
+	json_put_int(j, "refresh", (int64_t)r->refresh);
 	json_put_int(j, "held", (int64_t)r->held);
 	json_put_int(j, "bad_segments", (int64_t)r->bad_segments);
 	json_put_int(j, "entries", (int64_t)r->entries);

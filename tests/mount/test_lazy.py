@@ -160,6 +160,22 @@ class Lazy(unittest.TestCase):
         os.close(fd)
         self.assertLess(self.received() - before, MIB)
 
+    def test_4_refreshed(self):
+        # Read before, its new version comes by itself; not read before, it does not.
+        for name in ("known", "unknown"):
+            self.write(name, 12 * MIB, 6)
+        self.assertEqual((self.b.mount / "known").read_bytes()[:8], self.block(0, 6)[:8])
+        for name in ("known", "unknown"):
+            self.write(name, 12 * MIB, 7)
+        wait_until("the new version", lambda: self.b.status()["cache"]["partial_files"] == 0 and self.b.status()["refresh"] == 0, 30)
+        before = self.received()
+        for name, least, most in (("known", 0, MIB), ("unknown", 12 * MIB, 13 * MIB)):
+            fd = os.open(self.b.mount / name, os.O_RDONLY)
+            self.expect(fd, 0, 12 * MIB, 7)
+            os.close(fd)
+            got, before = self.received() - before, self.received()
+            self.assertTrue(least <= got < most, (name, got))
+
 
 if __name__ == "__main__":
     main()

@@ -82,6 +82,12 @@ void sim_flow_event(struct sim *s, unsigned n, unsigned r);
 void sim_flow_heal(struct sim *s);
 bool sim_flow_happened(void);
 
+/* sim_lazy.c: a node reads some blocks of a file, or fetches one that nobody asked for. */
+void sim_lazy_event(struct sim *s, unsigned n);
+/* Content can be read by ranges, or is fetched whole. */
+void sim_lazy_on(struct sim *s, unsigned n, bool on);
+bool sim_lazy_happened(void);
+
 /* Those that applications use. */
 #define SIM_PATHS 9
 extern const char *const sim_paths[SIM_PATHS];

@@ -116,15 +116,15 @@ static void test_replaced_between(void **state)
 		range_source_find(&c->node[1].replicator->regions, &v, &source, &foreign), 0);
 	assert_false(foreign);
 	assert_true(source.region->home);
-	assert_int_equal(range_read(p, &source, 8, 10, NULL, NULL), 0);
+	assert_int_equal(range_read(p, &source, 8, 10, STORE_NORMAL, NULL, NULL), 0);
 	assert_int_equal(here(c), MIB + 77);
 	overwrite(c, 1, big + 1, SIZE - 1);
-	assert_int_equal(range_read(p, &source, 0, 2, NULL, NULL), -EAGAIN);
+	assert_int_equal(range_read(p, &source, 0, 2, STORE_NORMAL, NULL, NULL), -EAGAIN);
 	assert_int_equal(here(c), MIB + 77);
 	assert_int_equal(
 		range_source_find(&c->node[1].replicator->regions, &v, &source, &foreign), 0);
 	assert_false(source.region->home);
-	assert_int_equal(range_read(p, &source, 0, 8, NULL, NULL), 0);
+	assert_int_equal(range_read(p, &source, 0, 8, STORE_NORMAL, NULL, NULL), 0);
 	assert_int_equal(partial_finish(p), 0);
 	partial_put(p);
 	assert_all_here(c);
