@@ -19,6 +19,7 @@
 #include "cache/replication.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/metrics.h"
 
 #define DROP_BATCH 200 /* some milliseconds of the writer's lock */
 
@@ -243,6 +244,7 @@ int resync_step(
 	}
 	if (over) {
 		log_info("an optional region has what it missed region_id=%u", region);
+		metric_add(METRIC_RESYNCS, 1);
 		return change(
 			c, "UPDATE region SET resync = ?2 WHERE id = ?1", region, RESYNC_NONE);
 	}
