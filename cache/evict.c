@@ -116,9 +116,8 @@ static int check_name(void *ctx, struct slice key)
 
 static int is_seeding(struct conn *conn, bool *ret)
 {
-	sqlite3_stmt *s =
-		conn_statement(conn, "SELECT count(*) FROM region WHERE optional = 0"
-				     " AND (seed_after IS NOT NULL OR resync <> 0)");
+	sqlite3_stmt *s = conn_statement(conn, "SELECT count(*) FROM region WHERE optional = 0"
+					       " AND (seed_after IS NOT NULL OR resync <> 0)");
 	int r = s ? conn_row(conn, s) : conn_error(conn);
 
 	if (r <= 0)

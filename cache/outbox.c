@@ -292,7 +292,8 @@ static int add_row(
 
 int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT id FROM region WHERE resync <> 1 ORDER BY id LIMIT 8");
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT id FROM region WHERE resync <> 1 ORDER BY id LIMIT 8");
 	unsigned n = 0;
 	int r;
 
@@ -495,14 +496,15 @@ int outbox_drop(struct conn *conn, struct slice key)
 	return r;
 }
 
-int outbox_drop_some(struct conn *conn, unsigned region, unsigned limit, unsigned *count,
-	uint64_t *oldest_ms)
+int outbox_drop_some(
+	struct conn *conn, unsigned region, unsigned limit, unsigned *count, uint64_t *oldest_ms)
 {
 	unsigned n = 0;
 
 	for (; n < limit; n++) {
-		sqlite3_stmt *s = conn_statement(conn,
-			"SELECT " ROW_COLUMNS " FROM outbox WHERE region = ?1 ORDER BY key LIMIT 1");
+		sqlite3_stmt *s =
+			conn_statement(conn, "SELECT " ROW_COLUMNS
+					     " FROM outbox WHERE region = ?1 ORDER BY key LIMIT 1");
 		struct row old;
 		int r;
 

@@ -337,8 +337,8 @@ static int seed_batch(struct conn *conn, unsigned region, bool *more)
 		from.p = NULL;
 	r = read_resync(&seeding);
 	if (!r)
-		r = entry_scan(conn, slice_of(""), from, !seeding.resync, SEED_BATCH, seed_key,
-			&seeding);
+		r = entry_scan(
+			conn, slice_of(""), from, !seeding.resync, SEED_BATCH, seed_key, &seeding);
 	if (r)
 		return r;
 	/* Fewer than asked for: the end. So a batch that ends at the root's own entry cannot begin

@@ -129,12 +129,21 @@ static int change(struct cache *c, const char *sql, unsigned region, int64_t num
 		r = cache_commit(conn);
 		conn = NULL;
 	}
-	return r ? r : masks_load(c);
+	return r;
+}
+
+/* The masks follow the table, whether or not it was changed. */
+static int change_and_follow(struct cache *c, const char *sql, unsigned region, int64_t number)
+{
+	int r = change(c, sql, region, number), followed = masks_load(c);
+
+	return r ? r : followed;
 }
 
 int region_set_optional(struct cache *c, unsigned region, bool optional)
 {
-	return change(c, "UPDATE region SET optional = ?2 WHERE id = ?1", region, optional);
+	return change_and_follow(
+		c, "UPDATE region SET optional = ?2 WHERE id = ?1", region, optional);
 }
 
 /* ---- steps ---- */
@@ -157,7 +166,7 @@ static int give_up(struct cache *c, unsigned region, enum resync_state from)
 	log_warn("an optional region is given up until it answers, then what it missed is computed "
 		 "region_id=%u",
 		region);
-	return change(c,
+	return change_and_follow(c,
 		from == RESYNC_NONE ? "UPDATE region SET resync = 1, seed_after = NULL,"
 				      " resync_from = iif(seed_after IS NULL, ?2, 0) WHERE id = ?1"
 				    : "UPDATE region SET resync = 1, seed_after = NULL,"
@@ -192,7 +201,7 @@ static int step_out(struct cache *c, unsigned region, bool up, bool *more)
 		return r;
 	log_info("an optional region answers again, what it missed is computed region_id=%u",
 		region);
-	return change(c,
+	return change_and_follow(c,
 		"UPDATE region SET resync = ?2, seed_after = x'', resync_seen = 0 WHERE id = ?1",
 		region, RESYNC_RUNNING);
 }
@@ -245,7 +254,7 @@ int resync_step(
 	if (over) {
 		log_info("an optional region has what it missed region_id=%u", region);
 		metric_add(METRIC_RESYNCS, 1);
-		return change(
+		return change_and_follow(
 			c, "UPDATE region SET resync = ?2 WHERE id = ?1", region, RESYNC_NONE);
 	}
 	return 0;

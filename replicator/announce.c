@@ -704,8 +704,7 @@ int announcer_step(struct announcer *a, bool *did)
 
 	*did = false;
 	a->behind = false;
-	if (!region_begin(a->o.region, REGION_WRITE) ||
-		region_is_out(a->o.cache, a->o.region->id))
+	if (!region_begin(a->o.region, REGION_WRITE) || region_is_out(a->o.cache, a->o.region->id))
 		return 0;
 	int r = get_progress(a, &p);
 	if (r == 0 && !a->checked) {

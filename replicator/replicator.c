@@ -104,8 +104,8 @@ static int open_regions(struct replicator *r, const struct replicator_options *o
 		region->home = i == o->home;
 		region->optional = o->region[i].optional;
 		region->bound = (struct resync_bound){.rows = o->region[i].resync_backlog
-								       ? o->region[i].resync_backlog
-								       : RESYNC_BACKLOG,
+								      ? o->region[i].resync_backlog
+								      : RESYNC_BACKLOG,
 			.age_ms = o->region[i].resync_age_ms ? o->region[i].resync_age_ms
 							     : RESYNC_AGE_MS};
 		code = region_set_optional(r->cache, ids[i], o->region[i].optional);
@@ -393,7 +393,8 @@ static void wait_ms(struct replicator *r, int64_t ms, uint64_t *seen, bool unles
 	int64_t until = clock_monotonic_ms() + ms;
 
 	mutex_lock(&r->lock);
-	while (!r->stopping && !(unless_hurry && (r->hurry || r->seal_now)) && !(seen && *seen != r->generation)) {
+	while (!r->stopping && !(unless_hurry && (r->hurry || r->seal_now)) &&
+		!(seen && *seen != r->generation)) {
 		int64_t left = until - clock_monotonic_ms();
 		if (left <= 0)
 			break;

@@ -507,13 +507,15 @@ static int check_region(const struct config *c, const struct config_region *regi
 	return 0;
 }
 
-static int optional_home(const struct config *c, const struct config_region *region, struct err *err)
+static int optional_home(
+	const struct config *c, const struct config_region *region, struct err *err)
 {
 	const struct option_spec *o =
 		option_find(config_region_options, config_region_option_count, "optional");
 
 	return err_set(err, -EINVAL,
-		"%s:%u: [region \"%s\"] optional: it is the home region\nhint: name another one with "
+		"%s:%u: [region \"%s\"] optional: it is the home region\nhint: name another one "
+		"with "
 		"home = … in [volume]",
 		c->path, region->lines.of[o - config_region_options], region->name);
 }

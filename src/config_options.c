@@ -269,7 +269,8 @@ const struct option_spec config_region_options[] = {
 		.type = OPTION_BOOL,
 		.offset = R(optional),
 		.preset = "no",
-		.help = "Nothing waits for this region, and nothing is kept here for it when it is out "
+		.help = "Nothing waits for this region, and nothing is kept here for it when it is "
+			"out "
 			"for long"},
 	{.name = "resync_backlog",
 		.type = OPTION_COUNT,
@@ -277,7 +278,8 @@ const struct option_spec config_region_options[] = {
 		.preset = "1000000",
 		.min = 1,
 		.max = 1000000000,
-		.help = "Of an optional region: when more changes wait they are dropped, and what it "
+		.help = "Of an optional region: when more changes wait they are dropped, and what "
+			"it "
 			"missed is computed when it answers"},
 	{.name = "resync_age",
 		.type = OPTION_TIME,

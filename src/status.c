@@ -80,12 +80,13 @@ static void resync_note(const struct status *s, const struct region_status *r, s
 
 	if (r->resync.state == RESYNC_OUT)
 		buf_printf(out,
-			"  %s: NEEDS RESYNC: its backlog was dropped; what it missed is computed when it "
+			"  %s: NEEDS RESYNC: its backlog was dropped; what it missed is computed "
+			"when it "
 			"answers\n",
 			r->name);
 	else if (r->resync.state == RESYNC_RUNNING && r->seeding)
-		buf_printf(out, "  %s: resync: %" PRIu64 " of %" PRIu64 " paths looked at\n", r->name,
-			r->resync.seen, all->entries + all->tombstones);
+		buf_printf(out, "  %s: resync: %" PRIu64 " of %" PRIu64 " paths looked at\n",
+			r->name, r->resync.seen, all->entries + all->tombstones);
 	else if (r->resync.state == RESYNC_RUNNING)
 		buf_printf(out, "  %s: resync: what it missed is being sent\n", r->name);
 	else if (r->seeding)

@@ -518,8 +518,8 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable",
-		"upkeep"};
+	static const char *const names[] = {
+		"seal", "announce", "objects", "pull", "evict", "durable", "upkeep"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)

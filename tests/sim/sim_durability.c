@@ -126,8 +126,7 @@ static void check_kept(struct promise *p)
 		have += search.announced && search.content;
 		home |= r == node->home && search.announced && search.content;
 	}
-	if (p->mode == DURABILITY_HOME ? !home
-				       : have < (p->mode == DURABILITY_ALL ? count : need))
+	if (p->mode == DURABILITY_HOME ? !home : have < (p->mode == DURABILITY_ALL ? count : need))
 		sim_fail(s, "n%u: fsync of %s with %s was acknowledged, %u of %u regions have it",
 			p->n, p->path, durability_name(p->mode), have, count);
 	kept++;

@@ -154,7 +154,7 @@ static void test_out_and_back(void **state)
 	assert_int_equal(west(c, 0), RESYNC_OUT);
 	assert_int_equal(rows_of_west(c), 0);
 	assert_int_equal(
-		replicator_flush(c->node[0].replicator, slice_of(""), true, 0, NULL, NULL, NULL),
+		replicator_flush(c->node[0].replicator, slice_of(""), true, 1000, NULL, NULL, NULL),
 		0);
 	struct buf b = {0};
 	assert_int_equal(
