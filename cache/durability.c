@@ -408,6 +408,7 @@ struct showing {
 	unsigned region;
 	bool dir;
 	bool seeding;
+	bool out;
 	bool unsealed;
 	bool pending;
 	uint64_t since_ms; /* of the oldest change that is missing; 0: none */
@@ -467,6 +468,8 @@ static void show_line(const struct showing *show, const char *name, struct buf *
 
 	if (show->error[0])
 		buf_printf(out, "%s: failed: %s\n", name, show->error);
+	else if (show->out)
+		buf_printf(out, "%s: needs resync\n", name);
 	else if (show->since_ms && age_ms >= 1000)
 		buf_printf(out, "%s: %" PRId64 " s behind\n", name, age_ms / 1000);
 	else if (show->since_ms || show->pending || show->unsealed)
@@ -482,11 +485,12 @@ static int show_regions(struct conn *conn, uint64_t ino, bool dir, struct buf *o
 	struct {
 		unsigned id;
 		bool seeding;
+		bool out;
 		char name[REGION_NAME_SIZE];
 	} region[REGION_MAX];
 	unsigned count = 0;
-	sqlite3_stmt *s = conn_statement(
-		conn, "SELECT id, name, seed_after IS NOT NULL FROM region ORDER BY id LIMIT 8");
+	sqlite3_stmt *s = conn_statement(conn, "SELECT id, name, seed_after IS NOT NULL, resync = "
+					       "1 FROM region ORDER BY id LIMIT 8");
 	int r;
 
 	if (!s)
@@ -496,6 +500,7 @@ static int show_regions(struct conn *conn, uint64_t ino, bool dir, struct buf *o
 
 		region[count].id = (unsigned)sqlite3_column_int(s, 0);
 		region[count].seeding = sqlite3_column_int(s, 2) != 0;
+		region[count].out = sqlite3_column_int(s, 3) != 0;
 		snprintf(region[count].name, sizeof(region[count].name), "%s", name ? name : "");
 		if (++count == REGION_MAX) {
 			sqlite3_reset(s);
@@ -507,7 +512,8 @@ static int show_regions(struct conn *conn, uint64_t ino, bool dir, struct buf *o
 		struct showing show = {.conn = conn,
 			.region = region[i].id,
 			.dir = dir,
-			.seeding = region[i].seeding};
+			.seeding = region[i].seeding,
+			.out = region[i].out};
 
 		r = link_each(conn, ino, show_name, &show);
 		if (!r)

@@ -8,7 +8,7 @@
 #include "cache/cache.h"
 #include "src/base/buf.h"
 
-/* How many of the regions that are not optional must have a change. */
+/* Which of the regions that are not optional must have a change. */
 enum durability {
 	DURABILITY_LOCAL = 0,  /* none */
 	DURABILITY_HOME = 1,   /* the home region */

@@ -26,6 +26,7 @@
 #include "cache/outbox.h"
 #include "cache/partial.h"
 #include "cache/record.h"
+#include "cache/resync.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
@@ -107,6 +108,7 @@ static int check_name(void *ctx, struct slice key)
 		r = outbox_waiting(s->conn, key, &waiting);
 	if (!r && !s->result)
 		r = touched_is_due(s->conn, key, &due);
+	waiting &= ~regions_optional(s->conn->cache);
 	if (!r && !s->result && (waiting || due))
 		s->result = EVICT_UNPUSHED;
 	return r ? r : s->result != EVICT_DONE;
@@ -114,8 +116,8 @@ static int check_name(void *ctx, struct slice key)
 
 static int is_seeding(struct conn *conn, bool *ret)
 {
-	sqlite3_stmt *s =
-		conn_statement(conn, "SELECT count(*) FROM region WHERE seed_after IS NOT NULL");
+	sqlite3_stmt *s = conn_statement(conn, "SELECT count(*) FROM region WHERE optional = 0"
+					       " AND (seed_after IS NOT NULL OR resync <> 0)");
 	int r = s ? conn_row(conn, s) : conn_error(conn);
 
 	if (r <= 0)
@@ -138,7 +140,7 @@ static int check_links(struct subject *s)
 	r = link_id_get(s->conn, s->row.ino, &id);
 	if (!r && id.origin)
 		r = outbox_waiting(s->conn, (struct slice){"", 0}, &waiting);
-	if (!r && waiting)
+	if (!r && waiting & ~regions_optional(s->conn->cache))
 		s->result = EVICT_UNPUSHED;
 	return r;
 }

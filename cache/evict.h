@@ -1,5 +1,5 @@
 /*
- * Eviction: content that every region has goes from here, and is fetched again when it is used.
+ * Eviction: content that every region has, optional ones aside, goes from here, and is fetched again when it is used.
  *
  * May go: the content of a regular file that is not open (a mapping counts as an open: fs/passthrough.h),
  * is as it was sealed, and is, under each of its names, what the replicated map says, with nothing left

@@ -181,6 +181,8 @@ struct cache {
 	uint64_t max_backlog;
 	_Atomic int64_t journal_rows;
 	_Atomic int64_t unsealed; /* bytes: the sum of the records' */
+	_Atomic uint64_t optional; /* a bit for each such region; resync.c, as the next two */
+	_Atomic uint64_t out;
 	_Atomic uint64_t owed_skip; /* a bit for each region that does not count */
 	struct {
 		_Atomic int64_t rows;
@@ -501,6 +503,13 @@ void pressure_wrote(struct cache *c, struct record *rec, uint64_t bytes, uint64_
 /* content_check_reserve for what an application makes or writes; -ENOSPC also when too much waits for
  * regions. */
 int content_check_new(struct cache *c, uint64_t bytes) MUST_CHECK;
+
+/* ---- resync.c ---- */
+
+/* Follows the region table: at open, and when regions came or went. */
+int resync_masks(struct conn *conn) MUST_CHECK;
+/* A change of that time, in ms, is not enqueued for regions that are out, or no longer. */
+int resync_note(struct conn *conn, uint64_t ms) MUST_CHECK;
 
 /* ---- durability.c ---- */
 

@@ -309,7 +309,8 @@ static int add_row(
 
 int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT id FROM region ORDER BY id LIMIT 8");
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT id FROM region WHERE resync <> 1 ORDER BY id LIMIT 8");
 	unsigned n = 0;
 	int r;
 
@@ -487,6 +488,8 @@ int outbox_enqueue(struct conn *conn, const struct outbox_change *change)
 	r = tally_regions(conn, &ids, &count);
 	if (!r)
 		r = counter_add(conn, COUNTER_ORDER, 1, &number);
+	if (!r)
+		r = resync_note(conn, hlc_ms(change->stamp.time));
 	for (unsigned i = 0; !r && i < count; i++)
 		r = enqueue_region(conn, ids[i], change, number);
 	return r;
@@ -531,6 +534,42 @@ int outbox_drop(struct conn *conn, struct slice key)
 			r = row_change(conn, ids[i], &old, NULL);
 	}
 	return r;
+}
+
+int outbox_drop_some(
+	struct conn *conn, unsigned region, unsigned limit, unsigned *count, uint64_t *oldest_ms)
+{
+	unsigned n = 0;
+
+	for (; n < limit; n++) {
+		sqlite3_stmt *s =
+			conn_statement(conn, "SELECT " ROW_COLUMNS
+					     " FROM outbox WHERE region = ?1 ORDER BY key LIMIT 1");
+		struct row old;
+		int r;
+
+		if (!s)
+			return conn_error(conn);
+		bind_int(s, 1, region);
+		r = conn_row(conn, s);
+		if (r < 0)
+			return r;
+		if (r == 0)
+			break;
+		r = read_row(s, &old);
+		sqlite3_reset(s);
+		if (r)
+			return r;
+		if (old.since_ms < *oldest_ms)
+			*oldest_ms = old.since_ms;
+		if (hlc_ms(old.stamp.time) < *oldest_ms)
+			*oldest_ms = hlc_ms(old.stamp.time);
+		r = row_change(conn, region, &old, NULL);
+		if (r)
+			return r;
+	}
+	*count = n;
+	return 0;
 }
 
 int outbox_clear(struct conn *conn, unsigned region)

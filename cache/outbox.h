@@ -61,7 +61,7 @@ struct outbox_row {
 	uint8_t base[SHA256_SIZE];
 };
 
-/* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only:
+/* For every region of the region table but those that are out (resync.h). upload: state UPLOAD, else ANNOUNCE. object_only:
  * straight to OBJECT (to repair an object without telling anybody). moved_from: empty or the key
  * that this content was renamed from; a hint. */
 struct outbox_change {
@@ -88,6 +88,10 @@ struct outbox_change {
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
 int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
+
+/* Removes up to limit rows of a region; *oldest_ms is lowered to the time of their oldest change. */
+int outbox_drop_some(struct conn *conn, unsigned region, unsigned limit, unsigned *count,
+	uint64_t *oldest_ms) MUST_CHECK;
 
 /* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first.
  * They are taken directory by directory, the one whose oldest change (by last) waits longest

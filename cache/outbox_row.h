@@ -20,7 +20,7 @@ uint64_t outbox_dir_hash(struct slice key);
 /* The least first of a directory's rows that are neither announced nor ready; INT64_MAX: none. */
 int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret) MUST_CHECK;
 
-/* The ids of the region table, in order. */
+/* The ids of the region table, in order, but of regions that are out (resync.h). */
 int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count) MUST_CHECK;
 
 #endif

@@ -44,7 +44,7 @@ int pressure_reload(struct conn *conn)
 		atomic_store(&c->owed[id].rows, sqlite3_column_int64(s, 1));
 		atomic_store(&c->owed[id].bytes, sqlite3_column_int64(s, 2));
 	}
-	return r;
+	return r ? r : resync_masks(conn);
 }
 
 void pressure_publish(struct conn *conn)

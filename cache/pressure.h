@@ -19,7 +19,8 @@ struct cache_pressure {
 	 * sealed. */
 	uint64_t dirty_bytes;
 	uint64_t max_dirty; /* 0: no limit */
-	/* Rows of the journal, and of the outbox for all regions that count. */
+	/* Rows of the journal, and of the outbox for all regions that count: not optional ones, nor those that are
+	 * given what they missed before. */
 	uint64_t backlog_rows;
 	uint64_t max_backlog; /* 0: no limit */
 	unsigned permille;    /* of the limit that is nearer; may be over 1,000 */

@@ -246,6 +246,8 @@ struct seeding {
 	struct conn *conn;
 	unsigned region;
 	unsigned count;
+	bool resync;
+	int64_t from_ms; /* of a resync */
 	struct key last;
 };
 
@@ -257,7 +259,8 @@ static int seed_key(void *ctx, struct slice key)
 
 	if (r)
 		return r;
-	r = outbox_seed(s->conn, s->region, key, &e);
+	if (!s->resync || (int64_t)hlc_ms(entry_stamp(&e).time) >= s->from_ms)
+		r = outbox_seed(s->conn, s->region, key, &e);
 	entry_done(&e);
 	if (r)
 		return r;
@@ -298,6 +301,26 @@ static int seed_after(struct conn *conn, unsigned region, struct key *ret)
 	return r;
 }
 
+static int read_resync(struct seeding *seeding)
+{
+	sqlite3_stmt *s = conn_statement(seeding->conn,
+		"UPDATE region SET resync_seen = resync_seen + ?2 WHERE id = ?1"
+		" RETURNING resync = 2, resync_from");
+	int r;
+
+	if (!s)
+		return conn_error(seeding->conn);
+	bind_int(s, 1, seeding->region);
+	bind_int(s, 2, SEED_BATCH);
+	r = conn_row(seeding->conn, s);
+	if (r <= 0)
+		return r ? r : -EIO;
+	seeding->resync = sqlite3_column_int(s, 0) != 0;
+	seeding->from_ms = sqlite3_column_int64(s, 1);
+	sqlite3_reset(s);
+	return 0;
+}
+
 static int seed_batch(struct conn *conn, unsigned region, bool *more)
 {
 	struct seeding seeding = {.conn = conn, .region = region};
@@ -312,7 +335,10 @@ static int seed_batch(struct conn *conn, unsigned region, bool *more)
 	/* The empty key stands for the beginning, where the root's own entry is. */
 	if (from.len == 0)
 		from.p = NULL;
-	r = entry_scan(conn, slice_of(""), from, true, SEED_BATCH, seed_key, &seeding);
+	r = read_resync(&seeding);
+	if (!r)
+		r = entry_scan(
+			conn, slice_of(""), from, !seeding.resync, SEED_BATCH, seed_key, &seeding);
 	if (r)
 		return r;
 	/* Fewer than asked for: the end. So a batch that ends at the root's own entry cannot begin
@@ -329,6 +355,18 @@ int region_seeding(struct conn *conn, unsigned region, bool *ret)
 
 	*ret = r > 0;
 	return r < 0 ? r : 0;
+}
+
+static int masks_follow(struct cache *c)
+{
+	struct conn *conn;
+	int r = conn_take(c, &conn);
+
+	if (r)
+		return r;
+	r = resync_masks(conn);
+	conn_give(conn);
+	return r;
 }
 
 int region_seed(struct cache *c, unsigned region, bool *more)
@@ -350,7 +388,8 @@ int region_seed(struct cache *c, unsigned region, bool *more)
 		cache_rollback(conn);
 		return r;
 	}
-	return cache_commit(conn);
+	r = cache_commit(conn);
+	return r || *more ? r : masks_follow(c);
 }
 
 int region_register(struct cache *c, const char *const *names, unsigned count, bool force,
@@ -371,6 +410,8 @@ int region_register(struct cache *c, const char *const *names, unsigned count, b
 		return r;
 	}
 	r = cache_commit(conn);
+	if (!r)
+		r = masks_follow(c);
 	if (r)
 		return err_errno(err, r, "cannot register the regions");
 	memcpy(ids, found, count * sizeof(*ids));

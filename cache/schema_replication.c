@@ -24,7 +24,11 @@ const char *const schema_replication[] = {
 	" rows INTEGER NOT NULL DEFAULT 0," /* totals of the outbox */
 	" bytes INTEGER NOT NULL DEFAULT 0,"
 	" parked INTEGER NOT NULL DEFAULT 0,"
-	" unannounced INTEGER NOT NULL DEFAULT 0) STRICT",
+	" unannounced INTEGER NOT NULL DEFAULT 0,"
+	" optional INTEGER NOT NULL DEFAULT 0," /* see resync.c, as the next */
+	" resync INTEGER NOT NULL DEFAULT 0,"
+	" resync_from INTEGER NOT NULL DEFAULT 0,"
+	" resync_seen INTEGER NOT NULL DEFAULT 0) STRICT",
 	/* What must outlive a region's absence: segment numbers never start again. */
 	"CREATE TABLE retired_region("
 	" name TEXT PRIMARY KEY,"

@@ -111,7 +111,8 @@ bool announcer_waiting(struct announcer *a)
 	unsigned count = 0;
 	bool more;
 
-	if (row && cache_read_begin(a->o.cache, &conn) == 0) {
+	if (row && !region_is_out(a->o.cache, a->o.region->id) &&
+		cache_read_begin(a->o.cache, &conn) == 0) {
 		if (outbox_announceable(conn, a->o.region->id, 1, row, &count, &more) < 0)
 			count = 0;
 		cache_read_end(conn);
@@ -764,7 +765,7 @@ int announcer_step(struct announcer *a, bool *did)
 
 	*did = false;
 	a->behind = false;
-	if (!region_begin(a->o.region, REGION_WRITE))
+	if (!region_begin(a->o.region, REGION_WRITE) || region_is_out(a->o.cache, a->o.region->id))
 		return 0;
 	int r = get_progress(a, &p);
 	if (r == 0 && !a->checked) {

@@ -481,8 +481,12 @@ static int due_rows(
 	struct deliverer *d, enum lane lane, unsigned max, struct outbox_row *rows, unsigned *count)
 {
 	struct conn *conn;
-	int r = cache_read_begin(d->o.cache, &conn);
+	int r;
 
+	*count = 0;
+	if (region_is_out(d->o.cache, d->o.region->id))
+		return 0;
+	r = cache_read_begin(d->o.cache, &conn);
 	if (r < 0)
 		return r;
 	r = lane_due(&d->lanes, conn, d->o.region->id, lane, clock_realtime_ms(), max, rows, count);

@@ -203,7 +203,7 @@ static int look_at_item(struct durable *d, struct conn *conn, const struct item 
 	for (unsigned i = 0; i < all->count; i++) {
 		uint64_t bit = (uint64_t)1 << all->region[i].id;
 
-		if (item->told & bit)
+		if (item->told & bit || all->region[i].optional)
 			continue;
 		int r = outbox_get(conn, all->region[i].id, key, d->row);
 		if (r == -ENOENT) {
@@ -267,7 +267,7 @@ static int look_in_dir(void *ctx, struct slice key)
 			.d = look->d, .w = look->w, .bit = (uint64_t)1 << all->region[i].id};
 		bool more = false;
 
-		if (look->w->complete & l.bit)
+		if (look->w->complete & l.bit || all->region[i].optional)
 			continue;
 		int r = durability_untold(look->conn, all->region[i].id, key, look->w->order,
 			LIST_MAX, look_at_row, &l, &more);
@@ -302,7 +302,7 @@ static bool enough(
 		const struct region *r = &all->region[i];
 		uint64_t bit = (uint64_t)1 << r->id;
 
-		if (mode == DURABILITY_HOME && !r->home)
+		if (r->optional || (mode == DURABILITY_HOME && !r->home))
 			continue;
 		count++;
 		have += (there & bit) != 0;
@@ -313,12 +313,15 @@ static bool enough(
 	return have >= need;
 }
 
+/* Those that count. */
 static uint64_t all_regions(const struct durable *d)
 {
 	uint64_t bits = 0;
 
-	for (unsigned i = 0; i < d->o.regions->count; i++)
-		bits |= (uint64_t)1 << d->o.regions->region[i].id;
+	for (unsigned i = 0; i < d->o.regions->count; i++) {
+		if (!d->o.regions->region[i].optional)
+			bits |= (uint64_t)1 << d->o.regions->region[i].id;
+	}
 	return bits;
 }
 
@@ -329,12 +332,15 @@ static int settled_regions(struct durable *d, struct conn *conn, uint64_t *ret)
 	uint64_t bits = 0;
 
 	for (unsigned i = 0; i < all->count; i++) {
+		struct resync_status resync;
 		bool seeding = false;
 		int r = region_seeding(conn, all->region[i].id, &seeding);
 
+		if (r == 0)
+			r = resync_get(conn, all->region[i].id, &resync);
 		if (r < 0)
 			return r;
-		if (!seeding)
+		if (!seeding && resync.state == RESYNC_NONE)
 			bits |= (uint64_t)1 << all->region[i].id;
 	}
 	*ret = bits;

@@ -11,6 +11,7 @@
 
 #include "cache/cache.h"
 #include "cache/progress.h"
+#include "cache/resync.h"
 #include "replicator/health.h"
 #include "replicator/store/store.h"
 #include "src/base/thread.h"
@@ -38,6 +39,8 @@ struct region {
 	bool home;
 	const char *home_origin; /* push = copy: the home region's store_origin; else NULL */
 	atomic_bool copy_refused;
+	bool optional; /* constant, as the next */
+	struct resync_bound bound;
 
 	struct mutex lock; /* leaf; guards everything below */
 	enum region_state state;

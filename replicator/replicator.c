@@ -26,6 +26,9 @@ enum {
 	POLL_INTERVAL_MS = 1000,
 	MAX_CLOCK_SKEW_MS = 300000,
 	OBJECT_THREADS = 16,
+	RESYNC_BACKLOG = 1000000,
+	RESYNC_AGE_MS = 86400000,
+	SEED_ROWS_MAX = 20000,
 	DURABILITY_TIMEOUT_MS = 30000,
 	DURABLE_IDLE_MS = 1000,
 	FETCH_THREADS = 8,
@@ -99,6 +102,15 @@ static int open_regions(struct replicator *r, const struct replicator_options *o
 
 		region->id = ids[i];
 		region->home = i == o->home;
+		region->optional = o->region[i].optional;
+		region->bound = (struct resync_bound){.rows = o->region[i].resync_backlog
+								      ? o->region[i].resync_backlog
+								      : RESYNC_BACKLOG,
+			.age_ms = o->region[i].resync_age_ms ? o->region[i].resync_age_ms
+							     : RESYNC_AGE_MS};
+		code = region_set_optional(r->cache, ids[i], o->region[i].optional);
+		if (code < 0)
+			return err_errno(err, code, "cannot register region \"%s\"", names[i]);
 		snprintf(region->name, sizeof(region->name), "%s", names[i]);
 		snprintf(region->url, sizeof(region->url), "%s",
 			o->region[i].store.url ? o->region[i].store.url : "");
@@ -200,6 +212,8 @@ static int check_options(const struct replicator_options *o, struct err *err)
 			o->regions);
 	if (o->home >= o->regions)
 		return err_set(err, -EINVAL, "the home region is not among the regions");
+	if (o->region[o->home].optional)
+		return err_set(err, -EINVAL, "the home region cannot be optional");
 	for (unsigned i = 0; i < o->regions; i++) {
 		const char *name = o->region[i].store.name;
 		if (!name || !*name || strlen(name) >= REGION_NAME_SIZE)
@@ -386,7 +400,8 @@ static void wait_ms(struct replicator *r, int64_t ms, uint64_t *seen, bool unles
 	int64_t until = clock_monotonic_ms() + ms;
 
 	mutex_lock(&r->lock);
-	while (!r->stopping && !(unless_hurry && (r->hurry || r->seal_now)) && !(seen && *seen != r->generation)) {
+	while (!r->stopping && !(unless_hurry && (r->hurry || r->seal_now)) &&
+		!(seen && *seen != r->generation)) {
 		int64_t left = until - clock_monotonic_ms();
 		if (left <= 0)
 			break;
@@ -521,17 +536,40 @@ static void *pull_loop(void *arg)
 	return NULL;
 }
 
+/* What is still to be listed waits while the region has enough to do, so that its outbox stays small. */
+static int upkeep_region(struct replicator *r, struct region *region, bool *more)
+{
+	struct outbox_stats stats = {0};
+	struct conn *conn;
+	bool seeding = false;
+
+	int code = resync_step(
+		r->cache, region->id, &region->bound, region_up(region, REGION_WRITE), more);
+	if (code == 0)
+		code = cache_read_begin(r->cache, &conn);
+	if (code < 0)
+		return code;
+	code = region_seeding(conn, region->id, &seeding);
+	if (code == 0 && seeding)
+		code = outbox_stats(conn, region->id, &stats);
+	cache_read_end(conn);
+	if (code < 0 || !seeding || stats.rows >= SEED_ROWS_MAX)
+		return code;
+	code = region_seed(r->cache, region->id, &seeding);
+	*more |= seeding;
+	wake_all(r);
+	return code;
+}
+
 int replicator_step_upkeep(struct replicator *r, bool *more)
 {
 	int code = cache_sweep(r->cache, more);
 
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
-		bool seeding = false;
+		bool again = false;
 
-		code = region_seed(r->cache, r->regions.region[i].id, &seeding);
-		*more |= seeding;
-		if (seeding)
-			wake_all(r);
+		code = upkeep_region(r, &r->regions.region[i], &again);
+		*more |= again;
 	}
 	return code;
 }
@@ -811,9 +849,16 @@ void replicator_stop(struct replicator *r)
 
 /* ---- flush ---- */
 
+/* Nobody waits for an optional region that does not answer or is given what it missed before. */
+static bool is_waited_for(struct region *region, const struct resync_status *resync)
+{
+	return !region->optional ||
+	       (resync->state == RESYNC_NONE && region_up(region, REGION_WRITE));
+}
+
 static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, uint64_t *left)
 {
-	uint64_t bits = 0;
+	uint64_t bits = 0, waited = 0;
 	struct conn *conn;
 
 	int code = cache_read_begin(r->cache, &conn);
@@ -821,19 +866,24 @@ static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, u
 		return code;
 	*left = 0;
 	code = outbox_waiting(conn, key, &bits);
-	for (unsigned i = 0; code == 0 && !bits && i < r->regions.count; i++) {
-		bool seeding;
-
-		code = region_seeding(conn, r->regions.region[i].id, &seeding);
-		bits = code == 0 && seeding;
-	}
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
-		struct outbox_stats stats;
+		struct region *region = &r->regions.region[i];
+		struct resync_status resync = {0};
+		struct outbox_stats stats = {0};
+		bool seeding = false;
 
-		code = outbox_stats(conn, r->regions.region[i].id, &stats);
+		code = resync_get(conn, region->id, &resync);
+		if (code < 0 || !is_waited_for(region, &resync))
+			continue;
+		waited |= (uint64_t)1 << region->id;
+		code = region_seeding(conn, region->id, &seeding);
 		if (code == 0)
-			*left += stats.rows;
+			code = outbox_stats(conn, region->id, &stats);
+		if (seeding || resync.state != RESYNC_NONE)
+			bits |= (uint64_t)1 << region->id;
+		*left += stats.rows;
 	}
+	bits &= waited;
 	cache_read_end(conn);
 	*waiting = bits != 0;
 	return code;

@@ -22,6 +22,7 @@
 #include "cache/refresh.h"
 #include "cache/upload_record.h"
 #include "cache/progress.h"
+#include "cache/resync.h"
 #include "src/base/hash.h"
 #include "replicator/store/store.h"
 
@@ -31,6 +32,11 @@ struct replicator_region_options {
 	struct store_config store;
 	/* the simulation's: used instead of opening store.url; owned from then on */
 	struct store *opened;
+	/* Nobody waits for it, and nothing is kept here for it; when so many changes wait for it, or one for so
+	 * long, they are dropped, and what it missed is computed when it answers. */
+	bool optional;
+	uint64_t resync_backlog; /* 0: 1,000,000 */
+	int64_t resync_age_ms;	 /* 0: a day */
 };
 
 struct replicator_options {
@@ -90,7 +96,7 @@ int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
  * object's metadata. */
 bool replicator_has_object(
 	void *ctx, struct slice key, const uint8_t hash[SHA256_SIZE], uint64_t size);
-/* A little of what takes long: cache_sweep, and the backlog of new regions. */
+/* A little of what takes long: cache_sweep, the backlog of new regions, and what optional ones missed. */
 int replicator_step_upkeep(struct replicator *r, bool *more) MUST_CHECK;
 
 /* regions_watch: leaves regions that fail or are slow for reading, and takes them back. */
@@ -110,6 +116,7 @@ struct region_status {
 	struct outbox_stats outbox;
 	struct upload_stats upload; /* in parts, begun and not ended */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
+	struct resync_status resync;
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */
 	char error[256];     /* last failure, "" when none since the last success */

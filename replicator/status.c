@@ -48,6 +48,8 @@ static int counts(struct replicator *r, struct conn *conn, struct replicator_sta
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
 		code = upload_stats(conn, r->regions.region[i].id, &s->region[i].upload);
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
+		code = resync_get(conn, r->regions.region[i].id, &s->region[i].resync);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++)
 		code = region_seeding(conn, r->regions.region[i].id, &s->region[i].seeding);
 	if (code == 0)
 		code = journal_stats(conn, &journal);

@@ -507,6 +507,19 @@ static int check_region(const struct config *c, const struct config_region *regi
 	return 0;
 }
 
+static int optional_home(
+	const struct config *c, const struct config_region *region, struct err *err)
+{
+	const struct option_spec *o =
+		option_find(config_region_options, config_region_option_count, "optional");
+
+	return err_set(err, -EINVAL,
+		"%s:%u: [region \"%s\"] optional: it is the home region\nhint: name another one "
+		"with "
+		"home = … in [volume]",
+		c->path, region->lines.of[o - config_region_options], region->name);
+}
+
 static int check_home(struct config *c, struct err *err)
 {
 	struct text_nearest nearest = {.name = c->home};
@@ -517,7 +530,7 @@ static int check_home(struct config *c, struct err *err)
 	for (unsigned i = 0; i < c->regions; i++) {
 		if (strcmp(c->region[i].name, c->home) == 0) {
 			c->home_index = i;
-			return 0;
+			return c->region[i].optional ? optional_home(c, &c->region[i], err) : 0;
 		}
 		text_nearest_offer(&nearest, c->region[i].name);
 	}

@@ -45,6 +45,9 @@ struct config_region {
 	uint64_t connections;
 	uint64_t rate_limit;
 	uint64_t request_limit;
+	bool optional;
+	uint64_t resync_backlog;
+	int64_t resync_age_ms;
 	int64_t timeout_ms;
 };
 

@@ -275,8 +275,12 @@ static int open_replicator(struct daemon *d, struct err *err)
 		return err_errno(err, -ENOMEM, "%s", c->name);
 	o->volume = c->name;
 	o->regions = c->regions;
-	for (unsigned i = 0; i < c->regions; i++)
+	for (unsigned i = 0; i < c->regions; i++) {
 		config_store(c, i, &o->region[i].store);
+		o->region[i].optional = c->region[i].optional;
+		o->region[i].resync_backlog = c->region[i].resync_backlog;
+		o->region[i].resync_age_ms = c->region[i].resync_age_ms;
+	}
 	o->home = c->home_index;
 	o->inline_max = c->inline_max;
 	o->lazy_min = c->lazy_min;

@@ -74,6 +74,27 @@ static void region_row(const struct status *s, const struct region_status *r, st
 		region_error(r));
 }
 
+static void resync_note(const struct status *s, const struct region_status *r, struct buf *out)
+{
+	const struct replicator_status *all = &s->replicator;
+
+	if (r->resync.state == RESYNC_OUT)
+		buf_printf(out,
+			"  %s: NEEDS RESYNC: its backlog was dropped; what it missed is computed "
+			"when it "
+			"answers\n",
+			r->name);
+	else if (r->resync.state == RESYNC_RUNNING && r->seeding)
+		buf_printf(out, "  %s: resync: %" PRIu64 " of %" PRIu64 " paths looked at\n",
+			r->name, r->resync.seen, all->entries + all->tombstones);
+	else if (r->resync.state == RESYNC_RUNNING)
+		buf_printf(out, "  %s: resync: what it missed is being sent\n", r->name);
+	else if (r->seeding)
+		buf_printf(out, "  %s: is new; its backlog is still being listed\n", r->name);
+	if (r->resync.optional)
+		buf_printf(out, "  %s: is optional: nothing waits for it\n", r->name);
+}
+
 static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)
 {
 	char figure[TEXT_FIGURE_SIZE], all[TEXT_FIGURE_SIZE];
@@ -88,8 +109,7 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			"after 10 good probes\n",
 			r->name, r->failing_percent,
 			r->latency_ms < 0 ? "-" : text_age(r->latency_ms, figure));
-	if (r->seeding)
-		buf_printf(out, "  %s: is new; its backlog is still being listed\n", r->name);
+	resync_note(s, r, out);
 	if (r->outbox.parked)
 		buf_printf(out, "  %s: %" PRIu64 " changes failed for good and wait for you\n",
 			r->name, r->outbox.parked);
@@ -155,7 +175,7 @@ static void pressure_line(const struct status *s, struct buf *out)
 
 	if (!p->max_dirty && !p->max_backlog)
 		return;
-	buf_printf(out, "  waiting    %s", text_bytes(p->dirty_bytes, a));
+	buf_printf(out, "  unpushed   %s", text_bytes(p->dirty_bytes, a));
 	if (p->max_dirty)
 		buf_printf(out, " of %s", text_bytes(p->max_dirty, b));
 	buf_printf(out, " and %" PRIu64, p->backlog_rows);
@@ -285,6 +305,12 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "backlog_bytes", (int64_t)r->outbox.bytes);
 	json_put_int(j, "backlog_unannounced", (int64_t)r->outbox.unannounced);
 	json_put_bool(j, "seeding", r->seeding);
+	json_put_bool(j, "optional", r->resync.optional);
+	json_put_str(j, "resync",
+		r->resync.state == RESYNC_OUT	    ? "needed"
+		: r->resync.state == RESYNC_RUNNING ? "running"
+						    : "none");
+	json_put_int(j, "resync_seen", (int64_t)r->resync.seen);
 	json_put_int(j, "backlog_parked", (int64_t)r->outbox.parked);
 	json_put_int(j, "backlog_oldest_ms", (int64_t)r->outbox.oldest_ms);
 	json_put_int(j, "backlog_oldest_age_ms", age(s, (int64_t)r->outbox.oldest_ms));

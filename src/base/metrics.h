@@ -35,6 +35,7 @@
 		"Writes and new names delayed because too much waits for regions")                 \
 	X(WRITES_REFUSED, "writes_refused_total",                                                  \
 		"Writes and new names refused (ENOSPC) for the same reason")                       \
+	X(RESYNCS, "resyncs_total", "Optional regions that got what they missed")                  \
 	X(DURABLE_WAITS, "durable_waits_total", "fsync and the like that waited for regions")      \
 	X(DURABLE_FAILURES, "durable_failures_total",                                              \
 		"Of those, failed because too few regions had the file in time")                   \

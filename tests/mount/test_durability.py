@@ -190,6 +190,33 @@ class Durability(unittest.TestCase):
             got = body.get_object(Bucket="region-3", Key=f"app/pressure/{name}")["Body"].read()
             self.assertEqual(got, data, name)
 
+    def test_7_optional_region(self):
+        """Region 3 is optional: nothing waits for it, it is given up when it is out, and gets everything when it is back."""
+        regions = {name: dict(region) for name, region in self.regions.items()}
+        regions["region-3"].update(optional="yes", resync_backlog="10")
+        server = self.world.server("d", regions, home="region-1", volume={"durability": "all", "segment_delay": "100ms"})
+        server.start()
+        folder = server.mount / "optional"
+        folder.mkdir()
+        for name in ("same", "changed", "removed"):
+            (folder / name).write_bytes(b"before")
+        wait_until(server.status_text, lambda: server.backlog() == 0, 60)
+        self.ceph.kill(3)
+        for n in range(20):
+            write(folder / f"f{n}", b"f%d" % n)
+        wait_until(server.status_text, lambda: server.region("region-3")["resync"] == "needed", 40)
+        self.assertIn("NEEDS RESYNC", server.status_text())
+        self.assertEqual(state(folder / "f1")["region-3"], "needs resync")
+        (folder / "changed").write_bytes(b"after")
+        (folder / "removed").unlink()
+        server.flush(20)
+        self.ceph.restart(3)
+        wait_until(server.status_text, lambda: server.region("region-3")["resync"] == "none", 60)
+        bucket = self.ceph.client(3)
+        found = {o["Key"].rsplit("/", 1)[1] for o in bucket.list_objects_v2(Bucket="region-3", Prefix="app/optional/")["Contents"]} - {""}
+        self.assertEqual(found, {"same", "changed"} | {f"f{n}" for n in range(20)})
+        self.assertEqual(bucket.get_object(Bucket="region-3", Key="app/optional/changed")["Body"].read(), b"after")
+
 
 if __name__ == "__main__":
     main()

@@ -117,6 +117,7 @@ static void node_open(struct sim *s, unsigned n)
 		ro.region[r].store.url = "mem://";
 		ro.region[r].opened = store_retry_new(sim_link_new(s, n, r), 3, 60000);
 	}
+	sim_optional_options(s, &ro);
 	if (replicator_new(node->cache, &ro, &node->replicator, &err) < 0)
 		sim_fail(s, "n%u: replicator_new: %s", n, err.text);
 }
@@ -446,7 +447,7 @@ static void check_evicted(struct sim *s, unsigned n, const char *path, uint64_t 
 	if (entry_get(conn, slice_of(path), &e) < 0 || memcmp(e.hash, hash, SHA256_SIZE) != 0)
 		sim_fail(s, "n%u: evicted %s before it was sealed", n, path);
 	for (unsigned r = 0; r < s->regions; r++) {
-		if (outbox_get(conn, r, slice_of(path), row) != -ENOENT)
+		if (!sim_is_optional(s, r) && outbox_get(conn, r, slice_of(path), row) != -ENOENT)
 			sim_fail(s, "n%u: evicted %s, which r%u waits for", n, path, r);
 	}
 	cache_read_end(conn);
@@ -528,14 +529,19 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	case 4:
 		r = evict_some(s, n, &did);
 		break;
-	default:
+	case 5:
 		did = sim_durability_step(s, n);
+		r = 0;
+		break;
+	default:
+		did = sim_optional_step(s, n);
 		r = 0;
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable"};
+	static const char *const names[] = {
+		"seal", "announce", "objects", "pull", "evict", "durable", "upkeep"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -546,7 +552,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(6);
+	unsigned which = (unsigned)random_below(7);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
@@ -596,10 +602,10 @@ static void random_event(struct sim *s)
 		sim_flow_event(s, n, r);
 		break;
 	case 13:
-<<<<<<< HEAD
 	case 14:
 		sim_lazy_event(s, n);
-=======
+		return 1;
+	}
 		s->current = n;
 		sim_delta_read(s, n);
 		break;
@@ -609,7 +615,6 @@ static void random_event(struct sim *s)
 		sim_replaced_before(s, n);
 		sim_delta_append(s, n);
 		sim_replaced_after(s, n);
->>>>>>> next
 		break;
 	default:
 		sim_random_step(s);
@@ -699,6 +704,7 @@ static void heal(struct sim *s)
 				sim_order_check(s, n);
 			did |= d;
 			did |= sim_durability_step(s, n);
+			did |= sim_optional_step(s, n);
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
 		}
@@ -740,6 +746,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	sim_unseen_begin(s);
 	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
 	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
+	s->optional = s->regions > 1 && chance(30);
 	s->capabilities =
 		chance(30) ? STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH | STORE_CAP_COPY
 			   : STORE_MEM_ALL;
@@ -756,7 +763,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	for (unsigned n = 0; n < s->nodes; n++) {
 		struct sim_node *node = &s->node[n];
 		snprintf(node->dir, sizeof node->dir, "%s/%" PRIu64 "-n%u", work_dir, seed, n);
-		node->home = (unsigned)random_below(s->regions);
+		node->home = (unsigned)random_below(s->regions - s->optional);
 		node->skew_ms = skewed ? (int64_t)random_below(240000) - 120000 : 0;
 		node_open(s, n);
 	}
@@ -832,6 +839,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && !sim_lazy_happened()) {
 		fprintf(stderr, "sim: no file was read by ranges to its end\n");
+		return 1;
+	}
+	if (seeds >= 100 && !sim_optional_happened()) {
+		fprintf(stderr, "sim: no optional region was given up and came back\n");
 		return 1;
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {

@@ -38,6 +38,7 @@ struct sim {
 	bool verbose;
 	unsigned nodes;
 	unsigned regions;
+	bool optional; /* the last one is */
 	struct sim_node node[SIM_NODES_MAX];
 	struct sim_region region[SIM_REGIONS_MAX];
 	int64_t now_ms;
@@ -104,6 +105,13 @@ void sim_replaced_after(struct sim *s, unsigned n);
 void sim_replaced_settle(struct sim *s, unsigned n);
 bool sim_was_replaced(const struct sim *s, struct slice key, struct stamp stamp);
 void sim_replaced_done(struct sim *s);
+
+/* sim_optional.c: a region that nothing waits for. */
+bool sim_is_optional(const struct sim *s, unsigned region);
+void sim_optional_options(const struct sim *s, struct replicator_options *o);
+/* An upkeep step; true: there is more to do. */
+bool sim_optional_step(struct sim *s, unsigned n);
+bool sim_optional_happened(void);
 
 /* sim_durability.c: fsync that waits for regions, of a file that was just synced here. */
 #define SIM_DURABILITY_MS 30000 /* the replicator's default limit */

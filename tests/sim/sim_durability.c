@@ -112,13 +112,13 @@ static void check_kept(struct promise *p)
 	struct sim_node *node = &s->node[p->n];
 	uint8_t hash[SHA256_SIZE];
 	struct inode inode;
-	unsigned have = 0, need = s->regions / 2 + 1;
+	unsigned count = s->regions - s->optional, have = 0, need = count / 2 + 1;
 	bool home = false;
 
 	if (tree_resolve(node->cache, slice_of(p->path), &inode) < 0 || inode.ino != p->ino ||
 		!content_hash(node, p->ino, hash) || memcmp(hash, p->hash, SHA256_SIZE) != 0)
 		return;
-	for (unsigned r = 0; r < s->regions; r++) {
+	for (unsigned r = 0; r < count; r++) {
 		struct search search = {.p = p, .mem = s->region[r].mem};
 
 		if (!look_at_region(&search))
@@ -126,10 +126,9 @@ static void check_kept(struct promise *p)
 		have += search.announced && search.content;
 		home |= r == node->home && search.announced && search.content;
 	}
-	if (p->mode == DURABILITY_HOME ? !home
-				       : have < (p->mode == DURABILITY_ALL ? s->regions : need))
+	if (p->mode == DURABILITY_HOME ? !home : have < (p->mode == DURABILITY_ALL ? count : need))
 		sim_fail(s, "n%u: fsync of %s with %s was acknowledged, %u of %u regions have it",
-			p->n, p->path, durability_name(p->mode), have, s->regions);
+			p->n, p->path, durability_name(p->mode), have, count);
 	kept++;
 }
 

@@ -86,6 +86,9 @@ static inline enum store_result cluster_hook(
 	return l->cluster->down[l->region] ? STORE_TRANSIENT : STORE_OK;
 }
 
+/* Changes the options of every replicator that is started, or NULL. */
+static void (*cluster_tune)(struct replicator_options *o);
+
 static inline void cluster_start_node(struct cluster *c, unsigned n)
 {
 	struct replicator_options o = {.volume = "test", .regions = CLUSTER_REGIONS, .home = n % 2};
@@ -107,6 +110,8 @@ static inline void cluster_start_node(struct cluster *c, unsigned n)
 		o.region[i].store = config;
 		o.region[i].opened = store_fault_new(s, cluster_hook, &cluster_links[i]);
 	}
+	if (cluster_tune)
+		cluster_tune(&o);
 	if (replicator_new(c->node[n].cache, &o, &c->node[n].replicator, &err) < 0)
 		fail_msg("replicator_new: %s", err.text);
 }
