@@ -76,6 +76,9 @@ struct config {
 	uint64_t inline_max;
 	uint64_t lazy_min;
 	int64_t max_clock_skew_ms;
+	int64_t reconcile_interval_ms;
+	int64_t reconcile_grace_ms;
+	struct option_share max_delete;
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;
 	unsigned log_level; /* enum log_level */
