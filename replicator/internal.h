@@ -7,6 +7,7 @@
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
 #include "replicator/pull.h"
+#include "replicator/reconcile.h"
 #include "replicator/range.h"
 #include "replicator/refresh.h"
 #include "replicator/region.h"
@@ -38,6 +39,7 @@ struct replicator {
 	struct ranger *ranger;
 	struct refresher *refresher;
 	struct fetcher *fetcher;
+	struct reconciler *reconciler;
 	struct durable *durable;
 
 	struct mutex lock; /* rank REPLICATOR; guards the six below */
