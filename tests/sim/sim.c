@@ -563,7 +563,7 @@ static void random_event(struct sim *s)
 	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
-	switch (random_below(28)) {
+	switch (random_below(30)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
 		sim_trace(s, "r%u %s", r, s->region[r].down ? "down" : "up");
@@ -602,10 +602,6 @@ static void random_event(struct sim *s)
 		sim_flow_event(s, n, r);
 		break;
 	case 13:
-	case 14:
-		sim_lazy_event(s, n);
-		return 1;
-	}
 		s->current = n;
 		sim_delta_read(s, n);
 		break;
@@ -615,6 +611,10 @@ static void random_event(struct sim *s)
 		sim_replaced_before(s, n);
 		sim_delta_append(s, n);
 		sim_replaced_after(s, n);
+		break;
+	case 15:
+	case 16:
+		sim_lazy_event(s, n);
 		break;
 	default:
 		if (!s->foreign || !chance(25))
