@@ -513,6 +513,28 @@ int outbox_seed(struct conn *conn, unsigned region, struct slice key, const stru
 	return add_row(conn, region, key, &row, &added);
 }
 
+int outbox_repair(struct conn *conn, unsigned region, struct slice key, const struct entry *e)
+{
+	struct outbox_change change = {
+		.key = key,
+		.stamp = entry_stamp(e),
+		.size = e->kind == KIND_FILE ? e->size : 0,
+		.object_only = true,
+	};
+	struct row old, row;
+	uint64_t number;
+	bool added;
+	int r = find_row(conn, region, key, &old);
+
+	if (r || old.id)
+		return r;
+	r = counter_add(conn, COUNTER_ORDER, 1, &number);
+	if (r)
+		return r;
+	row = new_row(&change, number);
+	return add_row(conn, region, key, &row, &added);
+}
+
 int outbox_drop(struct conn *conn, struct slice key)
 {
 	const unsigned *ids;

@@ -28,6 +28,8 @@
 #include "cache/cache.h"
 #include "src/base/hash.h"
 
+struct entry;
+
 /* Content up to this size travels in the segment (a row starts in ANNOUNCE); larger content is
  * an object first (UPLOAD). The default of the replicator's inline_max, and the rule for rows
  * that region_register seeds. */
@@ -83,6 +85,10 @@ struct outbox_change {
 	const uint8_t *base;
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
+/* Straight to OBJECT for one region, unless it has a row for that key: the object there is not what e
+ * says. */
+int outbox_repair(
+	struct conn *conn, unsigned region, struct slice key, const struct entry *e) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
 int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
 

@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/object_seen.h"
 #include "cache/outbox.h"
 #include "cache/replication.h"
 #include "cache/upload_record.h"
@@ -121,6 +122,8 @@ static int retire(struct conn *conn, const struct region *region)
 		r = outbox_clear(conn, region->id);
 	if (!r)
 		r = upload_record_clear(conn, region->id);
+	if (!r)
+		r = object_seen_clear(conn, region->id);
 	return r ? r : run_region(conn, "DELETE FROM region WHERE id = ?1", region->id);
 }
 

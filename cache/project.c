@@ -92,6 +92,14 @@ static int set_implied(struct conn *conn, uint64_t parent, uint64_t ino, bool im
 	return conn_run(conn, s);
 }
 
+int project_owned(struct conn *conn, uint64_t ino)
+{
+	struct inode_row row;
+	int r = inode_get(conn, ino, &row);
+
+	return r ? (r == -ENOENT ? 0 : r) : set_implied(conn, row.parent, ino, false);
+}
+
 /* Notes whether the directory at p is shown over a live file or symlink. */
 static int note_shadowing(struct place *p, const struct entry *e)
 {

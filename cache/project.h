@@ -38,6 +38,10 @@ int project_ancestors(struct conn *conn, struct slice key) MUST_CHECK;
  * something further below implies it follows, as it does on the other servers. */
 int project_owner(struct conn *conn, struct slice key) MUST_CHECK;
 
+/* After attributes of the directory ino were sealed: it does not follow its parent any more. It may
+ * have been implied under another name, or before an application changed it. */
+int project_owned(struct conn *conn, uint64_t ino) MUST_CHECK;
+
 /* What an inode of several names shows: ret, which is {0}, gets the attributes and the time of those of
  * its names' entries that carry its link id, each by the greatest stamp; entry_mtime(ret) is the
  * time. e (may be NULL) counts as the entry at key, which is a name of ino, and is what is stored there,

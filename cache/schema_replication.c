@@ -111,6 +111,18 @@ const char *const schema_replication[] = {
 	" etag BLOB NOT NULL,"
 	" PRIMARY KEY(upload, number)) STRICT, WITHOUT ROWID",
 
+	/* What is known of the buckets; see object_seen.c. */
+	"CREATE TABLE object_seen("
+	" region INTEGER NOT NULL,"
+	" key BLOB NOT NULL,"
+	" tag INTEGER NOT NULL,"
+	" time INTEGER NOT NULL,"
+	" node INTEGER NOT NULL,"
+	" PRIMARY KEY(region, key)) STRICT, WITHOUT ROWID",
+	"CREATE TABLE object_gone("
+	" region INTEGER NOT NULL,"
+	" key BLOB NOT NULL,"
+	" PRIMARY KEY(region, key)) STRICT, WITHOUT ROWID",
 	/* Blocks of large versions; see content_map.c. */
 	"CREATE TABLE content_map("
 	" id INTEGER PRIMARY KEY AUTOINCREMENT," /* in order of age */

@@ -41,6 +41,7 @@
 #include "cache/content_map.h"
 #include "replicator/body.h"
 #include "replicator/lanes.h"
+#include "replicator/foreign.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
 #include "replicator/sources.h"
@@ -75,6 +76,7 @@ struct job {
 	bool repair;	/* the entry was replaced by a remote version meanwhile */
 	bool uncertain; /* a write of it may still be under way */
 	bool deputy;	/* content of another's was put */
+	struct object_note note;
 	bool lost;	/* no region has its content */
 	bool settled;	/* a former name, whose new one is there */
 	bool mapped;	/* the object is now the version with that hash, which may have a map */
@@ -387,15 +389,18 @@ static void deliver(struct deliverer *d, struct job *j)
 	if (follows(&j->row))
 		delta_pace_sent(d->o.pace, d->o.region->id, q.key, start_ms);
 	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
-		  entry.content_stamp.node == cache_node(d->o.cache);
+		  (entry.content_stamp.node == cache_node(d->o.cache) ||
+			  foreign_is_node(d->o.region->all, entry.content_stamp.node));
 	if (outcome.refused)
 		sources_refused(d->o.region, &error);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
 	judge(d, j, result, &error);
 	j->uncertain = outcome.uncertain;
 	j->deputy = outcome.put && entry.content_stamp.node != cache_node(d->o.cache);
-	if (j->fate == FATE_DONE)
+	if (j->fate == FATE_DONE) {
+		j->note = object_note_of(&entry, &outcome);
 		check_overtaken(d, j, &entry);
+	}
 	j->mapped = j->fate == FATE_DONE && !outcome.superseded && entry.kind == KIND_FILE &&
 		    entry.size >= content_map_min(d->o.cache);
 	memcpy(j->hash, entry.hash, SHA256_SIZE);
@@ -437,6 +442,8 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 	case FATE_WAITS:
 		return outbox_put_off(conn, region, key, j->row.stamp, j->next_at_ms);
 	case FATE_DONE:
+		if ((r = object_note(conn, region, key, &j->note, j->row.fresh)) < 0)
+			return r;
 		if (j->mapped && (r = content_map_delivered(conn, region, j->hash)) < 0)
 			return r;
 		if (j->settled)

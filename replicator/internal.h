@@ -7,6 +7,7 @@
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
 #include "replicator/pull.h"
+#include "replicator/reconcile.h"
 #include "replicator/range.h"
 #include "replicator/region.h"
 #include "replicator/replicator.h"
@@ -34,6 +35,7 @@ struct replicator {
 	struct puller *puller;
 	struct ranger *ranger;
 	struct fetcher *fetcher;
+	struct reconciler *reconciler;
 	struct durable *durable;
 
 	struct mutex lock; /* rank REPLICATOR; guards the six below */

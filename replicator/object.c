@@ -101,9 +101,27 @@ static enum store_result look(struct delivery *d, const char *key, struct seen *
 	if (r != STORE_OK)
 		return r;
 	s->there = true;
-	s->foreign = object_meta_to_entry(
+	s->foreign = !object_meta_is_of(&s->meta, key) ||
+		     object_meta_to_entry(
 			     &s->meta, s->object.size, key[strlen(key) - 1] == '/', &s->theirs) < 0;
 	return STORE_OK;
+}
+
+/* The entry as metadata of this delivery's object. */
+static int make_meta(
+	const struct delivery *d, const struct entry *e, bool omitted, struct store_meta *ret)
+{
+	int r = object_meta_from_entry(e, omitted, ret);
+
+	if (r < 0)
+		return r;
+	r = object_meta_set_key(ret, d->key);
+	if (r != -E2BIG)
+		return r;
+	/* It goes before extended attributes that just fit. */
+	store_meta_done(ret);
+	r = object_meta_from_entry(e, true, ret);
+	return r < 0 ? r : object_meta_set_key(ret, d->key);
 }
 
 /* A key below prefix for a copy of key; one that gets too long is named by its hash. */
@@ -364,7 +382,7 @@ static enum store_result put_content(
 	char unused[STORE_ETAG_SIZE];
 
 	d->unguarded = false;
-	int code = object_meta_from_entry(m, omitted, &meta);
+	int code = make_meta(d, m, omitted, &meta);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
 	enum store_result r = put_bytes(d, &meta, match, etag ? etag : unused);
@@ -445,7 +463,7 @@ static enum store_result put_metadata(
 	struct store_condition condition = {0};
 	CLEANUP(buf_done) struct buf b = {0};
 
-	int code = object_meta_from_entry(&m->entry, m->omitted, &meta);
+	int code = make_meta(d, &m->entry, m->omitted, &meta);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
 	if (has(d, STORE_CAP_COPY))
@@ -469,7 +487,7 @@ static enum store_result write_over(
 	struct delivery *d, const struct seen *s, bool *wrote, bool *sure)
 {
 	CLEANUP(merged_done) struct merged m = {0};
-	char etag[STORE_ETAG_SIZE] = "";
+	char *etag = d->outcome->etag;
 	enum store_result r;
 
 	*wrote = true;
@@ -539,7 +557,7 @@ static enum store_result write_live(struct delivery *d, struct seen *s, bool ski
 		r = skip_look ? STORE_OK : settle_other(d);
 		if (r != STORE_OK || d->superseded)
 			return r;
-		r = put_content(d, d->q->entry, false, NULL, NULL);
+		r = put_content(d, d->q->entry, false, NULL, d->outcome->etag);
 	}
 	sure = sure && !d->unguarded;
 	if (r == STORE_OK && !wrote) {
@@ -555,6 +573,7 @@ static enum store_result write_live(struct delivery *d, struct seen *s, bool ski
 		*again = !sure; /* nothing guarded it: what is there now? */
 	} else {
 		*again = r == STORE_EXISTS || r == STORE_PRECONDITION || r == STORE_ABSENT;
+		d->outcome->etag[0] = '\0';
 		r = *again ? STORE_OK : r;
 	}
 	return r;
@@ -602,4 +621,54 @@ enum store_result object_deliver(
 		metric_add(METRIC_OBJECTS_SUPERSEDED, 1);
 	ret->superseded = d.superseded;
 	return STORE_OK;
+}
+
+/* Through this machine, where the store does not copy. */
+static enum store_result adopt_again(struct delivery *d, const struct store_object *there,
+	const struct store_meta *meta, char *etag)
+{
+	CLEANUP(buf_done) struct buf b = {0};
+	struct store_condition condition = {0};
+
+	if (there->size > FOREIGN_BUFFER_MAX)
+		return store_error_set(d->error, STORE_UNSUPPORTED, "it is too large to be copied");
+	enum store_result r = store_get_buf(
+		d->q->store, d->key, FOREIGN_BUFFER_MAX, &b, NULL, NULL, &d->call, d->error);
+	if (r != STORE_OK)
+		return r;
+	if (has(d, STORE_CAP_PUT_IF_MATCH))
+		condition.if_match = there->etag;
+	return store_put_buf(
+		d->q->store, d->key, b.data, b.len, meta, &condition, etag, &d->call, d->error);
+}
+
+enum store_result object_adopt(const struct object_request *q, const struct store_object *there,
+	char etag[STORE_ETAG_SIZE], struct store_error *error)
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	struct delivery d = {.q = q,
+		.error = error,
+		.caps = q->store->capabilities,
+		.call = *q->call};
+	struct seen s = {.there = true, .foreign = true, .object = *there};
+	struct store_object now = {0};
+
+	etag[0] = '\0';
+	int code = object_key_from_path(q->key, q->entry->kind == KIND_DIR, d.key);
+	if (code == 0)
+		code = make_meta(&d, q->entry, false, &meta);
+	if (code < 0)
+		return store_error_local(error, code, "metadata");
+	if (!has(&d, STORE_CAP_COPY_IF_MATCH)) {
+		enum store_result r =
+			store_head(q->store, d.key, &now, NULL, &d.call, error);
+		if (r != STORE_OK)
+			return r == STORE_ABSENT ? STORE_PRECONDITION : r;
+		if (strcmp(now.etag, there->etag) != 0)
+			return STORE_PRECONDITION;
+	}
+	if (!has(&d, STORE_CAP_COPY))
+		return adopt_again(&d, there, &meta, etag);
+	enum store_result r = copy_seen(&d, d.key, &s, d.key, &meta, etag);
+	return r == STORE_ABSENT ? STORE_PRECONDITION : r;
 }

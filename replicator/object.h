@@ -6,6 +6,7 @@
 #define REPLICATOR_OBJECT_H
 
 #include "cache/entry.h"
+#include "cache/object_seen.h"
 #include "replicator/object_copy.h"
 #include "replicator/object_key.h"
 
@@ -24,6 +25,9 @@ int object_meta_from_entry(
  * -EBADMSG: it claims to be and is malformed. ret is set on success only. */
 int object_meta_to_entry(const struct store_meta *m, uint64_t size, bool directory,
 	struct object_entry *ret) MUST_CHECK;
+
+/* Notes in metadata of object_meta_from_entry which object they are for. -ENOMEM, -E2BIG. */
+int object_meta_set_key(struct store_meta *m, const char *key) MUST_CHECK;
 
 /* What removed content is kept under: .meridian/trash/<hash>/ and then the stamp of the removal and
  * the path, so that content is found by its hash. */
@@ -59,6 +63,7 @@ struct object_outcome {
 	bool superseded; /* the store holds a newer version */
 	bool put;	 /* an object may have come into being by this */
 	bool uncertain;	 /* of some write it is not known whether, and when, the store gets it */
+	char etag[STORE_ETAG_SIZE]; /* of what was written last; "": not known */
 	bool copied;	 /* the content came from a source */
 	bool refused;	 /* the store would not copy from sources[1] */
 };
@@ -68,5 +73,27 @@ struct object_outcome {
  * ENAMETOOLONG when the path cannot be a key. Other codes: not done, may be repeated. */
 enum store_result object_deliver(const struct object_request *q, struct object_outcome *ret,
 	struct store_error *error) MUST_CHECK;
+
+/* What a delivery leaves to be remembered of the bucket (cache/object_seen.h). */
+struct object_note {
+	bool known; /* false: nothing is learnt */
+	bool live;
+	bool directory;
+	struct object_seen seen;
+};
+struct object_note object_note_of(const struct entry *e, const struct object_outcome *outcome);
+/* fresh: of the outbox row. Inside a write transaction. */
+int object_note(struct conn *conn, unsigned region, struct slice key, const struct object_note *n,
+	bool fresh) MUST_CHECK;
+
+/* The object at key, which another tool wrote and which is the version there, has the content that the
+ * entry says: gives it the entry's metadata, where it lies. STORE_PRECONDITION: it is another version
+ * by now. STORE_UNSUPPORTED: this store cannot, and the object is too large to go through memory. */
+enum store_result object_adopt(const struct object_request *q, const struct store_object *there,
+	char etag[STORE_ETAG_SIZE], struct store_error *error) MUST_CHECK;
+
+/* Whether metadata that object_meta_to_entry takes were made for the object at key: a tool that copies
+ * an object takes them along, and they are another path's then. */
+bool object_meta_is_of(const struct store_meta *m, const char *key) MUST_CHECK;
 
 #endif

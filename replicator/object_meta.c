@@ -10,6 +10,8 @@
  *   meridian-sha256          of the body (files and symlinks)
  *   meridian-link            link id, as a stamp is written; only where there is one
  *   meridian-vector          base64 of the encoding of base/hlc.h
+ *   meridian-key             the first 16 hexadecimal digits of the SHA-256 of the object's key: other
+ *                            tools take metadata along when they copy or rename
  *   meridian-xattrs          base64 of the encoding of cache/entry.h, or "omitted" when it did not
  *                            fit
  *
@@ -134,6 +136,33 @@ static int from_entry(const struct entry *e, bool xattrs_omitted, struct store_m
 	if ((r = set_base64(m, "meridian-vector", &vector)) < 0)
 		return r;
 	return set_xattrs(m, e, xattrs_omitted);
+}
+
+static void key_text(const char *key, char out[SHA256_HEX_SIZE])
+{
+	uint8_t hash[SHA256_SIZE];
+
+	sha256(key, strlen(key), hash);
+	hex_encode(hash, 8, out);
+}
+
+int object_meta_set_key(struct store_meta *m, const char *key)
+{
+	char text[SHA256_HEX_SIZE];
+
+	key_text(key, text);
+	return store_meta_set(m, "meridian-key", text);
+}
+
+bool object_meta_is_of(const struct store_meta *m, const char *key)
+{
+	const char *s = store_meta_get(m, "meridian-key");
+	char text[SHA256_HEX_SIZE];
+
+	if (!s)
+		return true; /* of a version that did not write it */
+	key_text(key, text);
+	return strcmp(s, text) == 0;
 }
 
 int object_meta_from_entry(const struct entry *e, bool xattrs_omitted, struct store_meta *ret)

@@ -195,6 +195,8 @@ static int make_parts(struct replicator *r)
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
 	if (code == 0)
+		code = reconciler_make(r, &po.merger, wake_all);
+	if (code == 0)
 		code = ranger_new(&r->regions, &r->ranger);
 	if (code == 0)
 		code = fetcher_new(&r->regions, r->ranger, &r->fetcher);
@@ -263,6 +265,7 @@ void replicator_free(struct replicator *r)
 	if (!r)
 		return;
 	replicator_stop(r);
+	reconciler_free(r->reconciler);
 	durable_free(r->durable);
 	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
@@ -704,6 +707,8 @@ static int start_threads(struct replicator *r)
 
 	if (code == 0)
 		code = fetcher_start(r->fetcher, FETCH_THREADS);
+	if (code == 0)
+		code = reconciler_start(r->reconciler);
 
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
 		struct announce_thread *t = &r->announce[i];
@@ -792,6 +797,7 @@ void replicator_stop(struct replicator *r)
 	cache_defer_removals(r->cache, false);
 	ranger_stop(r->ranger); /* first: the fetcher waits for it */
 	fetcher_stop(r->fetcher);
+	reconciler_stop(r->reconciler);
 	join(r->remove_thread, &r->remove_started);
 	join(r->seal_thread, &r->seal_started);
 	join(r->pull_thread, &r->pull_started);

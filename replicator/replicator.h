@@ -9,6 +9,7 @@
  *   durable thread           fsync that waits for regions                      durable.h
  *   housekeeper              checkpoints of the database
  *   evictor                  content that is too much here                     cache/evict.h
+ *   reconciler               what other tools did to the buckets               reconcile.h
  *
  * Each thread is a loop around a step function; the simulation calls the steps itself.
  */
@@ -22,6 +23,7 @@
 #include "cache/progress.h"
 #include "cache/resync.h"
 #include "src/base/hash.h"
+#include "replicator/reconcile.h"
 #include "replicator/store/store.h"
 
 struct buf;
@@ -51,6 +53,10 @@ struct replicator_options {
 	unsigned object_threads;   /* per region; 0: 16 */
 	int64_t durability_timeout_ms; /* 0: 30,000 */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
+	int64_t reconcile_interval_ms; /* 0: only when asked */
+	int64_t reconcile_grace_ms;    /* 0: 300,000 */
+	uint64_t max_delete;	       /* MAX_DELETE_NONE: none at all; both 0: 50 % */
+	unsigned max_delete_percent;   /* goes first */
 };
 
 struct replicator;
@@ -91,6 +97,12 @@ int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
  * object's metadata. */
 bool replicator_has_object(
 	void *ctx, struct slice key, const uint8_t hash[SHA256_SIZE], uint64_t size);
+/* A whole scan of one region, on the calling thread. *did: also when something is left for the next one. */
+int replicator_step_reconcile(struct replicator *r, unsigned region, bool *did) MUST_CHECK;
+/* As reconciler_scan, after one that is under way; region: by name, "": all of them, one after the other; request->region is set here. */
+int replicator_reconcile(struct replicator *r, const char *region, struct reconcile_request *request,
+	int (*done)(void *ctx, const char *region, const struct reconcile_counts *counts),
+	struct err *err) MUST_CHECK;
 /* A little of what takes long: cache_sweep, the backlog of new regions, and what optional ones missed. */
 int replicator_step_upkeep(struct replicator *r, bool *more) MUST_CHECK;
 
@@ -112,6 +124,7 @@ struct region_status {
 	struct upload_stats upload; /* in parts, begun and not ended */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	struct resync_status resync;
+	struct reconcile_status reconcile;
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */
 	char error[256];     /* last failure, "" when none since the last success */

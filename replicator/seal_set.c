@@ -484,6 +484,8 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 		project_put(conn, t->local.ino, &e);
 	if (!r)
 		r = project(conn, t, &e, implied);
+	if (!r && t->local.kind == KIND_DIR && changes & SEAL_ATTR)
+		r = project_owned(conn, t->local.ino);
 	if (!r && t->local.kind == KIND_DIR && (old->uid != e.uid || old->gid != e.gid))
 		r = project_owner(conn, t->key);
 	if (!r && old->link.origin && changes & SEAL_CONTENT)

@@ -79,6 +79,8 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	mutex_unlock(&r->regions.lock);
 	for (unsigned i = 0; i < r->regions.count; i++)
 		region_state(&r->regions.region[i], &s->region[i]);
+	for (unsigned i = 0; i < r->regions.count; i++)
+		reconciler_status(r->reconciler, i, &s->region[i].reconcile);
 	s->durable_waiting = durable_waiting(r->durable);
 	puller_status(r->puller, &pull);
 	memcpy(s->pull_region, pull.region, sizeof(s->pull_region));

@@ -9,6 +9,7 @@
 
 #include "src/base/clock.h"
 #include "src/command_content.h"
+#include "src/command_reconcile.h"
 #include "src/status.h"
 #include "src/text.h"
 
@@ -110,6 +111,8 @@ int command_handle(void *ctx, struct control_client *client, unsigned words,
 		return command_evict(c, client, word[1], err);
 	if (strcmp(word[0], "warmup") == 0 && words == 2)
 		return command_warmup(c, client, word[1], err);
+	if (strcmp(word[0], "reconcile") == 0 && words == 4)
+		return command_reconcile(c, client, word[1], word[2], word[3], err);
 	if (strcmp(word[0], "stop") == 0 && words == 1) {
 		c->stop(c->stop_ctx);
 		return 0;

@@ -1,5 +1,5 @@
 /* What the daemon answers on its control socket. Requests: "status", "status json", "flush KEY",
- * "flush-wait MS KEY", "evict KEY", "warmup KEY", "stop". */
+ * "flush-wait MS KEY", "evict KEY", "warmup KEY", "reconcile MODE REGION KEY", "stop". */
 #ifndef SRC_COMMAND_H
 #define SRC_COMMAND_H
 

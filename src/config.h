@@ -20,7 +20,7 @@
 #define CONFIG_BYTES_MAX (1024 * 1024)
 #define CONFIG_REGION_MAX 8
 #define CONFIG_POLICY_MAX 64
-#define CONFIG_OPTION_MAX 32 /* options of a section */
+#define CONFIG_OPTION_MAX 64 /* options of a section */
 #define CONFIG_DIRECTORY "/etc/meridian"
 #define CONFIG_STATE_DIRECTORY "/var/lib/meridian"
 
@@ -79,6 +79,9 @@ struct config {
 	uint64_t inline_max;
 	uint64_t lazy_min;
 	int64_t max_clock_skew_ms;
+	int64_t reconcile_interval_ms;
+	int64_t reconcile_grace_ms;
+	struct option_share max_delete;
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;
 	unsigned log_level; /* enum log_level */

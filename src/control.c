@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -41,18 +42,14 @@ struct control {
 	void *ctx;
 	pthread_t acceptor;
 	struct mutex lock;
-	bool stopping; /* lock */
+	_Atomic bool stopping;
 	struct control_client client[CONTROL_CLIENTS_MAX];
 };
 
 static bool stopping(struct control *c)
 {
-	bool value;
-
-	mutex_lock(&c->lock);
-	value = c->stopping;
-	mutex_unlock(&c->lock);
-	return value;
+	/* Without the lock: progress is told from under other locks, too. */
+	return atomic_load(&c->stopping);
 }
 
 static bool send_all(int fd, const void *data, size_t n)
@@ -377,7 +374,7 @@ void control_stop(struct control *c)
 	if (!c)
 		return;
 	mutex_lock(&c->lock);
-	c->stopping = true;
+	atomic_store(&c->stopping, true);
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
 		if (c->client[i].fd >= 0)
 			shutdown(c->client[i].fd,

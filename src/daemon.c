@@ -288,6 +288,10 @@ static int open_replicator(struct daemon *d, struct err *err)
 	o->segment_delay_ms = c->segment_delay_ms;
 	o->poll_interval_ms = c->poll_interval_ms;
 	o->max_clock_skew_ms = c->max_clock_skew_ms;
+	o->reconcile_interval_ms = c->reconcile_interval_ms;
+	o->reconcile_grace_ms = c->reconcile_grace_ms;
+	o->max_delete = c->max_delete.bytes ? c->max_delete.bytes : MAX_DELETE_NONE;
+	o->max_delete_percent = c->max_delete.percent;
 	o->object_threads = (unsigned)c->object_threads;
 	o->durability_timeout_ms = c->durability_timeout_ms;
 	r = replicator_new(d->cache, o, &d->replicator, err);

@@ -95,6 +95,46 @@ static void resync_note(const struct status *s, const struct region_status *r, s
 		buf_printf(out, "  %s: is optional: nothing waits for it\n", r->name);
 }
 
+/* What the last scan of the region left for somebody, and the one under way. */
+static void reconcile_note(const struct status *s, const struct region_status *r, struct buf *out)
+{
+	const struct reconcile_status *q = &r->reconcile;
+	char figure[TEXT_FIGURE_SIZE];
+
+	if (q->running)
+		buf_printf(out, "  %s: is being reconciled, %" PRIu64 " objects so far\n", r->name,
+			q->under_way.objects);
+	if (q->counts.found[FOUND_HELD])
+		buf_printf(out,
+			"  %s: %" PRIu64 " objects are gone; nothing was removed elsewhere: meridian "
+			"reconcile --accept-deletes removes them, --restore puts them back\n",
+			r->name, q->counts.found[FOUND_HELD]);
+	if (q->counts.found[FOUND_FAILED] || q->counts.found[FOUND_INVALID])
+		buf_printf(out,
+			"  %s: %" PRIu64 " objects of other tools could not be read, %" PRIu64
+			" are no files (reconciled %s ago)\n",
+			r->name, q->counts.found[FOUND_FAILED], q->counts.found[FOUND_INVALID],
+			text_age(age(s, q->last_ms), figure));
+}
+
+static void reconcile_json(const struct region_status *r, struct json *j)
+{
+	const struct reconcile_status *q = &r->reconcile;
+	const struct reconcile_counts *c = q->running ? &q->under_way : &q->counts;
+
+	json_begin_object(j, "reconcile");
+	json_put_bool(j, "running", q->running);
+	json_put_bool(j, "elsewhere", q->elsewhere);
+	json_put_int(j, "last_ms", q->last_ms);
+	json_put_int(j, "objects", (int64_t)c->objects);
+	json_put_int(j, "looked", (int64_t)c->looked);
+	json_put_int(j, "waiting", (int64_t)c->waiting);
+	for (unsigned f = 0; f < FOUND_KINDS; f++)
+		json_put_int(j, reconcile_found_name((enum reconcile_found)f),
+			(int64_t)c->found[f]);
+	json_end(j);
+}
+
 static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)
 {
 	char figure[TEXT_FIGURE_SIZE], all[TEXT_FIGURE_SIZE];
@@ -122,6 +162,7 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			text_age(r->clock_skew_ms < 0 ? -r->clock_skew_ms : r->clock_skew_ms,
 				figure),
 			r->clock_skew_ms < 0 ? "behind" : "ahead of");
+	reconcile_note(s, r, out);
 	if (!r->up && r->retry_at_ms > s->now_ms)
 		buf_printf(out, "  %s: next attempt in %s\n", r->name,
 			text_age(r->retry_at_ms - s->now_ms, figure));
@@ -314,6 +355,7 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "uploads", (int64_t)r->upload.uploads);
 	json_put_int(j, "upload_bytes", (int64_t)r->upload.bytes);
 	json_put_int(j, "upload_sent_bytes", (int64_t)r->upload.sent);
+	reconcile_json(r, j);
 	json_put_int(j, "last_ok_ms", r->last_ok_ms);
 	json_put_int(j, "retry_at_ms", r->retry_at_ms);
 	json_put_str(j, "error", r->error);

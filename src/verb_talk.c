@@ -265,6 +265,43 @@ int verb_warmup(const struct verb_arguments *a)
 	return each_path(a, "warmup");
 }
 
+/* reconcile */
+
+int verb_reconcile(const struct verb_arguments *a)
+{
+	struct location l CLEANUP(location_done) = {0};
+	const char *words[4] = {"reconcile", "run", verb_given(a, "region")};
+	bool dry = verb_given(a, "dry-run"), accept = verb_given(a, "accept-deletes"),
+	     restore = verb_given(a, "restore"), open_line = false;
+	struct err err = {0};
+	int fd AUTO_CLOSE = -1;
+	int r;
+
+	if (dry + accept + restore > 1) {
+		(void)err_set(&err, -EINVAL,
+			"reconcile: only one of --dry-run, --accept-deletes and --restore");
+		return verb_fail(EXIT_USAGE, &err);
+	}
+	words[1] = dry ? "dry" : accept ? "accept" : restore ? "restore" : "run";
+	words[2] = words[2] ? words[2] : "";
+	r = locate(a->operands ? a->operand[0] : NULL, &l, &err);
+	if (r < 0)
+		return verb_fail(r == -EINVAL ? EXIT_USAGE : EXIT_RETRY, &err);
+	fd = connect_to(&l, NULL, &err);
+	if (fd < 0)
+		return verb_fail(EXIT_RETRY, &err);
+	words[3] = l.key ? l.key : "";
+	r = control_request(fd, 4, words, ANSWER_MS, show_lines, &open_line, &err);
+	if (open_line)
+		fprintf(stderr, "\r\033[K");
+	if (fflush(stdout) != 0 && r == 0)
+		return EXIT_RETRY;
+	if (r == 0)
+		return EXIT_OK;
+	(void)err_prefix(&err, r, "reconcile");
+	return verb_fail(r == -EINVAL ? EXIT_USAGE : r == -EBUSY ? EXIT_OPERATOR : EXIT_RETRY, &err);
+}
+
 /* umount */
 
 /* Waits until the daemon has drained and released its state, so that the next mount finds it free.

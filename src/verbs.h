@@ -76,6 +76,7 @@ int verb_status(const struct verb_arguments *a);
 int verb_flush(const struct verb_arguments *a);
 int verb_evict(const struct verb_arguments *a);
 int verb_warmup(const struct verb_arguments *a);
+int verb_reconcile(const struct verb_arguments *a);
 int verb_check(const struct verb_arguments *a);
 int verb_config_check(const struct verb_arguments *a);
 int verb_config_show(const struct verb_arguments *a);

@@ -111,7 +111,7 @@ class Server:
 
     def write_config(self, regions, home, volume):
         home = home or next(iter(regions))
-        settings = {"name": "test", "state_dir": self.state, "home": home, "poll_interval": "500ms", **volume}
+        settings = {"name": "test", "state_dir": self.state, "home": home, "poll_interval": "500ms", "reconcile_interval": "0", **volume}
         lines = ["[volume]", *(f"{key} = {value}" for key, value in settings.items())]
         for name, region in regions.items():
             lines += ["", f'[region "{name}"]', *(f"{key} = {value}" for key, value in region.items())]

@@ -591,7 +591,12 @@ static void random_event(struct sim *s)
 		sim_replaced_after(s, n);
 		break;
 	default:
-		sim_random_step(s);
+		if (!s->foreign || !chance(25))
+			sim_random_step(s);
+		else if (chance(40))
+			sim_foreign_event(s);
+		else
+			sim_foreign_scan(s, n, r);
 	}
 	s->now_ms += (int64_t)random_below(5);
 	sim_net_deliver_late(s, false);
@@ -681,6 +686,8 @@ static void heal(struct sim *s)
 			did |= sim_optional_step(s, n);
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
+			for (unsigned g = 0; s->foreign && round % 8 == 7 && g < s->regions; g++)
+				did |= sim_foreign_scan(s, n, g);
 		}
 		quiet = did ? 0 : quiet + 1;
 	}
@@ -720,13 +727,14 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	sim_unseen_begin(s);
 	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
 	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
-	s->optional = s->regions > 1 && chance(30);
+	s->optional = s->regions > 1 && chance(30) && seed % 4; /* the others are scanned */
 	s->capabilities =
 		chance(30) ? STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH | STORE_CAP_COPY
 			   : STORE_MEM_ALL;
 	s->large = chance(30);
 	s->link_percent = chance(50) ? 0 : (unsigned)random_below(40);
 	s->rename_dirs = chance(60);
+	s->foreign = seed % 4 == 0;
 	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
 	s->interleave_percent = chance(30) ? 0 : (unsigned)random_below(40);
 	bool skewed = chance(50);
@@ -813,6 +821,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && !sim_optional_happened()) {
 		fprintf(stderr, "sim: no optional region was given up and came back\n");
+		return 1;
+	}
+	if (seeds >= 100 && sim_foreign_found() == 0) {
+		fprintf(stderr, "sim: no scan found anything\n");
 		return 1;
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {

@@ -46,6 +46,7 @@ struct sim {
 	unsigned capabilities;
 	bool large; /* most files are over inline_max */
 	bool rename_dirs;
+	bool foreign; /* other tools write into the buckets */
 	unsigned fault_percent;	     /* of requests, while not healed */
 	unsigned interleave_percent; /* of requests during which another node takes a step */
 	bool healed;
@@ -129,6 +130,12 @@ void sim_unseen_published(struct sim *s, const uint8_t hash[SHA256_SIZE]);
 void sim_unseen_check(struct sim *s);
 uint64_t sim_unseen_checks(void);
 void sim_unseen_done(struct sim *s);
+
+/* sim_foreign.c: what another tool does to a bucket, and a scan for it. True: it found something, or left
+ * something for the next one. */
+void sim_foreign_event(struct sim *s);
+bool sim_foreign_scan(struct sim *s, unsigned n, unsigned region);
+uint64_t sim_foreign_found(void);
 
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);
