@@ -483,19 +483,26 @@ static void run(struct scan *s)
 static int check(struct scan *s, struct err *err)
 {
 	struct region *region = s->region;
+	struct resync_status resync = {0};
 	bool seeding = true;
 	struct conn *conn;
 
+	/* Some server may have dropped what it owes it: what is absent there was not removed. */
+	if (region->optional)
+		return err_set(err, -EAGAIN, "region \"%s\" is optional, and may lack anything",
+			region->name);
 	if (!region_begin(region, REGION_READ))
 		return err_set(err, -EHOSTDOWN, "region \"%s\" does not answer", region->name);
 	int r = cache_read_begin(s->cache, &conn);
 	if (r == 0) {
 		r = region_seeding(conn, region->id, &seeding);
+		if (r == 0)
+			r = resync_get(conn, region->id, &resync);
 		cache_read_end(conn);
 	}
 	if (r < 0)
 		return err_errno(err, r, "cannot read the state");
-	return seeding ? err_set(err, -EAGAIN, "region \"%s\" is new and still being filled",
+	return seeding || resync.state != RESYNC_NONE ? err_set(err, -EAGAIN, "region \"%s\" is new and still being filled",
 				 region->name)
 		       : 0;
 }

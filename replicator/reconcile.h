@@ -76,7 +76,7 @@ int reconciler_make(struct replicator *r, const struct merger_options *merger,
 int reconciler_new(const struct reconciler_options *o, struct reconciler **ret) MUST_CHECK;
 void reconciler_free(struct reconciler *r);
 /* 0: the region was gone through. -EBUSY: another scan is at it; -EHOSTDOWN, -EAGAIN (the region is
- * new and still being filled), -ECANCELED, or a local failure; err says which. counts is set in any
+ * new and still being filled, or optional), -ECANCELED, or a local failure; err says which. counts is set in any
  * case. */
 int reconciler_scan(struct reconciler *r, const struct reconcile_request *q,
 	struct reconcile_counts *counts, struct err *err) MUST_CHECK;

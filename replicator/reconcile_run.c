@@ -364,6 +364,8 @@ int replicator_reconcile(struct replicator *r, const char *region,
 		if (*region && strcmp(region, r->regions.region[i].name) != 0)
 			continue;
 		known = true;
+		if (!*region && r->regions.region[i].optional)
+			continue;
 		request->region = i;
 		int code = scan_after_others(r, request, &counts, err);
 		if (code < 0)
