@@ -105,6 +105,16 @@ const char *const schema_replication[] = {
 	" etag BLOB NOT NULL,"
 	" PRIMARY KEY(upload, number)) STRICT, WITHOUT ROWID",
 
+	/* Checkpoints; see dump.c. */
+	"CREATE TABLE checkpoint_mark("
+	" region INTEGER PRIMARY KEY,"
+	" ms INTEGER NOT NULL,"
+	" node INTEGER NOT NULL,"
+	" segments INTEGER NOT NULL,"
+	" loading_ms INTEGER NOT NULL,"
+	" loading_node INTEGER NOT NULL,"
+	" loaded INTEGER NOT NULL) STRICT",
+
 	/* Blocks of large versions; see content_map.c. */
 	"CREATE TABLE content_map("
 	" id INTEGER PRIMARY KEY AUTOINCREMENT," /* in order of age */

@@ -2,6 +2,7 @@
 #ifndef REPLICATOR_INTERNAL_H
 #define REPLICATOR_INTERNAL_H
 
+#include "replicator/checkpoint.h"
 #include "replicator/deliver.h"
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
@@ -29,6 +30,7 @@ struct replicator {
 	struct announcer *announcer[REGION_MAX];
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
+	struct checkpointer *checkpointer; /* of the home region */
 	struct fetcher *fetcher;
 
 	struct mutex lock; /* rank REPLICATOR; guards the four below */
@@ -42,6 +44,8 @@ struct replicator {
 	pthread_t watch_thread;
 	bool watch_started;
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
+	pthread_t checkpoint_thread;
+	bool checkpoint_started;
 	bool running;
 };
 

@@ -39,6 +39,10 @@ enum {
 	EVICT_MS = 1000,
 	WATCH_MS = 1000,
 	FLUSH_POLL_MS = 50,
+	CHECKPOINT_INTERVAL_MS = 3600000,
+	CHECKPOINT_SEGMENTS = 400, /* a new server reads that many at most, one request each */
+	CHECKPOINT_LOOK_MS = 5000,
+	SEGMENT_KEEP_MS = 7 * 86400000,
 };
 
 /* ---- assembly ---- */
@@ -57,6 +61,12 @@ static void defaults(struct replicator_options *o)
 		o->max_clock_skew_ms = MAX_CLOCK_SKEW_MS;
 	if (!o->object_threads)
 		o->object_threads = OBJECT_THREADS;
+	if (!o->checkpoint_interval_ms)
+		o->checkpoint_interval_ms = CHECKPOINT_INTERVAL_MS;
+	if (!o->checkpoint_segments)
+		o->checkpoint_segments = CHECKPOINT_SEGMENTS;
+	if (!o->segment_keep_ms)
+		o->segment_keep_ms = SEGMENT_KEEP_MS;
 }
 
 static void wake(void *ctx)
@@ -127,6 +137,14 @@ static int make_parts(struct replicator *r)
 		.region_up = takes_uploads,
 		.region_ctx = &r->regions};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
+	struct checkpointer_options co = {.cache = r->cache,
+		.region = &r->regions.region[r->o.home],
+		.interval_ms = r->o.checkpoint_interval_ms,
+		.segments = r->o.checkpoint_segments,
+		.keep_ms = r->o.segment_keep_ms,
+		.look_ms = r->o.checkpoint_interval_ms < CHECKPOINT_LOOK_MS
+				   ? r->o.checkpoint_interval_ms
+				   : CHECKPOINT_LOOK_MS};
 
 	int code = regions_init(&r->regions);
 	r->inline_cache = inline_cache_new(INLINE_CACHE_BYTES);
@@ -153,6 +171,8 @@ static int make_parts(struct replicator *r)
 		.inline_max = r->o.inline_max};
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
+	if (code == 0)
+		code = checkpointer_new(&co, &r->checkpointer);
 	if (code == 0)
 		code = fetcher_new(&r->regions, &r->fetcher);
 	return code;
@@ -217,6 +237,7 @@ void replicator_free(struct replicator *r)
 	replicator_stop(r);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
+	checkpointer_free(r->checkpointer);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		deliverer_free(r->deliverer[i]);
 		announcer_free(r->announcer[i]);
@@ -282,6 +303,21 @@ int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *e
 	}
 	free(all);
 	return code;
+}
+
+int replicator_first_sync(struct replicator *r, int64_t timeout_ms, replicator_sync_fn progress,
+	void *ctx, struct err *err)
+{
+	bool complete;
+
+	int code = timeout_ms > 0 ? puller_first(r->puller, clock_monotonic_ms() + timeout_ms,
+					    progress, ctx, &complete)
+				  : 0;
+	if (code == 0 && timeout_ms > 0 && !complete)
+		log_warn("not everything that the volume has is here yet: it appears as it arrives "
+			 "volume=%s",
+			r->regions.volume);
+	return code < 0 ? err_errno(err, code, "cannot read what the volume has") : 0;
 }
 
 /* ---- steps ---- */
@@ -518,6 +554,28 @@ int replicator_step_evict(struct replicator *r, bool *more)
 	return evict_step(r->cache, replicator_has_object, r, more);
 }
 
+int replicator_step_checkpoint(struct replicator *r, bool *did)
+{
+	return checkpointer_step(r->checkpointer, did);
+}
+
+/* Its own thread: sending one may take minutes. */
+static void *checkpoint_loop(void *arg)
+{
+	struct replicator *r = arg;
+	int last = 0;
+
+	thread_background();
+	while (!is_stopping(r)) {
+		bool did = false;
+		int code = replicator_step_checkpoint(r, &did);
+
+		local_failure(r, "writing a checkpoint", code, &last);
+		wait_ms(r, HOUSE_MS, NULL, false);
+	}
+	return NULL;
+}
+
 /* Its own thread: it may have to ask a region about each file. */
 static void *evict_loop(void *arg)
 {
@@ -608,6 +666,10 @@ static int start_threads(struct replicator *r)
 		r->watch_started = code == 0;
 	}
 	if (code == 0) {
+		code = thread_start(&r->checkpoint_thread, "checkpoint", checkpoint_loop, r);
+		r->checkpoint_started = code == 0;
+	}
+	if (code == 0) {
 		cache_defer_removals(r->cache, true);
 		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
 		r->remove_started = code == 0;
@@ -659,6 +721,7 @@ void replicator_stop(struct replicator *r)
 	join(r->pull_thread, &r->pull_started);
 	join(r->house_thread, &r->house_started);
 	join(r->evict_thread, &r->evict_started);
+	join(r->checkpoint_thread, &r->checkpoint_started);
 	join(r->watch_thread, &r->watch_started);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		join(r->announce[i].thread, &r->announce[i].started);

@@ -70,6 +70,9 @@ struct config {
 	int64_t max_clock_skew_ms;
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;
+	uint64_t segment_days;
+	int64_t checkpoint_interval_ms;
+	int64_t first_sync_ms;
 	unsigned log_level; /* enum log_level */
 	char *log_file;
 	bool allow_other;

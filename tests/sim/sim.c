@@ -92,7 +92,7 @@ static bool chance(unsigned percent)
 	return random_below(100) < percent;
 }
 
-static void node_open(struct sim *s, unsigned n)
+void sim_node_open(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
 	struct cache_options co = {
@@ -104,6 +104,7 @@ static void node_open(struct sim *s, unsigned n)
 	struct err err = {0};
 	static const char *const names[] = {"r0", "r1", "r2"};
 
+	sim_checkpoint_options(s, &ro);
 	s->current = n;
 	if (cache_open(&co, &node->cache, &err) < 0)
 		sim_fail(s, "n%u: cache_open: %s", n, err.text);
@@ -138,7 +139,7 @@ static void crash(struct sim *s, unsigned n)
 	for (unsigned i = 0; i < SIM_OPEN_MAX; i++)
 		free(node->open[i]); /* the handle alone: what it stood for went with the process */
 	memset(node->open, 0, sizeof node->open);
-	node_open(s, n);
+	sim_node_open(s, n);
 }
 
 /* ---- what an application does ---- */
@@ -462,13 +463,16 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	case 3:
 		r = replicator_step_pull(node->replicator, &did);
 		break;
+	case 5:
+		r = sim_checkpoint_step(s, n, &did);
+		break;
 	default:
 		r = evict_some(s, n, &did);
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "checkpoint"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -479,15 +483,14 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(5);
+	unsigned which = (unsigned)random_below(s->checkpoints ? 6 : 5);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
 }
 
-static void random_event(struct sim *s)
+static void random_event(struct sim *s, unsigned n)
 {
-	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
 	switch (random_below(26)) {
@@ -533,6 +536,14 @@ static void random_event(struct sim *s)
 	sim_net_deliver_late(s, false);
 }
 
+void sim_event_without(struct sim *s, unsigned n)
+{
+	unsigned other = (unsigned)random_below(s->nodes);
+
+	if (other != n)
+		random_event(s, other);
+}
+
 static void heal(struct sim *s)
 {
 	s->healed = true;
@@ -575,6 +586,8 @@ static void heal(struct sim *s)
 			if (r == 0)
 				sim_order_check(s, n);
 			did |= d;
+			if (r == 0 && round < 60 && chance(20))
+				r = sim_checkpoint_step(s, n, &d);
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
 		}
@@ -624,8 +637,11 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
 	s->interleave_percent = chance(30) ? 0 : (unsigned)random_below(40);
 	bool skewed = chance(50);
-	for (unsigned r = 0; r < s->regions; r++)
+	for (unsigned r = 0; r < s->regions; r++) {
 		s->region[r].mem = store_mem_new(s->capabilities);
+		s->region[r].removed = store_mem_new(STORE_MEM_ALL);
+	}
+	s->checkpoints = chance(40);
 	for (unsigned r = 0; r < s->regions && seed % 2; r++)
 		store_mem_set_limits(s->region[r].mem, &small_limits);
 	for (unsigned n = 0; n < s->nodes; n++) {
@@ -633,11 +649,14 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		snprintf(node->dir, sizeof node->dir, "%s/%" PRIu64 "-n%u", work_dir, seed, n);
 		node->home = (unsigned)random_below(s->regions);
 		node->skew_ms = skewed ? (int64_t)random_below(240000) - 120000 : 0;
-		node_open(s, n);
+		sim_node_open(s, n);
 	}
 	unsigned events = 150 + (unsigned)random_below(350);
 	for (unsigned i = 0; i < events; i++)
-		random_event(s);
+		if (s->checkpoints && chance(2))
+			sim_checkpoint_event(s);
+		else
+			random_event(s, (unsigned)random_below(s->nodes));
 	heal(s);
 	sim_check(s);
 	check_uploads(s);
@@ -648,7 +667,10 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		nftw(s->node[n].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	}
 	for (unsigned r = 0; r < s->regions; r++)
+{
 		store_close(s->region[r].mem);
+		store_close(s->region[r].removed);
+	}
 	sim_net_done(s);
 	sim_order_done();
 	sim_replaced_done(s);
@@ -700,12 +722,21 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: nothing was evicted\n");
 		return 1;
 	}
+	if (seeds >= 100 && (metric_get(METRIC_CHECKPOINTS_WRITTEN) == 0 ||
+				    metric_get(METRIC_CHECKPOINTS_LOADED) == 0 ||
+				    metric_get(METRIC_SEGMENTS_REMOVED) == 0)) {
+		fprintf(stderr, "sim: no checkpoint was written, none loaded, or no segment removed\n");
+		return 1;
+	}
 	if (seeds >= 100 && metric_get(METRIC_BYTES_COPIED) == 0) {
 		fprintf(stderr, "sim: no part of a changed object was copied\n");
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
-	       " pairs of names, %" PRIu64 " evictions: all converge\n",
-		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED));
+	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " checkpoints written, %" PRIu64
+	       " loaded, %" PRIu64 " segments removed: all converge\n",
+		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED),
+		metric_get(METRIC_CHECKPOINTS_WRITTEN), metric_get(METRIC_CHECKPOINTS_LOADED),
+		metric_get(METRIC_SEGMENTS_REMOVED));
 	return 0;
 }

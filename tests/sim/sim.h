@@ -15,6 +15,7 @@
 
 struct sim_region {
 	struct store *mem; /* the bucket; shared by all nodes' links */
+	struct store *removed; /* segments that a checkpoint made superfluous, for the oracle */
 	bool down;
 	int64_t slow_ms; /* each request takes so long */
 };
@@ -52,6 +53,7 @@ struct sim {
 	struct sim_replaced *replaced;
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
+	bool checkpoints;     /* are written, segments go, and servers are away or join */
 };
 
 /* sim_net.c: a node's link to a region: faults, lost answers, late requests, interleaving. */
@@ -90,6 +92,17 @@ void sim_replaced_after(struct sim *s, unsigned n);
 void sim_replaced_settle(struct sim *s, unsigned n);
 bool sim_was_replaced(const struct sim *s, struct slice key, struct stamp stamp);
 void sim_replaced_done(struct sim *s);
+
+/* sim.c: what sim_checkpoint.c needs: one random event that other nodes than n take part in. */
+void sim_event_without(struct sim *s, unsigned n);
+void sim_node_open(struct sim *s, unsigned n);
+
+/* sim_checkpoint.c: checkpoints are written and segments removed while a server is away; servers join. */
+void sim_checkpoint_options(struct sim *s, struct replicator_options *o);
+int sim_checkpoint_step(struct sim *s, unsigned n, bool *did) MUST_CHECK;
+void sim_checkpoint_event(struct sim *s);
+/* Before a key of r is removed. */
+void sim_checkpoint_removing(struct sim *s, unsigned r, const char *key);
 
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);

@@ -152,6 +152,9 @@ static void build_oracle(struct oracle *o)
 		struct store_error error = {0};
 		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) ==
 			STORE_OK);
+		l.mem = o->s->region[r].removed;
+		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) ==
+			STORE_OK);
 	}
 }
 
