@@ -40,6 +40,7 @@ struct cluster {
 	/* For nodes that are started from now on. */
 	struct replicator_options base;
 	bool same_home; /* the first region; else each has another */
+	bool flushing; /* caches flush to disk */
 	char url[CLUSTER_REGIONS][128];
 	/* Region is cut off for everybody while set. */
 	_Atomic bool down[CLUSTER_REGIONS];
@@ -91,7 +92,7 @@ static inline void cluster_start_node(struct cluster *c, unsigned n)
 {
 	struct replicator_options o = c->base;
 	struct cache_options co = {
-		.state_dir = c->node[n].state, .sync_off = true, .no_lock = true};
+		.state_dir = c->node[n].state, .sync_off = !c->flushing, .no_lock = true};
 	struct err err = {0};
 
 	o.volume = "test";
