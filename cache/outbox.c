@@ -38,6 +38,8 @@
 #include "cache/replication.h"
 #include "cache/tally.h"
 
+enum { HELD_MS = 600000 }; /* in case that nothing sends a former name on */
+
 struct row {
 	int64_t id; /* 0: not there */
 	uint64_t dir;
@@ -53,6 +55,7 @@ struct row {
 	int64_t next_at_ms;
 	char error[OUTBOX_ERROR_SIZE];
 	struct key moved_from;
+	struct key moved_to;
 };
 
 uint64_t outbox_dir_hash(struct slice key)
@@ -90,7 +93,10 @@ static int read_row(sqlite3_stmt *s, struct row *ret)
 	ret->attempts = (uint32_t)sqlite3_column_int64(s, 12);
 	ret->next_at_ms = sqlite3_column_int64(s, 13);
 	snprintf(ret->error, sizeof(ret->error), "%s", error ? error : "");
-	return key_set(&ret->moved_from, column_slice(s, 15)) ? 0 : -EIO;
+	return key_set(&ret->moved_from, column_slice(s, 15)) &&
+			       key_set(&ret->moved_to, column_slice(s, 16))
+		       ? 0
+		       : -EIO;
 }
 
 int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
@@ -110,6 +116,7 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 	ret->next_at_ms = row.next_at_ms;
 	memcpy(ret->error, row.error, sizeof(ret->error));
 	ret->moved_from = row.moved_from;
+	ret->moved_to = row.moved_to;
 	return 0;
 }
 
@@ -154,6 +161,10 @@ static void bind_row(sqlite3_stmt *s, const struct row *row)
 		bind_slice(s, 14, key_slice(&row->moved_from));
 	else
 		sqlite3_bind_null(s, 14);
+	if (row->moved_to.len)
+		bind_slice(s, 15, key_slice(&row->moved_to));
+	else
+		sqlite3_bind_null(s, 15);
 }
 
 static int insert_row(struct conn *conn, unsigned region, struct slice key, const struct row *row)
@@ -161,16 +172,17 @@ static int insert_row(struct conn *conn, unsigned region, struct slice key, cons
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO outbox(state, first, last, since_ms, time, node, size, fresh, "
 		"uploaded,"
-		" attempts, next_at_ms, error, moved_from, region, key, dir)"
-		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+		" attempts, next_at_ms, error, moved_from, moved_to, region, key, dir)"
+		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,"
+		" ?18)"
 		" ON CONFLICT(region, key) DO NOTHING");
 
 	if (!s)
 		return conn_error(conn);
 	bind_row(s, row);
-	bind_int(s, 15, region);
-	bind_slice(s, 16, key);
-	bind_int(s, 17, (int64_t)row->dir);
+	bind_int(s, 16, region);
+	bind_slice(s, 17, key);
+	bind_int(s, 18, (int64_t)row->dir);
 	return conn_run(conn, s);
 }
 
@@ -180,8 +192,8 @@ static int update_row(struct conn *conn, const struct row *row)
 		conn_statement(conn, "UPDATE outbox SET state = ?2, first = ?3, last = "
 				     "?4, since_ms = ?5, time = ?6, node = ?7,"
 				     " size = ?8, fresh = ?9, uploaded = ?10, attempts = "
-				     "?11, next_at_ms = ?12, error = ?13, moved_from = ?14"
-				     " WHERE id = ?1");
+				     "?11, next_at_ms = ?12, error = ?13, moved_from = ?14,"
+				     " moved_to = ?15 WHERE id = ?1");
 
 	if (!s)
 		return conn_error(conn);
@@ -233,12 +245,37 @@ static int row_changed(
 	return tally_dir(conn, region, before ? before->dir : after->dir);
 }
 
-static int row_change(
+static int change_row(
 	struct conn *conn, unsigned region, const struct row *before, const struct row *after)
 {
 	int r = after ? update_row(conn, after) : delete_row(conn, before->id);
 
 	return r ? r : row_changed(conn, region, before, after);
+}
+
+/* The former name that waited for this upload, if any did. */
+static int release_former_name(struct conn *conn, unsigned region, struct slice key)
+{
+	struct row old, row;
+	int r = find_row(conn, region, key, &old);
+
+	if (r || !old.id || old.state != OUTBOX_UPLOAD || !old.moved_to.len)
+		return r;
+	row = old;
+	row.state = OUTBOX_ANNOUNCE;
+	row.next_at_ms = 0;
+	return change_row(conn, region, &old, &row);
+}
+
+static int row_change(
+	struct conn *conn, unsigned region, const struct row *before, const struct row *after)
+{
+	int r = change_row(conn, region, before, after);
+
+	if (r || before->state != OUTBOX_UPLOAD || !before->moved_from.len ||
+		(after && after->state == OUTBOX_UPLOAD))
+		return r;
+	return release_former_name(conn, region, key_slice(&before->moved_from));
 }
 
 /* Whether it was added: the key may have a row, which stays as it is then. */
@@ -338,6 +375,25 @@ static int note_moved(
 	return 0;
 }
 
+/* A removal that is not to be told of yet; see struct outbox_change. */
+static int note_moved_to(
+	struct conn *conn, unsigned region, const struct outbox_change *change, struct row *row)
+{
+	struct row now;
+	int r = find_row(conn, region, change->moved_to, &now);
+
+	if (r)
+		return r;
+	if (!key_set(&row->moved_to, change->moved_to))
+		return -EINVAL;
+	if (now.id && now.state == OUTBOX_UPLOAD && row->state == OUTBOX_ANNOUNCE &&
+		slice_equal(key_slice(&now.moved_from), change->key)) {
+		row->state = OUTBOX_UPLOAD;
+		row->next_at_ms = (int64_t)row->since_ms + HELD_MS;
+	}
+	return 0;
+}
+
 static int take_over(
 	struct conn *conn, unsigned region, const struct outbox_change *change, uint64_t number)
 {
@@ -353,6 +409,11 @@ static int take_over(
 		if (r)
 			return r;
 	}
+	if (change->moved_to.len) {
+		r = note_moved_to(conn, region, change, &row);
+		if (r)
+			return r;
+	}
 	return old.id ? row_change(conn, region, &old, &row)
 		      : add_row(conn, region, change->key, &row, &added);
 }
@@ -365,7 +426,7 @@ static int enqueue_region(
 	int r;
 
 	/* A path that has just come to be has no row, but for one that was there shortly before. */
-	if (change->fresh && !change->moved_from.len) {
+	if (change->fresh && !change->moved_from.len && !change->moved_to.len) {
 		row = new_row(change, number);
 		r = add_row(conn, region, change->key, &row, &added);
 		if (r || added)
@@ -530,6 +591,19 @@ int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct s
 		row.state |= PARKED;
 	row.next_at_ms = row.state & PARKED || next_at_ms < 0 ? 0 : next_at_ms;
 	snprintf(row.error, sizeof(row.error), "%s", error ? error : "");
+	return row_change(conn, region, &old, &row);
+}
+
+int outbox_put_off(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
+	int64_t next_at_ms)
+{
+	struct row old, row;
+	int r = find_version(conn, region, key, stamp, &old);
+
+	if (r || !old.id)
+		return r;
+	row = old;
+	row.next_at_ms = next_at_ms;
 	return row_change(conn, region, &old, &row);
 }
 

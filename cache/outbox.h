@@ -10,6 +10,7 @@
  *   PARKED    failed for good; an operator sees and replays it
  *
  *   enqueue -> UPLOAD -> ANNOUNCE -> gone                (large)
+ *   enqueue -> UPLOAD -> ANNOUNCE -> OBJECT -> gone      (the former name of a large one)
  *   enqueue -> UPLOAD -> ANNOUNCE -> OBJECT -> PARKED    (large, and no store takes it)
  *   enqueue -> ANNOUNCE -> OBJECT -> gone                (inline, tombstones, directories,
  *                                                        symlinks)
@@ -49,6 +50,7 @@ struct outbox_row {
 	char error[OUTBOX_ERROR_SIZE]; /* the last failure's text, "" for none */
 	/* of the change; its former name where that was never announced either */
 	struct key moved_from;
+	struct key moved_to; /* of a tombstone: where its content is now, a hint */
 };
 
 /* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only:
@@ -62,6 +64,11 @@ struct outbox_change {
 	bool fresh;
 	bool object_only;
 	struct slice moved_from;
+	/* Of a tombstone: empty, or the name that its content has now. Where that is still to be
+	 * uploaded, with this one as moved_from, the row starts in UPLOAD, too, and becomes ANNOUNCE
+	 * when the other one is not in UPLOAD any more: nobody is told that a file is gone before they
+	 * are told where it is. */
+	struct slice moved_to;
 	/* another server wrote this path too: nothing is believed about the object any longer */
 	bool shared;
 };
@@ -116,6 +123,9 @@ int outbox_finish(
 /* Counts an attempt; to OUTBOX_PARKED when park. */
 int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
 	int64_t next_at_ms, const char *error, bool park) MUST_CHECK;
+/* Not before next_at_ms; no attempt was made. */
+int outbox_put_off(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
+	int64_t next_at_ms) MUST_CHECK;
 /* All rows of a region become due now (it came back). Parked rows too when parked. */
 int outbox_retry_now(struct conn *conn, unsigned region, bool parked) MUST_CHECK;
 

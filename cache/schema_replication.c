@@ -71,7 +71,8 @@ const char *const schema_replication[] = {
 	" attempts INTEGER NOT NULL,"
 	" next_at_ms INTEGER NOT NULL,"
 	" error TEXT NOT NULL,"
-	" moved_from BLOB) STRICT",
+	" moved_from BLOB,"
+	" moved_to BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
 	"CREATE INDEX outbox_size ON outbox(region, size, first, next_at_ms) WHERE state = 1",

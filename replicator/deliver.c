@@ -39,6 +39,7 @@
 #include "replicator/lanes.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
+#include "replicator/sources.h"
 #include "replicator/upload.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -60,7 +61,7 @@ enum {
 	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
 
-enum fate { FATE_NONE, FATE_DONE, FATE_FAILED, FATE_PARKED };
+enum fate { FATE_NONE, FATE_DONE, FATE_WAITS, FATE_FAILED, FATE_PARKED };
 
 /* A row and what became of it. */
 struct job {
@@ -70,6 +71,7 @@ struct job {
 	bool uncertain; /* a write of it may still be under way */
 	bool deputy;	/* content of another's was put */
 	bool lost;	/* no region has its content */
+	bool settled;	/* a former name, whose new one is there */
 	bool mapped;	/* the object is now the version with that hash, which may have a map */
 	uint8_t hash[SHA256_SIZE];
 	int64_t next_at_ms;
@@ -165,6 +167,8 @@ struct opener {
 	const struct outbox_row *row;
 	const struct entry *entry;
 	struct body body;
+	bool ready; /* source is that of the body */
+	struct store_source source;
 	bool nowhere; /* every region was asked, none has the content */
 };
 
@@ -174,6 +178,10 @@ static int open_body(void *ctx, struct store_source *ret)
 	struct deliverer *d = o->d;
 	struct slice key = key_slice(&o->row->key);
 
+	if (o->ready) {
+		*ret = o->source;
+		return 0;
+	}
 	int r = body_open_local(&o->body, d->o.cache, d->o.inline_cache, key, o->entry, ret);
 	if (r != -EAGAIN)
 		return r;
@@ -273,8 +281,30 @@ static void check_overtaken(struct deliverer *d, struct job *j, const struct ent
 		    (now.content_stamp.node != cache_node(d->o.cache) || now.kind == KIND_ABSENT);
 }
 
+/* False: the row is not to be delivered now, or not at all. */
+static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, struct sources *s)
+{
+	int r = sources_find(d->o.cache, d->o.region, &j->row, o->entry, s);
+
+	if (r < 0) {
+		fail(j, backoff_ms(j->row.attempts), "the outbox cannot be read");
+	} else if (s->wait) {
+		j->fate = FATE_WAITS;
+		j->next_at_ms = clock_realtime_ms() + s->wait_ms;
+	} else if (s->settled) {
+		j->fate = FATE_DONE;
+		j->settled = true;
+	} else if (s->source[0].key && entry_live(o->entry) &&
+		   o->entry->size <= d->o.inline_max) {
+		o->ready = body_open_local(&o->body, d->o.cache, d->o.inline_cache,
+				   key_slice(&j->row.key), o->entry, &o->source) == 0;
+	}
+	return j->fate == FATE_NONE;
+}
+
 static void deliver(struct deliverer *d, struct job *j)
 {
+	AUTO_FREE struct sources *sources = malloc(sizeof(*sources));
 	CLEANUP(entry_done) struct entry entry = {0};
 	struct store_call call = region_call(d->o.region, j->row.size);
 	struct opener opener = {.d = d, .row = &j->row, .entry = &entry};
@@ -297,6 +327,11 @@ static void deliver(struct deliverer *d, struct job *j)
 		fail(j, SOON_MS, "overtaken by a newer version");
 		return;
 	}
+	CHECK(sources);
+	if (!find_sources(d, j, &opener, sources)) {
+		body_done(&opener.body);
+		return;
+	}
 	struct object_request q = {
 		.store = d->o.region->store,
 		.uploader = &d->uploader,
@@ -307,6 +342,8 @@ static void deliver(struct deliverer *d, struct job *j)
 		.fresh = j->row.fresh &&
 			 (j->row.state == OUTBOX_UPLOAD || entry.size <= d->o.inline_max) &&
 			 (entry_live(&entry) || j->row.attempts == 0),
+		.sources = {sources->source[0], sources->source[1]},
+		.send_rather = opener.ready,
 		.open = open_body,
 		.current = current,
 		.ctx = &opener,
@@ -317,6 +354,8 @@ static void deliver(struct deliverer *d, struct job *j)
 		upload_settled(&d->uploader, q.key, &call);
 	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
 		  entry.content_stamp.node == cache_node(d->o.cache);
+	if (outcome.refused)
+		sources_refused(d->o.region, &error);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
 	judge(d, j, result, &error);
 	j->uncertain = outcome.uncertain;
@@ -361,10 +400,14 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 	switch (j->fate) {
 	case FATE_NONE:
 		return 0;
+	case FATE_WAITS:
+		return outbox_put_off(conn, region, key, j->row.stamp, j->next_at_ms);
 	case FATE_DONE:
 		if (j->mapped && (r = content_map_delivered(conn, region, j->hash)) < 0)
 			return r;
-		if (j->row.state == OUTBOX_UPLOAD)
+		if (j->settled)
+			r = outbox_announce_unsent(conn, region, key, j->row.stamp);
+		else if (j->row.state == OUTBOX_UPLOAD)
 			r = outbox_advance(conn, region, key, j->row.stamp, OUTBOX_ANNOUNCE);
 		else
 			r = outbox_finish(conn, region, key, j->row.stamp);

@@ -60,6 +60,7 @@ struct delivery {
 	bool other_clean;
 	bool removed_own; /* what was removed last was of this entry's writer */
 	bool superseded;
+	bool unguarded; /* the content was copied, and the store knew no condition for that */
 	struct store_call call;
 	struct object_outcome *outcome;
 };
@@ -135,7 +136,7 @@ static enum store_result copy_seen(struct delivery *d, const char *key, const st
 {
 	if (copied_in_parts(d, s))
 		return upload_copy(d->q->uploader, key, s->object.size, s->object.etag, to, meta,
-			etag, &d->call, d->error);
+			NULL, etag, &d->call, d->error);
 	return store_copy(d->q->store, key, to, meta,
 		has(d, STORE_CAP_COPY_IF_MATCH) ? s->object.etag : NULL, etag, &d->call, d->error);
 }
@@ -203,6 +204,20 @@ void object_trash_prefix(const uint8_t hash[SHA256_SIZE], char prefix[OBJECT_TRA
 	snprintf(prefix, OBJECT_TRASH_SIZE, ".meridian/trash/%s/", hex);
 }
 
+/* STORE_EXISTS: a renamed file's content is in the store under its new name. */
+static enum store_result lives_on(struct delivery *d, const struct seen *s)
+{
+	const struct object_source *now = &d->q->sources[0];
+	struct store_object object = {0};
+	bool there = false;
+
+	if (!now->key || s->theirs.entry.kind == KIND_DIR)
+		return STORE_OK;
+	enum store_result r = object_has(
+		now->store, now->key, &s->theirs.entry, &there, &object, &d->call, d->error);
+	return r == STORE_OK && there ? STORE_EXISTS : r;
+}
+
 /* Removes the object at key if it is older than stamp; *newer is its stamp if it is not. */
 static enum store_result remove_older(
 	struct delivery *d, const char *key, struct stamp stamp, struct stamp *newer)
@@ -221,7 +236,10 @@ static enum store_result remove_older(
 		}
 		if (s.foreign) {
 			r = keep_foreign(d, key, &s);
-		} else if (has(d, STORE_CAP_COPY) && s.theirs.entry.kind != KIND_DIR) {
+		} else if ((r = lives_on(d, &s)) == STORE_EXISTS) {
+			r = STORE_OK;
+		} else if (r == STORE_OK && has(d, STORE_CAP_COPY) &&
+			   s.theirs.entry.kind != KIND_DIR) {
 			object_trash_prefix(s.theirs.entry.hash, prefix);
 			stamp_format(stamp, prefix + strlen(prefix));
 			strcat(prefix, "/");
@@ -287,29 +305,69 @@ static enum store_result put_parts(
 	return upload_put(&q, etag, &d->call, d->error);
 }
 
+/* The content from where the store has it already, if that is so. */
+static enum store_result copy_content(struct delivery *d, const struct store_meta *meta,
+	const char *match, char *etag, bool *copied)
+{
+	const struct object_copy c = {.store = d->q->store,
+		.uploader = d->q->uploader,
+		.call = &d->call,
+		.to = d->key,
+		.entry = d->q->entry,
+		.meta = meta,
+		.match = match};
+	enum store_result r = STORE_OK;
+	bool guarded = false, refused = false;
+
+	for (size_t i = 0; r == STORE_OK && !*copied && i < ARRAY_SIZE(d->q->sources); i++) {
+		r = object_copy(
+			&c, &d->q->sources[i], etag, copied, &guarded, &refused, d->error);
+		d->outcome->refused |= i == 1 && refused;
+	}
+	d->unguarded = *copied && !guarded;
+	d->outcome->copied = *copied;
+	return r;
+}
+
+/* Bytes of ours, from where they cost least. */
+static enum store_result put_bytes(
+	struct delivery *d, const struct store_meta *meta, const char *match, char *etag)
+{
+	struct store_condition condition = {0};
+	enum store_result r = STORE_OK;
+	bool copied = false;
+
+	d->outcome->put = true;
+	if (d->q->entry->kind == KIND_FILE && d->q->entry->size > 0 && !d->q->send_rather) {
+		r = copy_content(d, meta, match, etag, &copied);
+		if (r != STORE_OK || copied)
+			return r;
+	}
+	r = open_body(d);
+	if (r != STORE_OK)
+		return r;
+	if (!match && has(d, STORE_CAP_PUT_IF_ABSENT))
+		condition.if_absent = true;
+	else if (match && has(d, STORE_CAP_PUT_IF_MATCH))
+		condition.if_match = match;
+	if (in_parts(d))
+		return put_parts(d, meta, match, etag);
+	return store_put(
+		d->q->store, d->key, &d->source, meta, &condition, etag, &d->call, d->error);
+}
+
 /* Our content with the metadata of m. match NULL: the key is believed absent. */
 static enum store_result put_content(
 	struct delivery *d, const struct entry *m, bool omitted, const char *match, char *etag)
 {
 	CLEANUP(store_meta_done) struct store_meta meta = {0};
-	struct store_condition condition = {0};
+	char unused[STORE_ETAG_SIZE];
 
-	enum store_result r = open_body(d);
-	if (r != STORE_OK)
-		return r;
+	d->unguarded = false;
 	int code = object_meta_from_entry(m, omitted, &meta);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
-	if (!match && has(d, STORE_CAP_PUT_IF_ABSENT))
-		condition.if_absent = true;
-	else if (match && has(d, STORE_CAP_PUT_IF_MATCH))
-		condition.if_match = match;
-	d->outcome->put = true;
-	if (in_parts(d))
-		r = put_parts(d, &meta, match, etag);
-	else
-		r = store_put(d->q->store, d->key, &d->source, &meta, &condition, etag, &d->call,
-			d->error);
+	enum store_result r = put_bytes(d, &meta, match, etag ? etag : unused);
 	if (r == STORE_OK)
 		metric_add(METRIC_OBJECTS_PUT, 1);
 	return r;
@@ -483,6 +541,7 @@ static enum store_result write_live(struct delivery *d, struct seen *s, bool ski
 			return r;
 		r = put_content(d, d->q->entry, false, NULL, NULL);
 	}
+	sure = sure && !d->unguarded;
 	if (r == STORE_OK && !wrote) {
 		/* Somebody else's work was done before ours, or this is a repair: two kinds may
 		 * have met. */

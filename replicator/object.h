@@ -6,6 +6,7 @@
 #define REPLICATOR_OBJECT_H
 
 #include "cache/entry.h"
+#include "replicator/object_copy.h"
 #include "replicator/object_key.h"
 
 /* What an object's metadata says about its path. entry.target is never set: a symlink's hash is
@@ -38,6 +39,11 @@ struct object_request {
 	struct slice key;	   /* not the root */
 	const struct entry *entry; /* a tombstone removes */
 	bool fresh; /* hint: nothing is there yet; of a tombstone: it has one writer */
+	/* Of a live entry: where its content lies already, maybe: first under a former name, then in
+	 * the bucket of another region. Of a tombstone: sources[0] is the name that the content has
+	 * now, maybe: what is there needs no copy in the trash. */
+	struct object_source sources[2];
+	bool send_rather; /* the body is here and small: one request sends it, a copy takes several */
 	/* Gives the body of a regular file; asked only when it must be sent, at most once. The
 	 * source stays valid until the delivery ends; several threads may read it at once. -errno
 	 * ends the delivery with STORE_LOCAL. */
@@ -53,6 +59,8 @@ struct object_outcome {
 	bool superseded; /* the store holds a newer version */
 	bool put;	 /* an object may have come into being by this */
 	bool uncertain;	 /* of some write it is not known whether, and when, the store gets it */
+	bool copied;	 /* the content came from a source */
+	bool refused;	 /* the store would not copy from sources[1] */
 };
 
 /* Makes the object say what the entry says, unless what is there is newer; registers that are newer

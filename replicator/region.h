@@ -36,6 +36,8 @@ struct region {
 	char name[REGION_NAME_SIZE];
 	char url[256];
 	bool home;
+	const char *home_origin; /* push = copy: the home region's store_origin; else NULL */
+	atomic_bool copy_refused;
 
 	struct mutex lock; /* leaf; guards everything below */
 	enum region_state state;

@@ -56,6 +56,7 @@ struct seal_target {
 	bool fresh;
 	bool shared;
 	struct slice from; /* borrowed; the name that it had before, when it was renamed */
+	struct slice to;   /* likewise: the name that its content has now */
 };
 
 /* Keys that are sealed together. order names them by index, once for each change, oldest first. */

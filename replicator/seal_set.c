@@ -537,23 +537,39 @@ static int seal_target(struct sealer *s, struct conn *conn, struct seal_target *
 	return r;
 }
 
+/* key with the first of two directories above it (or that it is) replaced by the other; false: it is not
+ * there. */
+static bool under_other(
+	struct slice key, struct slice above, struct slice other, struct key *ret)
+{
+	if (!above.len || key.len < above.len || memcmp(key.p, above.p, above.len) != 0 ||
+		(key.len > above.len && key.p[above.len] != '/') ||
+		other.len + (key.len - above.len) > KEY_MAX)
+		return false;
+	memcpy(ret->p, other.p, other.len);
+	memcpy(ret->p + other.len, key.p + above.len, key.len - above.len);
+	ret->len = other.len + (key.len - above.len);
+	return true;
+}
+
 /* The name that t's content had before, or an empty one; p is room for it. */
 static struct slice former_name(
 	const struct seal_set *set, const struct seal_target *t, struct key *p)
 {
-	size_t rest;
+	if (!t->from.len && under_other(t->key, set->moved_to, set->moved_from, p))
+		return key_slice(p);
+	return t->from;
+}
 
-	if (t->from.len || !set->moved_to.len || t->key.len < set->moved_to.len)
-		return t->from;
-	rest = t->key.len - set->moved_to.len;
-	if (memcmp(t->key.p, set->moved_to.p, set->moved_to.len) != 0 ||
-		(rest && t->key.p[set->moved_to.len] != '/') ||
-		set->moved_from.len + rest > KEY_MAX)
-		return t->from;
-	memcpy(p->p, set->moved_from.p, set->moved_from.len);
-	memcpy(p->p + set->moved_from.len, t->key.p + set->moved_to.len, rest);
-	p->len = set->moved_from.len + rest;
-	return key_slice(p);
+/* The name that a removed file's content has now, or an empty one; p is room for it. */
+static struct slice new_name(
+	const struct seal_set *set, const struct seal_target *t, struct key *p)
+{
+	if (t->local.kind != KIND_ABSENT)
+		return (struct slice){NULL, 0};
+	if (!t->to.len && under_other(t->key, set->moved_from, set->moved_to, p))
+		return key_slice(p);
+	return t->to;
 }
 
 static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target *t)
@@ -570,7 +586,8 @@ static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target
 
 	if (t->size)
 		change.moved_from = former_name(&s->set, t, &name);
-
+	else
+		change.moved_to = new_name(&s->set, t, &name);
 	return outbox_enqueue(conn, &change);
 }
 

@@ -362,6 +362,7 @@ static struct store_call call_within(const struct store_call *whole, int64_t tim
 			whole->deadline_ms && whole->deadline_ms < end ? whole->deadline_ms : end,
 		.cancel = whole->cancel,
 		.priority = whole->priority,
+		.origin = whole->origin,
 	};
 }
 
@@ -779,13 +780,17 @@ static enum store_result copy_parts(struct sending *s, char *etag, struct store_
 }
 
 enum store_result upload_copy(struct uploader *u, const char *from, uint64_t size,
-	const char *match, const char *to, const struct store_meta *meta, char *etag,
-	const struct store_call *call, struct store_error *error)
+	const char *match, const char *to, const struct store_meta *meta,
+	const struct store_condition *condition, char *etag, const struct store_call *call,
+	struct store_error *error)
 {
 	/* Onto itself it must not take back what somebody put there meanwhile. */
-	const struct store_condition condition = {.if_match = strcmp(from, to) == 0 ? match : NULL};
-	const struct upload_request q = {
-		.uploader = u, .object = to, .meta = meta, .condition = &condition};
+	const struct store_condition own = {
+		.if_match = strcmp(from, to) == 0 && !call->origin ? match : NULL};
+	const struct upload_request q = {.uploader = u,
+		.object = to,
+		.meta = meta,
+		.condition = condition ? condition : &own};
 	struct sending s = {.q = &q,
 		.call = call,
 		.from = from,

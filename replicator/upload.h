@@ -60,12 +60,14 @@ enum store_result upload_put(const struct upload_request *q, char *etag,
 	const struct store_call *call, struct store_error *error) MUST_CHECK;
 
 /* A copy inside the store of an object that is over what one copy takes (put_max), with the metadata
- * meta; from and to may be equal. match: the version of from, or NULL. Not recorded, so it starts over
+ * meta; from and to may be equal. match: the version of from, or NULL. condition: on what is at to; NULL:
+ * none (copied onto itself: that it is still match). Not recorded, so it starts over
  * after a failure. Needs STORE_CAP_UPLOAD_COPY. */
 bool upload_copy_wanted(struct store *s, uint64_t size) MUST_CHECK;
 enum store_result upload_copy(struct uploader *u, const char *from, uint64_t size,
-	const char *match, const char *to, const struct store_meta *meta, char *etag,
-	const struct store_call *call, struct store_error *error) MUST_CHECK;
+	const char *match, const char *to, const struct store_meta *meta,
+	const struct store_condition *condition, char *etag, const struct store_call *call,
+	struct store_error *error) MUST_CHECK;
 
 /* The key's object is settled: an upload of it that is left is aborted (by the next sweep when the
  * store does not answer). Cheap when there is none. */

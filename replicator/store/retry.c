@@ -330,7 +330,7 @@ static enum store_result copy_happened(struct attempt *a, const char *from, cons
 		return STORE_OK;
 	if (r != STORE_OK || !meta_covers(&have, meta))
 		return r;
-	if (strcmp(from, to)) {
+	if (strcmp(from, to) && !a->call.origin) {
 		r = head_attempts(a, from, &source, NULL, error);
 		if (r != STORE_OK && r != STORE_ABSENT)
 			return r;

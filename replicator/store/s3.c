@@ -353,7 +353,7 @@ static enum store_result s3_copy(struct store *store, const char *from, const ch
 	s3_request_init(&q, s, "PUT", to);
 	q.change = true;
 	q.stall_timeout_ms = S3_COPY_STALL_MS;
-	s3_request_source(&q, s, from);
+	s3_request_source(&q, s, from, call);
 	s3_request_header(&q, "x-amz-metadata-directive", "REPLACE");
 	s3_request_meta(&q, meta);
 	if (if_match)
@@ -493,6 +493,7 @@ static void s3_close(struct store *store)
 	free(s->root);
 	free(s->bucket);
 	free(s->prefix);
+	free(s->copy_origin);
 	free(s->region);
 	free(s);
 }
@@ -549,7 +550,14 @@ static int parse_url(struct s3 *s, const char *url, struct err *err)
 	s->bucket = strndup(bucket, len);
 	if (asprintf(&s->prefix, "%.*s%s", (int)prefix_len, prefix, prefix_len ? "/" : "") < 0)
 		s->prefix = NULL;
-	return s->bucket && s->prefix ? 0 : -ENOMEM;
+	struct buf origin CLEANUP(buf_done) = {0};
+	if (s->bucket && s->prefix) {
+		buf_printf(&origin, "/%s/", s->bucket);
+		s3_sign_encode(&origin, s->prefix, true);
+	}
+	s->copy_origin = origin.failed || !origin.len ? NULL : strdup(buf_str(&origin));
+	s->store.origin = s->copy_origin;
+	return s->bucket && s->prefix && s->copy_origin ? 0 : -ENOMEM;
 }
 
 /* Whether the bucket may stand before the host name: a DNS label, so that the certificate matches.

@@ -79,11 +79,11 @@ void s3_request_meta(struct s3_request *q, const struct store_meta *meta)
 	}
 }
 
-void s3_request_source(struct s3_request *q, const struct s3 *s, const char *from)
+void s3_request_source(struct s3_request *q, const struct s3 *s, const char *from,
+	const struct store_call *call)
 {
 	size_t at = q->text.len;
-	buf_printf(&q->text, "/%s/", s->bucket);
-	s3_sign_encode(&q->text, s->prefix, true);
+	buf_put_str(&q->text, call->origin ? call->origin : s->copy_origin);
 	s3_sign_encode(&q->text, from, true);
 	s3_request_header(q, "x-amz-copy-source", s3_request_text(q, at));
 }

@@ -24,6 +24,7 @@ struct s3 {
 	char *host;   /* as in the Host header */
 	char *root;   /* "/bucket", or "" when the host names it */
 	char *bucket;
+	char *copy_origin; /* "/bucket/prefix", encoded */
 	char *prefix; /* raw; "" or ends with '/' */
 	char *region;
 	bool secure;
@@ -64,8 +65,9 @@ void s3_request_meta(struct s3_request *q, const struct store_meta *meta);
  */
 const char *s3_request_text(struct s3_request *q, size_t from);
 
-/* x-amz-copy-source: an object of this bucket. */
-void s3_request_source(struct s3_request *q, const struct s3 *s, const char *from);
+/* x-amz-copy-source: an object of this bucket, or of the one that call->origin names. */
+void s3_request_source(struct s3_request *q, const struct s3 *s, const char *from,
+	const struct store_call *call);
 
 /* s3_body.c: a body made ready, with the hash to sign. {0} is empty. */
 #define S3_BODY_IN_MEMORY (1024 * 1024)

@@ -86,7 +86,7 @@ static enum store_result copy_part(struct s3 *s, const struct store_upload *u,
 	s3_request_init(&q, s, "PUT", u->key);
 	add_part(&q, u);
 	q.stall_timeout_ms = S3_COPY_STALL_MS;
-	s3_request_source(&q, s, u->from);
+	s3_request_source(&q, s, u->from, call);
 	size_t from = q.text.len;
 	buf_printf(&q.text, "bytes=%llu-%llu", (unsigned long long)u->offset,
 		(unsigned long long)(u->offset + u->length - 1));

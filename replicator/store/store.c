@@ -357,6 +357,13 @@ void store_close(struct store *s)
 		s->ops->close(s);
 }
 
+const char *store_origin(const struct store *s)
+{
+	while (s->inner)
+		s = s->inner;
+	return s->origin;
+}
+
 int64_t store_clock_skew_ms(struct store *s)
 {
 	while (s->inner)

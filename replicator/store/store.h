@@ -128,6 +128,9 @@ struct store_call {
 	bool *uncertain;
 	enum store_priority priority;
 	const struct store_pace *pace; /* NULL: as fast as it goes */
+	/* Of copies and copied parts: the source is in another store (store_origin); NULL: in this one.
+	 * Conditions on it hold there. */
+	const char *origin;
 };
 
 struct store_object {
@@ -271,6 +274,7 @@ struct store {
 	 * keep it in the innermost store: read it with store_clock_skew_ms. */
 	_Atomic int64_t clock_skew_ms;
 	struct store_limits limits; /* of the innermost store: read them with store_limits */
+	const char *origin;	    /* likewise: store_origin */
 };
 
 /* The one gateway: these check arguments (key length, condition) and call the ops. */
@@ -320,6 +324,10 @@ enum store_result store_upload_abort(struct store *s, const char *key, const cha
 enum store_result store_uploads(struct store *s, const char *prefix, store_uploads_fn fn, void *ctx,
 	const struct store_call *call, struct store_error *error) MUST_CHECK;
 const struct store_limits *store_limits(struct store *s);
+
+/* What names this store to another one of the same provider as the source of a copy; borrowed, NULL:
+ * nothing can be copied from it. */
+const char *store_origin(const struct store *s);
 
 void store_close(struct store *s); /* NULL is fine */
 int64_t store_clock_skew_ms(struct store *s);

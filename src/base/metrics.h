@@ -40,9 +40,11 @@
 	X(STORE_RETRIES, "store_retries_total", "Requests repeated after a passing failure")       \
 	X(STORE_ERRORS, "store_errors_total", "Requests that failed for good")                     \
 	X(BYTES_SENT, "bytes_sent_total", "Body bytes sent to object stores")                      \
+	X(OBJECTS_COPIED, "objects_copied_total",                                                  \
+		"Objects that stores copied from another key or bucket")                           \
 	X(BYTES_RECEIVED, "bytes_received_total", "Body bytes received from object stores")        \
 	X(BYTES_COPIED, "bytes_copied_total",                                                      \
-		"Bytes of changed files copied inside object stores rather than sent")
+		"Bytes copied inside object stores rather than sent")
 
 enum metric {
 #define METRIC_ENUM(id, name, help) METRIC_##id,

@@ -715,7 +715,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	if (seeds >= 100 && !sim_flow_happened()) {
-		fprintf(stderr, "sim: no region was left for another\n");
+		fprintf(stderr, "sim: no region was left for another, or no renamed file copied\n");
 		return 1;
 	}
 	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {

@@ -33,5 +33,5 @@ void sim_flow_heal(struct sim *s)
 
 bool sim_flow_happened(void)
 {
-	return metric_get(METRIC_REGIONS_LEFT) > 0;
+	return metric_get(METRIC_REGIONS_LEFT) > 0 && metric_get(METRIC_OBJECTS_COPIED) > 0;
 }

@@ -651,13 +651,13 @@ static void a_copy_of_another_version_is_not_made(void **state)
 	assert_true(upload_copy_wanted(w->store, SIZE));
 	assert_false(upload_copy_wanted(w->store, 500));
 	assert_int_equal(
-		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, &call, &error),
+		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, NULL, &call, &error),
 		STORE_PRECONDITION);
 	expect_there(w, "1-1");
 	atomic_fetch_and(&w->store->capabilities,
 		~(unsigned)(STORE_CAP_COPY_IF_MATCH | STORE_CAP_UPLOAD_IF));
 	assert_int_equal(
-		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, &call, &error),
+		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, NULL, &call, &error),
 		STORE_PRECONDITION);
 	expect_there(w, "1-1");
 }
