@@ -23,13 +23,10 @@ static int dump_row(sqlite3_stmt *s, dump_entry_fn fn, void *ctx)
 	return r ? r : fn(ctx, column_slice(s, 0), &e);
 }
 
-int dump_entries(struct conn *conn, dump_entry_fn fn, void *ctx)
+static int dump_rows(struct conn *conn, sqlite3_stmt *s, dump_entry_fn fn, void *ctx)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT key, record FROM entry ORDER BY key");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		r = dump_row(s, fn, ctx);
 		if (r) {
@@ -38,6 +35,24 @@ int dump_entries(struct conn *conn, dump_entry_fn fn, void *ctx)
 		}
 	}
 	return r;
+}
+
+int dump_entries(struct conn *conn, dump_entry_fn fn, void *ctx)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT key, record FROM entry ORDER BY key");
+
+	return s ? dump_rows(conn, s, fn, ctx) : conn_error(conn);
+}
+
+int dump_entries_after(struct conn *conn, struct slice after, dump_entry_fn fn, void *ctx)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT key, record FROM entry WHERE key > ?1 ORDER BY key");
+
+	if (!s)
+		return conn_error(conn);
+	bind_slice(s, 1, after);
+	return dump_rows(conn, s, fn, ctx);
 }
 
 int dump_held(struct conn *conn, dump_held_fn fn, void *ctx)
@@ -150,6 +165,39 @@ int checkpoint_mark_set(struct conn *conn, unsigned region, const struct checkpo
 	bind_int(s, 5, (int64_t)mark->loading_ms);
 	bind_int(s, 6, (int64_t)mark->loading_node);
 	bind_int(s, 7, (int64_t)mark->loaded);
+	return conn_run(conn, s);
+}
+
+int words_mark_get(struct conn *conn, uint64_t node, struct words_mark *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT seq, at_ms FROM last_words WHERE node = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)node);
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = (struct words_mark){0};
+	if (r == 0)
+		return 0;
+	ret->seq = (uint64_t)sqlite3_column_int64(s, 0);
+	ret->at_ms = sqlite3_column_int64(s, 1);
+	sqlite3_reset(s);
+	return 0;
+}
+
+int words_mark_set(struct conn *conn, uint64_t node, const struct words_mark *mark)
+{
+	sqlite3_stmt *s = conn_statement(
+		conn, "INSERT OR REPLACE INTO last_words(node, seq, at_ms) VALUES(?1, ?2, ?3)");
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)node);
+	bind_int(s, 2, (int64_t)mark->seq);
+	bind_int(s, 3, mark->at_ms);
 	return conn_run(conn, s);
 }
 

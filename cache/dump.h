@@ -10,6 +10,9 @@
  * fn but 0, and returns it. */
 typedef int (*dump_entry_fn)(void *ctx, struct slice key, const struct entry *e);
 int dump_entries(struct conn *conn, dump_entry_fn fn, void *ctx) MUST_CHECK;
+/* The same, of keys greater than after. */
+int dump_entries_after(
+	struct conn *conn, struct slice after, dump_entry_fn fn, void *ctx) MUST_CHECK;
 /* The records that are held, as held_add got them. */
 typedef int (*dump_held_fn)(void *ctx, const void *record, size_t len);
 int dump_held(struct conn *conn, dump_held_fn fn, void *ctx) MUST_CHECK;
@@ -32,6 +35,14 @@ struct checkpoint_mark {
 int checkpoint_mark_get(struct conn *conn, unsigned region, struct checkpoint_mark *ret) MUST_CHECK;
 int checkpoint_mark_set(
 	struct conn *conn, unsigned region, const struct checkpoint_mark *mark) MUST_CHECK;
+
+/* Until when what a server said that is silent was completed (replicator/last_words.c); all 0 at first. */
+struct words_mark {
+	uint64_t seq;  /* its newest segment in the home region then */
+	int64_t at_ms; /* realtime */
+};
+int words_mark_get(struct conn *conn, uint64_t node, struct words_mark *ret) MUST_CHECK;
+int words_mark_set(struct conn *conn, uint64_t node, const struct words_mark *mark) MUST_CHECK;
 
 /* A nameless file in the state directory, read-write, the caller's to close; or -errno. */
 int cache_spool(struct cache *c) MUST_CHECK;

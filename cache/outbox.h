@@ -73,6 +73,9 @@ struct outbox_change {
 	bool shared;
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
+/* The same for one region. */
+int outbox_enqueue_in(
+	struct conn *conn, unsigned region, const struct outbox_change *change) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
 int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
 

@@ -115,6 +115,10 @@ const char *const schema_replication[] = {
 	" loading_ms INTEGER NOT NULL,"
 	" loading_node INTEGER NOT NULL,"
 	" loaded INTEGER NOT NULL) STRICT",
+	"CREATE TABLE last_words("
+	" node INTEGER PRIMARY KEY,"
+	" seq INTEGER NOT NULL,"
+	" at_ms INTEGER NOT NULL) STRICT",
 
 	/* Blocks of large versions; see content_map.c. */
 	"CREATE TABLE content_map("

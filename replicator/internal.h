@@ -6,6 +6,7 @@
 #include "replicator/deliver.h"
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
+#include "replicator/last_words.h"
 #include "replicator/pull.h"
 #include "replicator/region.h"
 #include "replicator/replicator.h"
@@ -31,6 +32,7 @@ struct replicator {
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
 	struct checkpointer *checkpointer; /* of the home region */
+	struct last_words *last_words;
 	struct fetcher *fetcher;
 
 	struct mutex lock; /* rank REPLICATOR; guards the four below */

@@ -43,6 +43,8 @@ enum {
 	CHECKPOINT_SEGMENTS = 400, /* a new server reads that many at most, one request each */
 	CHECKPOINT_LOOK_MS = 5000,
 	SEGMENT_KEEP_MS = 7 * 86400000,
+	GONE_AFTER_MS = 86400000,
+	GONE_LOOKS = 24, /* for who is gone, within that time */
 };
 
 /* ---- assembly ---- */
@@ -67,6 +69,8 @@ static void defaults(struct replicator_options *o)
 		o->checkpoint_segments = CHECKPOINT_SEGMENTS;
 	if (!o->segment_keep_ms)
 		o->segment_keep_ms = SEGMENT_KEEP_MS;
+	if (!o->gone_after_ms)
+		o->gone_after_ms = GONE_AFTER_MS;
 }
 
 static void wake(void *ctx)
@@ -171,8 +175,17 @@ static int make_parts(struct replicator *r)
 		.inline_max = r->o.inline_max};
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
+	struct last_words_options wo = {.cache = r->cache,
+		.regions = &r->regions,
+		.home = r->o.home,
+		.merger = po.merger,
+		.gone_ms = r->o.gone_after_ms,
+		.keep_ms = r->o.segment_keep_ms,
+		.look_ms = r->o.gone_after_ms / GONE_LOOKS};
 	if (code == 0)
 		code = checkpointer_new(&co, &r->checkpointer);
+	if (code == 0)
+		code = last_words_new(&wo, &r->last_words);
 	if (code == 0)
 		code = fetcher_new(&r->regions, &r->fetcher);
 	return code;
@@ -238,6 +251,7 @@ void replicator_free(struct replicator *r)
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
 	checkpointer_free(r->checkpointer);
+	last_words_free(r->last_words);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		deliverer_free(r->deliverer[i]);
 		announcer_free(r->announcer[i]);
@@ -559,6 +573,15 @@ int replicator_step_checkpoint(struct replicator *r, bool *did)
 	return checkpointer_step(r->checkpointer, did);
 }
 
+int replicator_step_last_words(struct replicator *r, bool *did)
+{
+	int code = last_words_step(r->last_words, did);
+
+	if (*did)
+		wake_all(r);
+	return code;
+}
+
 /* Its own thread: sending one may take minutes. */
 static void *checkpoint_loop(void *arg)
 {
@@ -570,6 +593,8 @@ static void *checkpoint_loop(void *arg)
 		bool did = false;
 		int code = replicator_step_checkpoint(r, &did);
 
+		if (code == 0)
+			code = replicator_step_last_words(r, &did);
 		local_failure(r, "writing a checkpoint", code, &last);
 		wait_ms(r, HOUSE_MS, NULL, false);
 	}

@@ -43,6 +43,7 @@ struct replicator_options {
 	int64_t checkpoint_interval_ms; /* least time between checkpoints; 0: 1 hour */
 	uint64_t checkpoint_segments;	/* that make one worth while; 0: 400 */
 	int64_t segment_keep_ms;	/* 0: 7 days */
+	int64_t gone_after_ms;		/* a server of which nothing is heard that long is gone; 0: 1 day */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
 };
 
@@ -84,6 +85,7 @@ int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
 int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
 /* checkpointer_step of the home region. */
 int replicator_step_checkpoint(struct replicator *r, bool *did) MUST_CHECK;
+int replicator_step_last_words(struct replicator *r, bool *did) MUST_CHECK;
 /* An evict_proof_fn; ctx is the replicator. Asks the regions one by one, the home region first, for the
  * object's metadata. */
 bool replicator_has_object(

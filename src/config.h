@@ -73,6 +73,7 @@ struct config {
 	uint64_t segment_days;
 	int64_t checkpoint_interval_ms;
 	int64_t first_sync_ms;
+	int64_t gone_after_ms;
 	unsigned log_level; /* enum log_level */
 	char *log_file;
 	bool allow_other;

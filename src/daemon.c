@@ -262,6 +262,7 @@ static int open_replicator(struct daemon *d, struct err *err)
 	o->max_clock_skew_ms = c->max_clock_skew_ms;
 	o->object_threads = (unsigned)c->object_threads;
 	o->checkpoint_interval_ms = c->checkpoint_interval_ms;
+	o->gone_after_ms = c->gone_after_ms;
 	o->segment_keep_ms = (int64_t)c->segment_days * 24 * 3600 * 1000;
 	r = replicator_new(d->cache, o, &d->replicator, err);
 	return r < 0 ? r : replicator_preflight(d->replicator, PREFLIGHT_MS, err);

@@ -505,6 +505,8 @@ static void random_event(struct sim *s, unsigned n)
 {
 	unsigned r = (unsigned)random_below(s->regions);
 
+	if (s->node[n].dead)
+		return;
 	switch (random_below(26)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
@@ -568,7 +570,8 @@ static void heal(struct sim *s)
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		memset(s->node[n].cut, 0, sizeof s->node[n].cut);
-		release_files(&s->node[n]);
+		if (!s->node[n].dead)
+			release_files(&s->node[n]);
 	}
 	sim_net_deliver_late(s, true);
 	unsigned quiet = 0;
@@ -580,6 +583,8 @@ static void heal(struct sim *s)
 		s->now_ms += round < 40 ? 5000 : 20000;
 		for (unsigned n = 0; n < s->nodes; n++) {
 			struct sim_node *node = &s->node[n];
+			if (node->dead)
+				continue;
 			s->current = n;
 			sim_replaced_settle(s, n);
 			bool d = false;
@@ -606,6 +611,8 @@ static void heal(struct sim *s)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
 		}
 		quiet = did ? 0 : quiet + 1;
+		if (quiet == 16 && sim_checkpoint_last_words(s))
+			quiet = 0;
 	}
 }
 
@@ -657,6 +664,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		s->region[r].removed = store_mem_new(STORE_MEM_ALL);
 	}
 	s->checkpoints = chance(40);
+	s->mortal = chance(40);
 	for (unsigned r = 0; r < s->regions && seed % 2; r++)
 		store_mem_set_limits(s->region[r].mem, &small_limits);
 	for (unsigned n = 0; n < s->nodes; n++) {
@@ -674,15 +682,16 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 			random_event(s, (unsigned)random_below(s->nodes));
 	heal(s);
 	sim_check(s);
-	check_uploads(s);
+	if (!s->deaths)
+		check_uploads(s); /* else a week must go by */
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
+		release_files(&s->node[n]);
 		replicator_free(s->node[n].replicator);
 		cache_close(s->node[n].cache);
 		nftw(s->node[n].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	}
-	for (unsigned r = 0; r < s->regions; r++)
-{
+	for (unsigned r = 0; r < s->regions; r++) {
 		store_close(s->region[r].mem);
 		store_close(s->region[r].removed);
 	}

@@ -31,6 +31,7 @@ struct sim_node {
 	bool unseen[SIM_OPEN_MAX];	 /* and writes on without telling */
 	/* a step of this node is on the stack: interleaving must not enter it again */
 	bool running;
+	bool dead; /* for good; its cache stays open for who looks into it */
 	bool cut[SIM_REGIONS_MAX];
 };
 
@@ -57,6 +58,9 @@ struct sim {
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
 	bool checkpoints;     /* are written, segments go, and servers are away or join */
+	bool mortal;	      /* servers die for good instead of being away */
+	unsigned deaths;
+	unsigned last_words; /* how often those who are left were made to look for the dead */
 };
 
 /* sim_net.c: a node's link to a region: faults, lost answers, late requests, interleaving. */
@@ -118,6 +122,8 @@ void sim_node_open(struct sim *s, unsigned n);
 void sim_checkpoint_options(struct sim *s, struct replicator_options *o);
 int sim_checkpoint_step(struct sim *s, unsigned n, bool *did) MUST_CHECK;
 void sim_checkpoint_event(struct sim *s);
+/* At rest after healing: true when those who are left were given the time to find out who is dead. */
+bool sim_checkpoint_last_words(struct sim *s);
 /* Before a key of r is removed. */
 void sim_checkpoint_removing(struct sim *s, unsigned r, const char *key);
 

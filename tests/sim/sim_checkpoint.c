@@ -12,19 +12,30 @@
 #include "src/base/buf.h"
 #include "src/base/random.h"
 
-enum { KEEP_MS = 3 * 3600000, AWAY_EVENTS = 60, AWAY_JUMP_MS = 20 * 60000 };
+enum { KEEP_MS = 3 * 3600000, GONE_MS = 3600000, AWAY_EVENTS = 60, AWAY_JUMP_MS = 20 * 60000 };
 
 void sim_checkpoint_options(struct sim *s, struct replicator_options *o)
 {
 	o->checkpoint_interval_ms = 20000;
 	o->checkpoint_segments = 1;
 	o->segment_keep_ms = KEEP_MS;
+	o->gone_after_ms = GONE_MS;
 }
 
 int sim_checkpoint_step(struct sim *s, unsigned n, bool *did)
 {
+	bool words = false;
+
 	*did = false;
-	return s->checkpoints ? replicator_step_checkpoint(s->node[n].replicator, did) : 0;
+	if (!s->checkpoints)
+		return 0;
+	int r = replicator_step_checkpoint(s->node[n].replicator, did);
+	if (r == 0)
+		r = replicator_step_last_words(s->node[n].replicator, &words);
+	if (words)
+		sim_trace(s, "n%u looks after what was said by servers that are silent", n);
+	*did |= words;
+	return r;
 }
 
 static void away(struct sim *s, unsigned n)
@@ -71,10 +82,44 @@ static void join(struct sim *s)
 	s->nodes++;
 }
 
+/* Never steps again. Its cache stays open: what it listed as conflicts was known to somebody. */
+static void die(struct sim *s, unsigned n)
+{
+	struct sim_node *node = &s->node[n];
+
+	if (node->running || s->nodes - s->deaths < 2 || s->unseen)
+		return;
+	sim_trace(s, "n%u dies", n);
+	node->running = node->dead = true;
+	s->deaths++;
+}
+
+bool sim_checkpoint_last_words(struct sim *s)
+{
+	if (!s->deaths || s->last_words == 3)
+		return false;
+	s->last_words++;
+	s->now_ms += 2 * GONE_MS;
+	for (unsigned n = 0; n < s->nodes; n++) {
+		bool did, pulled;
+
+		if (s->node[n].dead)
+			continue;
+		s->current = n;
+		/* Who is up is found out by pulling. */
+		if (replicator_step_pull(s->node[n].replicator, &pulled) < 0 ||
+			sim_checkpoint_step(s, n, &did) < 0)
+			sim_fail(s, "n%u: last words", n);
+	}
+	return true;
+}
+
 void sim_checkpoint_event(struct sim *s)
 {
 	if (random_below(4) == 0)
 		join(s);
+	else if (s->mortal)
+		die(s, (unsigned)random_below(s->nodes));
 	else
 		away(s, (unsigned)random_below(s->nodes));
 }
