@@ -8,6 +8,7 @@
 #include "replicator/inline_cache.h"
 #include "replicator/last_words.h"
 #include "replicator/pull.h"
+#include "replicator/range.h"
 #include "replicator/region.h"
 #include "replicator/replicator.h"
 #include "replicator/seal.h"
@@ -31,6 +32,7 @@ struct replicator {
 	struct announcer *announcer[REGION_MAX];
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
+	struct ranger *ranger;
 	struct checkpointer *checkpointer; /* of the home region */
 	struct last_words *last_words;
 	struct fetcher *fetcher;
