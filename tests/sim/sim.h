@@ -59,6 +59,7 @@ struct sim {
 	uint64_t lost_begins; /* answers to beginnings of uploads */
 	bool checkpoints;     /* are written, segments go, and servers are away or join */
 	bool mortal;	      /* servers die for good instead of being away */
+	bool completed; /* somebody announced again what a silent server had said */
 	unsigned deaths;
 	unsigned last_words; /* how often those who are left were made to look for the dead */
 };

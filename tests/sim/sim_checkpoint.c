@@ -39,6 +39,7 @@ int sim_checkpoint_step(struct sim *s, unsigned n, bool *did)
 	int r = replicator_step_checkpoint(s->node[n].replicator, did);
 	if (r == 0)
 		r = replicator_step_last_words(s->node[n].replicator, &words);
+	s->completed |= words;
 	if (words)
 		sim_trace(s, "n%u looks after what was said by servers that are silent", n);
 	*did |= words;

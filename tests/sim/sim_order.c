@@ -107,6 +107,9 @@ void sim_order_check(struct sim *s, unsigned n)
 	struct conn *conn;
 	char data[32], mark[32];
 
+	/* The order is one writer's; what another one announces for it has none. */
+	if (s->completed)
+		return;
 	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
 	for (unsigned writer = 0; writer < s->nodes; writer++) {
 		if (writer == n)
