@@ -76,18 +76,27 @@ int dump_held(struct conn *conn, dump_held_fn fn, void *ctx)
 
 int dump_segments(struct conn *conn, unsigned region, dump_segment_fn fn, void *ctx)
 {
+	uint64_t node = cache_node(conn_cache(conn)), seq = 0;
+	char own_name[SEGMENT_NAME_SIZE];
 	struct region_progress own;
 	sqlite3_stmt *s;
 	int r = region_progress_get(conn, region, &own);
 
-	if (!r && own.sent_seq)
-		r = fn(ctx, cache_node(conn_cache(conn)), own.sent_seq, own.sent_name);
+	/* Of its own ones some may be missing here (replicator/own_log.h). */
+	if (!r)
+		r = watermark_get(conn, region, node, &seq, own_name);
+	if (!r && own_name[0] && seq < own.sent_seq)
+		r = seq ? fn(ctx, node, seq, own_name) : 0;
+	else if (!r && own.sent_seq)
+		r = fn(ctx, node, own.sent_seq, own.sent_name);
 	if (r)
 		return r;
-	s = conn_statement(conn, "SELECT node, seq, name FROM segment_seen WHERE region = ?1");
+	s = conn_statement(conn, "SELECT node, seq, name FROM segment_seen WHERE region = ?1"
+				 " AND node <> ?2");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)node);
 	while ((r = conn_row(conn, s)) == 1) {
 		const char *name = (const char *)sqlite3_column_text(s, 2);
 
@@ -109,11 +118,12 @@ int dump_segment_count(struct conn *conn, unsigned region, uint64_t *ret)
 
 	if (r)
 		return r;
-	s = conn_statement(
-		conn, "SELECT coalesce(sum(seq), 0) FROM segment_seen WHERE region = ?1");
+	s = conn_statement(conn, "SELECT coalesce(sum(seq), 0) FROM segment_seen WHERE region = ?1"
+				 " AND node <> ?2");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)cache_node(conn_cache(conn)));
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -EIO;

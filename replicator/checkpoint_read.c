@@ -261,10 +261,10 @@ static int enter_log(struct load *l, struct conn *conn)
 	for (uint32_t i = 0; r == 0 && i < c->cover_count; i++) {
 		uint64_t seq;
 
-		if (c->covers[i].node == cache_node(conn_cache(conn)))
-			continue;
 		r = watermark_get(conn, l->region->id, c->covers[i].node, &seq, name);
-		if (r || seq >= c->covers[i].seq)
+		/* Its own ones are here, unless some are known to be missing (own_log.h). */
+		if (r || seq >= c->covers[i].seq ||
+			(c->covers[i].node == cache_node(conn_cache(conn)) && !name[0]))
 			continue;
 		segment_name(&c->covers[i], name);
 		r = watermark_set(conn, l->region->id, c->covers[i].node, c->covers[i].seq, name);

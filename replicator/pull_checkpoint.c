@@ -48,7 +48,7 @@ static int read_position(struct position *at)
 	return r;
 }
 
-/* Whether c covers a segment of others that is not merged here; only those older than before_ms
+/* Whether c covers a segment that is not merged here; only those older than before_ms
  * count. */
 static int has_more(struct position *at, const struct checkpoint *c, uint64_t before_ms, bool *ret)
 {
@@ -62,10 +62,11 @@ static int has_more(struct position *at, const struct checkpoint *c, uint64_t be
 	for (uint32_t i = 0; r == 0 && !*ret && i < c->cover_count; i++) {
 		uint64_t seq;
 
-		if (c->covers[i].node == at->p->node || c->covers[i].ms >= before_ms)
+		if (c->covers[i].ms >= before_ms)
 			continue;
 		r = watermark_get(conn, at->region->id, c->covers[i].node, &seq, name);
-		*ret = r == 0 && seq < c->covers[i].seq;
+		*ret = r == 0 && seq < c->covers[i].seq &&
+		       (c->covers[i].node != at->p->node || name[0]);
 	}
 	cache_read_end(conn);
 	return r;

@@ -42,7 +42,10 @@ int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
 int sealer_seal_attributes(struct sealer *s, struct conn *conn, struct slice key) MUST_CHECK;
 /* There is more than a batch to seal, and it has waited for a second: no time for pauses. */
 bool sealer_late(struct sealer *s);
-/* Directory times and files still open too: before a stop or for flush. */
-int sealer_seal_all(struct sealer *s) MUST_CHECK;
+/* Directory times and files still open too: before a stop or for flush. tick (may be NULL) is called
+ * between its steps, also while another thread's sealing is waited for; non-zero from it ends the call
+ * and is returned, with what is sealed by then sealed. */
+typedef int (*sealer_tick_fn)(void *ctx);
+int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx) MUST_CHECK;
 
 #endif

@@ -175,6 +175,7 @@ static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
 {
 	size_t len = (size_t)snprintf(p, size, "write %" PRIu64 " by n%u ", ++s->writes, n);
 	bool large = s->large ? chance(60) : chance(15);
+	large = large && !s->mortal;
 	size_t total = large ? INLINE_MAX + 1 + (size_t)random_below(200) : len;
 
 	for (; len < total && len < size; len++)
@@ -431,7 +432,7 @@ static int evict_some(struct sim *s, unsigned n, bool *did)
 	unsigned first = (unsigned)random_below(SIM_PATHS);
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && i < SIM_PATHS / 2; i++) {
+	for (unsigned i = 0; r == 0 && i < SIM_PATHS / 2 && !s->mortal; i++) {
 		const char *path = sim_paths[(first + i) % SIM_PATHS];
 		enum evict_result result = EVICT_ABSENT;
 		struct inode inode;
@@ -664,7 +665,10 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		s->region[r].removed = store_mem_new(STORE_MEM_ALL);
 	}
 	s->checkpoints = chance(40);
-	s->mortal = chance(40);
+	/* Where servers die everybody keeps what came with the segments: nothing is completed whose
+	 * bytes only the dead had. */
+	s->mortal = s->checkpoints && chance(40);
+	s->large = s->large && !s->mortal;
 	for (unsigned r = 0; r < s->regions && seed % 2; r++)
 		store_mem_set_limits(s->region[r].mem, &small_limits);
 	for (unsigned n = 0; n < s->nodes; n++) {

@@ -149,10 +149,10 @@ bool sim_checkpoint_last_words(struct sim *s)
 
 void sim_checkpoint_event(struct sim *s)
 {
-	if (random_below(4) == 0)
-		join(s);
-	else if (s->mortal)
+	if (s->mortal)
 		die(s, (unsigned)random_below(s->nodes));
+	else if (random_below(4) == 0)
+		join(s);
 	else
 		away(s, (unsigned)random_below(s->nodes));
 }
