@@ -665,8 +665,8 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		s->region[r].removed = store_mem_new(STORE_MEM_ALL);
 	}
 	s->checkpoints = chance(40);
-	/* Where servers die everybody keeps what came with the segments: nothing is completed whose
-	 * bytes only the dead had. */
+	/* Where servers die everybody keeps what came with the segments, and all content does: nothing
+	 * is completed whose bytes only the dead had, or that lay in the bucket unannounced. */
 	s->mortal = s->checkpoints && chance(40);
 	s->large = s->large && !s->mortal;
 	for (unsigned r = 0; r < s->regions && seed % 2; r++)

@@ -8,18 +8,11 @@
 
 #include <stdio.h>
 
-#include "cache/entry.h"
-#include "cache/outbox.h"
 #include "replicator/checkpoint.h"
 #include "src/base/buf.h"
 #include "src/base/random.h"
 
 enum { KEEP_MS = 3 * 3600000, GONE_MS = 3600000, AWAY_EVENTS = 60, AWAY_JUMP_MS = 20 * 60000 };
-
-struct uploads {
-	struct conn *conn;
-	unsigned count;
-};
 
 void sim_checkpoint_options(struct sim *s, struct replicator_options *o)
 {
@@ -90,37 +83,12 @@ static void join(struct sim *s)
 	s->nodes++;
 }
 
-static int count_uploads(void *ctx, struct slice key)
-{
-	struct uploads *u = ctx;
-	uint64_t regions = 0;
-
-	CHECK(outbox_uploading(u->conn, key, &regions) == 0);
-	u->count += regions != 0;
-	return 0;
-}
-
-/* A large object that was put and is announced by nobody is nobody's: that is not completed. */
-static bool has_uploads(struct sim *s, unsigned n)
-{
-	struct uploads u = {0};
-
-	CHECK(cache_read_begin(s->node[n].cache, &u.conn) == 0);
-	CHECK(entry_scan(u.conn, slice_of(""), slice_of(""), false, 100000, count_uploads, &u) ==
-		0);
-	cache_read_end(u.conn);
-	return u.count > 0;
-}
-
 /* Never steps again. Its cache stays open: what it listed as conflicts was known to somebody. */
 static void die(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
 
 	if (node->running || s->nodes - s->deaths < 2 || s->unseen)
-		return;
-	s->current = n;
-	if (has_uploads(s, n))
 		return;
 	sim_trace(s, "n%u dies", n);
 	node->running = node->dead = true;

@@ -77,9 +77,9 @@ void sim_order_write(struct sim *s, unsigned n)
 	uint64_t number = ++order.next[n];
 
 	snprintf(name, sizeof name, "data%u", n);
-	put(s, n, name, number, random_below(100) < 40);
+	put(s, n, name, number, random_below(100) < 40 && !s->mortal);
 	snprintf(name, sizeof name, "mark%u", n);
-	put(s, n, name, number, random_below(100) < 10);
+	put(s, n, name, number, random_below(100) < 10 && !s->mortal);
 	sim_trace(s, "n%u app order %" PRIu64, n, number);
 }
 
