@@ -379,6 +379,39 @@ static int owe_words(void *ctx, struct conn *conn)
 	return r;
 }
 
+/* Content that this server passed over because a checkpoint told it of the file: the object may not be there. */
+static int install_content(void *ctx, const struct record *record, const struct err *err)
+{
+	struct content_writer writer;
+	struct last_words *w = ctx;
+	uint8_t hash[SHA256_SIZE];
+	struct inode inode;
+	uint64_t size;
+
+	(void)err;
+	if (!record || !record->has_content ||
+		tree_resolve(w->o.cache, key_slice(&record->key), &inode) != 0 ||
+		!S_ISREG(inode.mode))
+		return 0;
+	AUTO_FREE struct key *key = malloc(sizeof(*key));
+	if (!key)
+		return -ENOMEM;
+	if (content_wanted(w->o.cache, inode.ino, key, hash, &size) != 0 ||
+		size != record->entry.size || memcmp(hash, record->entry.hash, sizeof(hash)) != 0)
+		return 0;
+	int r = content_begin(w->o.cache, &writer);
+	if (r < 0)
+		return r;
+	r = content_append(&writer, record->content, (size_t)size);
+	if (r == 0) {
+		content_finish(&writer);
+		r = content_install(w->o.cache, inode.ino, &writer);
+	}
+	if (r < 0)
+		content_discard(w->o.cache, &writer);
+	return r == -ESTALE ? 0 : r;
+}
+
 static int merge_words(struct keys *k, const struct segment *s)
 {
 	struct merge_batch *batch;
@@ -396,7 +429,7 @@ static int merge_words(struct keys *k, const struct segment *s)
 	if (r == 0)
 		r = merge_batch_commit(batch, owe_words, k);
 	merge_batch_free(batch);
-	return r;
+	return r ? r : segment_each(s, install_content, k->w);
 }
 
 /* 0, -EAGAIN (the region did not answer), or a local failure. */
@@ -452,8 +485,11 @@ static int read_region(struct last_words *w, struct found *f)
 	for (unsigned i = 0; r == 0 && i < f->count; i++) {
 		if (atomic_load(&w->o.regions->cancel))
 			return -EAGAIN;
-		if (!suspect_of(w, f->ids[i].node)->alive)
-			r = take_segment(w, f->index, &f->ids[i]);
+		const struct suspect *s = suspect_of(w, f->ids[i].node);
+
+		if (s->alive || (f->index == w->o.home && f->ids[i].seq + HOME_SEGMENTS < s->seq))
+			continue;
+		r = take_segment(w, f->index, &f->ids[i]);
 	}
 	return r;
 }
@@ -466,8 +502,6 @@ static int read_regions(struct last_words *w)
 	for (unsigned i = 0; r == 0 && i < w->o.regions->count; i++) {
 		struct found f = {.w = w, .index = i, .ids = ids};
 
-		if (i == w->o.home)
-			continue;
 		r = region_up(region_at(w, i), REGION_READ) ? read_region(w, &f) : -EAGAIN;
 	}
 	return r;
