@@ -6,7 +6,7 @@
  * said is in one of those, so merging the records and then all segments that are not covered gives
  * what merging the whole log gives. The view is also one moment of this server, on which nothing of a
  * directory is ahead of what was written before it; so it is written while nothing sealed here waits
- * to be announced in this region, unless that has lasted for another interval.
+ * to be announced in this region, nor for its object, unless that has lasted for another interval.
  *
  * The view is read into a nameless file in the state directory first: an upload may take minutes, and
  * the log of the database cannot start anew as long as a view is open. Memory: one part.
@@ -97,7 +97,7 @@ static int64_t store_now_ms(const struct checkpointer *w)
 struct progress {
 	struct checkpoint_mark mark;
 	uint64_t segments;
-	uint64_t unannounced;
+	uint64_t rows;
 };
 
 static int read_progress(struct checkpointer *w, struct progress *ret)
@@ -116,7 +116,7 @@ static int read_progress(struct checkpointer *w, struct progress *ret)
 	cache_read_end(conn);
 	if (r < 0)
 		return r;
-	ret->unannounced = stats.unannounced;
+	ret->rows = stats.rows;
 	mutex_lock(&w->status_lock);
 	w->status.newest_ms = (int64_t)ret->mark.ms;
 	w->status.segments_since =
@@ -727,7 +727,7 @@ int checkpointer_step(struct checkpointer *w, bool *did)
 	}
 	if (!w->due_since_ms)
 		w->due_since_ms = now;
-	if (p.unannounced && now - w->due_since_ms < w->o.interval_ms)
+	if (p.rows && now - w->due_since_ms < w->o.interval_ms)
 		return 0;
 	return try_one(w, did);
 }

@@ -16,6 +16,8 @@
  *   1. Their segments since W in each other region's log are merged here. What they hold of them that is
  *      news here, or came after their newest segment in the home region, is owed to all other regions:
  *      it is announced there by this server, under its author's stamps.
+ *      Of the home region's log their newest HOME_SEGMENTS are read as well: who started from a
+ *      checkpoint does not have the small contents that they carried.
  *   2. What they wrote (by the entries here) after their newest segment in a region is owed to that
  *      region; all else since W, but large contents, which are there before they are announced, gets its
  *      object looked at in every region.
@@ -33,9 +35,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "cache/dump.h"
+#include "cache/file.h"
 #include "cache/outbox.h"
+#include "cache/tree.h"
 #include "replicator/checkpoint.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -48,7 +53,8 @@ enum {
 	NAMES_MAX = 100000,
 	KEYS_MAX = 2000,
 	UNKNOWN_AGAIN = 7,
-	SKEW_MS = 600000
+	SKEW_MS = 600000,
+	HOME_SEGMENTS = 2000
 };
 
 struct suspect {
