@@ -229,8 +229,11 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 		sim_fail(s, "n%u: write %s: %zd", n, t->path, w);
 	sim_trace(s, "n%u app write %s ino %" PRIu64 " \"%.24s\" %zu%s", n, t->path, t->inode.ino,
 		content, len, truncate ? "" : " append");
-	if (chance(15) && (r = file_fsync(file, true)) < 0)
+	bool sync = chance(30);
+	if (sync && (r = file_fsync(file, true)) < 0)
 		sim_fail(s, "n%u: fsync %s: %d", n, t->path, r);
+	if (sync)
+		sim_durability_sync(s, n, t->path, t->inode.ino);
 	sim_unseen_forget(s, n, t->inode.ino);
 	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
 	bool keep = chance(25);
@@ -502,16 +505,21 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	case 3:
 		r = replicator_step_pull(node->replicator, &did);
 		break;
-	case 5:
+	case 4:
+		r = evict_some(s, n, &did);
+		break;
+	case 6:
 		r = sim_checkpoint_step(s, n, &did);
 		break;
 	default:
-		r = evict_some(s, n, &did);
+		did = sim_durability_step(s, n);
+		r = 0;
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "checkpoint"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable",
+		"checkpoint"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -522,7 +530,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(s->checkpoints ? 6 : 5);
+	unsigned which = (unsigned)random_below(s->checkpoints ? 7 : 6);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
@@ -670,6 +678,7 @@ static void heal(struct sim *s)
 			if (r == 0)
 				sim_order_check(s, n);
 			did |= d;
+			did |= sim_durability_step(s, n);
 			if (r == 0 && round < 60 && chance(20))
 				r = sim_checkpoint_step(s, n, &d);
 			if (r < 0)
@@ -754,6 +763,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	sim_check(s);
 	if (!s->deaths)
 		check_uploads(s); /* else a week must go by */
+	sim_durability_done(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		release_files(&s->node[n]);
@@ -810,6 +820,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
+	if (seeds >= 100 && sim_durability_kept() == 0) {
+		fprintf(stderr, "sim: no fsync waited for regions\n");
+		return 1;
+	}
 	if (seeds >= 100 && !sim_flow_happened()) {
 		fprintf(stderr, "sim: no region was left for another, or no renamed file copied\n");
 		return 1;
@@ -830,9 +844,9 @@ int main(int argc, char **argv)
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
 	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " checkpoints written, %" PRIu64
-	       " loaded, %" PRIu64 " segments removed: all converge\n",
+	       " loaded, %" PRIu64 " segments removed, %" PRIu64 " promises: all converge\n",
 		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED),
 		metric_get(METRIC_CHECKPOINTS_WRITTEN), metric_get(METRIC_CHECKPOINTS_LOADED),
-		metric_get(METRIC_SEGMENTS_REMOVED));
+		metric_get(METRIC_SEGMENTS_REMOVED), sim_durability_kept());
 	return 0;
 }
