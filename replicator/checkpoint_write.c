@@ -391,6 +391,17 @@ static int add_held(void *ctx, const void *p, size_t len)
 	return r;
 }
 
+/* Segments may be gone that the one before covers, and this server has not merged, because it knows what
+ * they said from another region, or is about to load that checkpoint. */
+static bool is_behind(const struct checkpoint *c, const struct checkpoint *before)
+{
+	for (uint32_t i = 0; i < before->cover_count; i++) {
+		if (checkpoint_covers(c, before->covers[i].node) < before->covers[i].seq)
+			return true;
+	}
+	return false;
+}
+
 static int read_view(struct writing *x)
 {
 	unsigned region = x->w->o.region->id;
@@ -402,6 +413,13 @@ static int read_view(struct writing *x)
 	if (r < 0)
 		return r;
 	r = dump_segments(conn, region, add_cover, x);
+	if (x->checkpoint.cover_count)
+		qsort(x->checkpoint.covers, x->checkpoint.cover_count,
+			sizeof(*x->checkpoint.covers), by_node);
+	if (r == 0 && is_behind(&x->checkpoint, &x->w->newest)) {
+		x->cancelled = true;
+		r = -ECANCELED;
+	}
 	if (r == 0)
 		r = cursor_get(conn, region, cursor);
 	if (r == 0)
@@ -415,9 +433,6 @@ static int read_view(struct writing *x)
 		return r;
 	if (segment_name_parse(cursor, &id))
 		x->checkpoint.cursor_ms = id.ms;
-	if (x->checkpoint.cover_count)
-		qsort(x->checkpoint.covers, x->checkpoint.cover_count,
-			sizeof(*x->checkpoint.covers), by_node);
 	return 0;
 }
 
