@@ -20,7 +20,7 @@
 #define CONFIG_BYTES_MAX (1024 * 1024)
 #define CONFIG_REGION_MAX 8
 #define CONFIG_POLICY_MAX 64
-#define CONFIG_OPTION_MAX 32 /* options of a section */
+#define CONFIG_OPTION_MAX 64 /* options of a section */
 #define CONFIG_DIRECTORY "/etc/meridian"
 #define CONFIG_STATE_DIRECTORY "/var/lib/meridian"
 
