@@ -212,7 +212,7 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 
 	if (t->exists && !S_ISREG(t->inode.mode))
 		return;
-	bool truncate = !t->exists || chance(70);
+	bool truncate = !t->exists || chance(70) || s->mortal;
 	if (t->exists)
 		r = file_open(node->cache, t->inode.ino, true, truncate, &file);
 	else
@@ -588,7 +588,8 @@ static void random_event(struct sim *s, unsigned n)
 		s->current = n;
 		s->now_ms += 1 + (int64_t)random_below(20);
 		sim_replaced_before(s, n);
-		sim_delta_append(s, n);
+		if (!s->mortal)
+			sim_delta_append(s, n);
 		sim_replaced_after(s, n);
 		break;
 	default:
