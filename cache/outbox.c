@@ -495,6 +495,17 @@ int outbox_enqueue(struct conn *conn, const struct outbox_change *change)
 	return r;
 }
 
+int outbox_enqueue_in(struct conn *conn, unsigned region, const struct outbox_change *change)
+{
+	uint64_t number;
+	int r;
+
+	if (change->key.len > KEY_MAX || change->size > INT64_MAX)
+		return -EINVAL;
+	r = counter_add(conn, COUNTER_ORDER, 1, &number);
+	return r ? r : enqueue_region(conn, region, change, number);
+}
+
 int outbox_seed(struct conn *conn, unsigned region, struct slice key, const struct entry *e)
 {
 	struct outbox_change change = {

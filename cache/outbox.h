@@ -92,6 +92,9 @@ int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_C
  * says. */
 int outbox_repair(
 	struct conn *conn, unsigned region, struct slice key, const struct entry *e) MUST_CHECK;
+/* The same for one region. */
+int outbox_enqueue_in(
+	struct conn *conn, unsigned region, const struct outbox_change *change) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
 int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
 

@@ -113,6 +113,7 @@ static int retire(struct conn *conn, const struct region *region)
 		"DELETE FROM cursor WHERE region = ?1",
 		"DELETE FROM segment_seen WHERE region = ?1",
 		"DELETE FROM bad_segment WHERE region = ?1",
+		"DELETE FROM checkpoint_mark WHERE region = ?1",
 	};
 	int r = 0;
 

@@ -124,6 +124,20 @@ const char *const schema_replication[] = {
 	" region INTEGER NOT NULL,"
 	" key BLOB NOT NULL,"
 	" PRIMARY KEY(region, key)) STRICT, WITHOUT ROWID",
+	/* Checkpoints; see dump.c. */
+	"CREATE TABLE checkpoint_mark("
+	" region INTEGER PRIMARY KEY,"
+	" ms INTEGER NOT NULL,"
+	" node INTEGER NOT NULL,"
+	" segments INTEGER NOT NULL,"
+	" loading_ms INTEGER NOT NULL,"
+	" loading_node INTEGER NOT NULL,"
+	" loaded INTEGER NOT NULL) STRICT",
+	"CREATE TABLE last_words("
+	" node INTEGER PRIMARY KEY,"
+	" seq INTEGER NOT NULL,"
+	" at_ms INTEGER NOT NULL) STRICT",
+
 	/* Blocks of large versions; see content_map.c. */
 	"CREATE TABLE content_map("
 	" id INTEGER PRIMARY KEY AUTOINCREMENT," /* in order of age */

@@ -2,10 +2,12 @@
 #ifndef REPLICATOR_INTERNAL_H
 #define REPLICATOR_INTERNAL_H
 
+#include "replicator/checkpoint.h"
 #include "replicator/deliver.h"
 #include "replicator/durable.h"
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
+#include "replicator/last_words.h"
 #include "replicator/pull.h"
 #include "replicator/reconcile.h"
 #include "replicator/range.h"
@@ -38,6 +40,8 @@ struct replicator {
 	struct puller *puller;
 	struct ranger *ranger;
 	struct refresher *refresher;
+	struct checkpointer *checkpointer; /* of the home region */
+	struct last_words *last_words;
 	struct fetcher *fetcher;
 	struct reconciler *reconciler;
 	struct durable *durable;
@@ -59,6 +63,8 @@ struct replicator {
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
 	pthread_t refresh_thread[REFRESH_THREADS];
 	bool refresh_started[REFRESH_THREADS];
+	pthread_t checkpoint_thread;
+	bool checkpoint_started;
 	bool running;
 };
 

@@ -13,6 +13,8 @@
  *
  * What comes from a bucket is hostile: names that are no segment names are counted and ignored.
  *
+ * Checkpoints: where the log is not enough, see pull_checkpoint.c.
+ *
  * Failover: when the home region does not answer, or is left (health.h), the next healthy one is pulled; on first contact
  * from an hour before the home cursor, where writers' earlier numbers are taken as known.
  *
@@ -267,7 +269,7 @@ static void pull_page(struct pull *l)
 	for (unsigned i = 0, end; i < l->count && l->local == 0; i = end) {
 		for (end = i + 1; end < l->count && names[end].id.node == names[i].id.node; end++)
 			;
-		if (atomic_load(&l->p->o.regions->cancel))
+		if (atomic_load(&l->p->o.regions->cancel) || pull_first_over(l->p))
 			l->failed = true;
 		else
 			pull_writer(l, names + i, end - i);
@@ -413,11 +415,16 @@ static struct region *choose(struct puller *p)
 
 static int pull_region(struct puller *p, struct region *region, bool *did)
 {
+	struct pull_region_state *st = &p->region[region - p->o.regions->region];
 	struct pull l = {.p = p, .region = region, .unmerged_ms = UINT64_MAX};
 	char cursor[SEGMENT_NAME_SIZE];
-	bool complete = false;
+	int64_t start = clock_monotonic_ms();
+	bool complete = false, stop;
 
-	int r = start_key(&l, cursor);
+	int r = pull_checkpoint(p, region, did, &stop);
+	if (r < 0 || stop)
+		return r;
+	r = start_key(&l, cursor);
 	if (r < 0)
 		return r;
 	while (!l.failed && l.local == 0) {
@@ -433,8 +440,9 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	/* After a failed listing the cursor may move over what was listed before: all later names
 	 * are greater. */
 	r = move_cursor(&l, cursor);
-	bool relist = p->region[region - p->o.regions->region].relist;
-	if (complete && !l.failed && !relist && l.local == 0) {
+	if (complete && !l.failed && !st->relist && !st->reload && l.local == 0) {
+		st->asked_ms = start;
+		st->vain = false;
 		mutex_lock(&p->status_lock);
 		p->status.last_ms = clock_realtime_ms();
 		mutex_unlock(&p->status_lock);

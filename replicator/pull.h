@@ -17,6 +17,8 @@ struct puller_options {
 struct puller_status {
 	char region[REGION_NAME_SIZE]; /* pulled from now */
 	int64_t last_ms;	       /* realtime of the last complete pull; 0: never */
+	uint64_t parts; /* of a checkpoint that is being loaded; 0: none is */
+	uint64_t parts_done;
 	int64_t lag_ms; /* age of the newest merged segment when it was merged; -1: none yet */
 };
 
@@ -25,6 +27,11 @@ void puller_free(struct puller *p);
 /* One listing and the merge of what is new. *did: something was merged. -errno for local failures
  * only. One thread at a time. */
 int puller_step(struct puller *p, bool *did) MUST_CHECK;
+/* On a server that never pulled: steps until a complete one, deadline_ms (monotonic), or no region
+ * answers. *complete: there is no need for it, or it was. No other step may be under way. */
+typedef void (*puller_progress_fn)(void *ctx, uint64_t parts_done, uint64_t parts);
+int puller_first(struct puller *p, int64_t deadline_ms, puller_progress_fn progress, void *ctx,
+	bool *complete) MUST_CHECK;
 /* true: others check the regions; a step uses those that are up. */
 void puller_set_threaded(struct puller *p, bool threaded);
 /* Thread-safe. */

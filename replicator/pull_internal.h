@@ -25,6 +25,9 @@ enum {
 	GROUP_SEGMENTS_MAX = 256,
 	GROUP_WAIT_MS = 60000,
 	WAITS_MAX = 256,
+	CHECK_MS = 3600000,
+	FIRST_TELL_MS = 1000,
+	FIRST_PAUSE_MS = 100,
 };
 
 #define SEGMENT_KEY_SIZE (sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE)
@@ -41,26 +44,38 @@ struct wait {
 	int64_t since_ms;
 };
 
+struct pull_region_state {
+	bool started;
+	bool baseline;	    /* begun in the middle: earlier numbers of unknown writers are taken as
+			       known */
+	int64_t wide_ms;    /* when the last wide listing was */
+	int64_t skew_ms;    /* likewise, of one that covers the clocks' skew */
+	uint64_t window_ms; /* grows with what was found late */
+	bool relist;	    /* a gap: the next listing starts at relist_ms */
+	uint64_t relist_ms;
+	bool asked;	  /* whether a checkpoint is needed … */
+	int64_t asked_ms; /* … or the beginning of the last complete reading after that */
+	bool reload;	  /* a gap that a checkpoint may cover */
+	bool vain;	  /* none does */
+};
+
 struct puller {
 	struct puller_options o;
 	struct cache *cache;
 	uint64_t node;
 	unsigned current; /* index of the region pulled from */
-	struct {
-		bool started;
-		bool baseline; /* begun in the middle: earlier numbers of unknown writers are taken
-				  as known */
-		int64_t wide_ms;    /* when the last wide listing was */
-		int64_t skew_ms;    /* likewise, of one that covers the clocks' skew */
-		uint64_t window_ms; /* grows with what was found late */
-		bool relist;	    /* a gap: the next listing starts at relist_ms */
-		uint64_t relist_ms;
-	} region[REGION_MAX];
+	struct pull_region_state region[REGION_MAX];
 	struct name *page; /* PAGE_NAMES */
 	struct wait wait[WAITS_MAX];
 	unsigned wait_count;
 	uint64_t junk_logged;
 	atomic_bool threaded;
+	struct {
+		int64_t deadline_ms; /* monotonic; 0: this is not the first sync */
+		int64_t told_ms;
+		puller_progress_fn progress;
+		void *ctx;
+	} first;
 	struct mutex status_lock;
 	struct puller_status status;
 };
@@ -110,6 +125,14 @@ int run_begin(struct run *run) MUST_CHECK;
 enum fetched run_take(struct run *run, const struct name *n) MUST_CHECK;
 /* Merges what was added and moves the watermark. -EBUSY: local changes keep coming. */
 int run_commit(struct run *run) MUST_CHECK;
+/* pull_checkpoint.c: loads a checkpoint where the region's log is not enough. *stop: that is not known, or not done yet;
+ * the log must not be read before. */
+int pull_checkpoint(struct puller *p, struct region *region, bool *did, bool *stop) MUST_CHECK;
+/* A segment that is wanted is not there: true when the step is to end, because a checkpoint may cover
+ * it. */
+bool pull_wants_checkpoint(struct pull *l) MUST_CHECK;
+/* The first sync has taken as long as it may. */
+bool pull_first_over(const struct puller *p) MUST_CHECK;
 /* Forgets what was added. */
 void run_drop(struct run *run);
 

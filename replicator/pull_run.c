@@ -5,7 +5,8 @@
  *   gap        a segment whose number is not the watermark + 1. Each names its previous one: the
  *              chain is followed back to the watermark. One that does not lead there, or is too
  *              long, has the log listed again from the watermark's time on; what is still missing
- *              then is reported as lost, never skipped in silence
+ *              then may be covered by a checkpoint (pull_checkpoint.c), else it is reported as
+ *              lost, never skipped in silence
  *
  * What comes from a bucket is hostile: bodies are bounded, damaged ones are fetched once more, then
  * recorded for the operator and passed over. A segment of a newer format stops its writer (here,
@@ -209,6 +210,8 @@ static enum fetched take(struct run *run, const struct name *n, struct segment *
 		enum fetched f = fetch(run->l, n, &own, &err);
 		if (f == FETCH_STOP || f == FETCH_LOCAL)
 			return f;
+		if (f == FETCH_ABSENT && pull_wants_checkpoint(run->l))
+			return FETCH_STOP;
 		if (f != FETCHED) {
 			metric_add(
 				f == FETCH_ABSENT ? METRIC_SEGMENTS_GAP : METRIC_SEGMENTS_CORRUPT,
@@ -262,6 +265,8 @@ static enum fetched lost(struct run *run, uint64_t want, const char *name, const
 	/* Ours are read again to look for more than is here, not because they are missing. */
 	if (run->node == l->p->node)
 		return FETCHED;
+	if (pull_wants_checkpoint(l))
+		return FETCH_STOP;
 	metric_add(METRIC_SEGMENTS_GAP, 1);
 	log_error("segments are lost region=%s first=%" PRIu64 " before=%s reason=\"%s\"",
 		l->region->name, want, name, reason);

@@ -44,6 +44,12 @@ enum {
 	EVICT_MS = 1000,
 	WATCH_MS = 1000,
 	FLUSH_POLL_MS = 50,
+	CHECKPOINT_INTERVAL_MS = 3600000,
+	CHECKPOINT_SEGMENTS = 400, /* a new server reads that many at most, one request each */
+	CHECKPOINT_LOOK_MS = 5000,
+	SEGMENT_KEEP_MS = 7 * 86400000,
+	GONE_AFTER_MS = 86400000,
+	GONE_LOOKS = 24, /* for who is gone, within that time */
 };
 
 /* ---- assembly ---- */
@@ -62,6 +68,14 @@ static void defaults(struct replicator_options *o)
 		o->max_clock_skew_ms = MAX_CLOCK_SKEW_MS;
 	if (!o->object_threads)
 		o->object_threads = OBJECT_THREADS;
+	if (!o->checkpoint_interval_ms)
+		o->checkpoint_interval_ms = CHECKPOINT_INTERVAL_MS;
+	if (!o->checkpoint_segments)
+		o->checkpoint_segments = CHECKPOINT_SEGMENTS;
+	if (!o->segment_keep_ms)
+		o->segment_keep_ms = SEGMENT_KEEP_MS;
+	if (!o->gone_after_ms)
+		o->gone_after_ms = GONE_AFTER_MS;
 	if (!o->durability_timeout_ms)
 		o->durability_timeout_ms = DURABILITY_TIMEOUT_MS;
 }
@@ -166,6 +180,14 @@ static int make_parts(struct replicator *r)
 		.region_up = takes_uploads,
 		.region_ctx = &r->regions};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
+	struct checkpointer_options co = {.cache = r->cache,
+		.region = &r->regions.region[r->o.home],
+		.interval_ms = r->o.checkpoint_interval_ms,
+		.segments = r->o.checkpoint_segments,
+		.keep_ms = r->o.segment_keep_ms,
+		.look_ms = r->o.checkpoint_interval_ms < CHECKPOINT_LOOK_MS
+				   ? r->o.checkpoint_interval_ms
+				   : CHECKPOINT_LOOK_MS};
 
 	int code = regions_init(&r->regions);
 	r->inline_cache = inline_cache_new(INLINE_CACHE_BYTES);
@@ -194,6 +216,17 @@ static int make_parts(struct replicator *r)
 		.inline_max = r->o.inline_max};
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
+	struct last_words_options wo = {.cache = r->cache,
+		.regions = &r->regions,
+		.home = r->o.home,
+		.merger = po.merger,
+		.gone_ms = r->o.gone_after_ms,
+		.keep_ms = r->o.segment_keep_ms,
+		.look_ms = r->o.gone_after_ms / GONE_LOOKS};
+	if (code == 0)
+		code = checkpointer_new(&co, &r->checkpointer);
+	if (code == 0)
+		code = last_words_new(&wo, &r->last_words);
 	if (code == 0)
 		code = reconciler_make(r, &po.merger, wake_all);
 	if (code == 0)
@@ -274,6 +307,8 @@ void replicator_free(struct replicator *r)
 	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
+	checkpointer_free(r->checkpointer);
+	last_words_free(r->last_words);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		deliverer_free(r->deliverer[i]);
 		announcer_free(r->announcer[i]);
@@ -340,6 +375,21 @@ int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *e
 	}
 	free(all);
 	return code;
+}
+
+int replicator_first_sync(struct replicator *r, int64_t timeout_ms, replicator_sync_fn progress,
+	void *ctx, struct err *err)
+{
+	bool complete;
+
+	int code = timeout_ms > 0 ? puller_first(r->puller, clock_monotonic_ms() + timeout_ms,
+					    progress, ctx, &complete)
+				  : 0;
+	if (code == 0 && timeout_ms > 0 && !complete)
+		log_warn("not everything that the volume has is here yet: it appears as it arrives "
+			 "volume=%s",
+			r->regions.volume);
+	return code < 0 ? err_errno(err, code, "cannot read what the volume has") : 0;
 }
 
 /* ---- steps ---- */
@@ -600,6 +650,39 @@ int replicator_step_evict(struct replicator *r, bool *more)
 	return evict_step(r->cache, replicator_has_object, r, more);
 }
 
+int replicator_step_checkpoint(struct replicator *r, bool *did)
+{
+	return checkpointer_step(r->checkpointer, did);
+}
+
+int replicator_step_last_words(struct replicator *r, bool *did)
+{
+	int code = last_words_step(r->last_words, did);
+
+	if (*did)
+		wake_all(r);
+	return code;
+}
+
+/* Its own thread: sending one may take minutes. */
+static void *checkpoint_loop(void *arg)
+{
+	struct replicator *r = arg;
+	int last = 0;
+
+	thread_background();
+	while (!is_stopping(r)) {
+		bool did = false;
+		int code = replicator_step_checkpoint(r, &did);
+
+		if (code == 0)
+			code = replicator_step_last_words(r, &did);
+		local_failure(r, "writing a checkpoint", code, &last);
+		wait_ms(r, HOUSE_MS, NULL, false);
+	}
+	return NULL;
+}
+
 /* Its own thread: it may have to ask a region about each file. */
 static void *evict_loop(void *arg)
 {
@@ -781,6 +864,10 @@ static int start_threads(struct replicator *r)
 		r->refresh_started[i] = code == 0;
 	}
 	if (code == 0) {
+		code = thread_start(&r->checkpoint_thread, "checkpoint", checkpoint_loop, r);
+		r->checkpoint_started = code == 0;
+	}
+	if (code == 0) {
 		cache_defer_removals(r->cache, true);
 		code = thread_start(&r->remove_thread, "remove", remove_loop, r);
 		r->remove_started = code == 0;
@@ -841,6 +928,7 @@ void replicator_stop(struct replicator *r)
 	join(r->evict_thread, &r->evict_started);
 	for (unsigned i = 0; i < REFRESH_THREADS; i++)
 		join(r->refresh_thread[i], &r->refresh_started[i]);
+	join(r->checkpoint_thread, &r->checkpoint_started);
 	join(r->durable_thread, &r->durable_started);
 	durable_accept(r->durable, false);
 	join(r->watch_thread, &r->watch_started);

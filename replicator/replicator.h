@@ -54,6 +54,10 @@ struct replicator_options {
 	int64_t poll_interval_ms;  /* 0: 1,000 */
 	int64_t max_clock_skew_ms; /* 0: 300,000 */
 	unsigned object_threads;   /* per region; 0: 16 */
+	int64_t checkpoint_interval_ms; /* least time between checkpoints; 0: 1 hour */
+	uint64_t checkpoint_segments;	/* that make one worth while; 0: 400 */
+	int64_t segment_keep_ms;	/* 0: 7 days */
+	int64_t gone_after_ms;		/* a server of which nothing is heard that long is gone; 0: 1 day */
 	int64_t durability_timeout_ms; /* 0: 30,000 */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
 	int64_t reconcile_interval_ms; /* 0: only when asked */
@@ -72,6 +76,13 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
  * and the next step (-EACCES, -EMEDIUMTYPE, -EPROTONOSUPPORT); regions that do not answer are
  * tried again later. Creates volume.json where it is missing. */
 int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *err) MUST_CHECK;
+/* On a server that never pulled anything, before replicator_start: pulls, on the calling thread, until
+ * everything that the region pulled from has is merged, for at most timeout_ms or until no region answers.
+ * Returns at once on any other. progress (may be NULL) is told of the parts of a checkpoint, at most once
+ * a second. -errno for local failures. */
+typedef void (*replicator_sync_fn)(void *ctx, uint64_t done, uint64_t parts);
+int replicator_first_sync(struct replicator *r, int64_t timeout_ms, replicator_sync_fn progress,
+	void *ctx, struct err *err) MUST_CHECK;
 /* Starts the threads and sets the cache's fetcher. */
 int replicator_start(struct replicator *r, struct err *err) MUST_CHECK;
 /* Ends the threads; requests under way are cancelled. What is not pushed stays in the outbox. */
@@ -98,6 +109,9 @@ void replicator_wait_durable(struct replicator *r, uint64_t ino, enum durability
 	durability_done_fn done, void *arg);
 /* A batch of evict_step. */
 int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
+/* checkpointer_step of the home region. */
+int replicator_step_checkpoint(struct replicator *r, bool *did) MUST_CHECK;
+int replicator_step_last_words(struct replicator *r, bool *did) MUST_CHECK;
 /* An evict_proof_fn; ctx is the replicator. Asks the regions one by one, the home region first, for the
  * object's metadata. */
 bool replicator_has_object(
@@ -146,6 +160,10 @@ struct replicator_status {
 	int64_t pull_last_ms;		    /* realtime of the last complete pull; 0: never */
 	/* age of the newest merged segment when merged; -1: none yet */
 	int64_t pull_lag_ms;
+	uint64_t loading_parts; /* of the checkpoint that is being loaded; 0: none is */
+	uint64_t loading_done;
+	int64_t checkpoint_ms;	      /* when the home region's newest known one was written; 0: none */
+	uint64_t checkpoint_segments; /* that came after it */
 	uint64_t conflicts;
 	uint64_t refresh; /* files that wait to be fetched without being asked for: refresh_count */
 	uint64_t held;

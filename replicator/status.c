@@ -68,6 +68,7 @@ static int counts(struct replicator *r, struct conn *conn, struct replicator_sta
 int replicator_status(struct replicator *r, struct replicator_status *ret)
 {
 	struct replicator_status *s = calloc(1, sizeof(*s));
+	struct checkpointer_status checkpoint;
 	struct puller_status pull;
 	struct conn *conn;
 
@@ -87,6 +88,11 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	memcpy(s->pull_region, pull.region, sizeof(s->pull_region));
 	s->pull_last_ms = pull.last_ms;
 	s->pull_lag_ms = pull.lag_ms;
+	s->loading_parts = pull.parts;
+	s->loading_done = pull.parts_done;
+	checkpointer_status(r->checkpointer, &checkpoint);
+	s->checkpoint_ms = checkpoint.newest_ms;
+	s->checkpoint_segments = checkpoint.segments_since;
 	int code = cache_read_begin(r->cache, &conn);
 	if (code == 0) {
 		code = counts(r, conn, s);

@@ -85,6 +85,10 @@ struct config {
 	struct option_share max_delete;
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;
+	uint64_t segment_days;
+	int64_t checkpoint_interval_ms;
+	int64_t first_sync_ms;
+	int64_t gone_after_ms;
 	unsigned log_level; /* enum log_level */
 	char *log_file;
 	bool allow_other;

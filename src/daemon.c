@@ -294,9 +294,22 @@ static int open_replicator(struct daemon *d, struct err *err)
 	o->max_delete = c->max_delete.bytes ? c->max_delete.bytes : MAX_DELETE_NONE;
 	o->max_delete_percent = c->max_delete.percent;
 	o->object_threads = (unsigned)c->object_threads;
+	o->checkpoint_interval_ms = c->checkpoint_interval_ms;
+	o->gone_after_ms = c->gone_after_ms;
+	o->segment_keep_ms = (int64_t)c->segment_days * 24 * 3600 * 1000;
 	o->durability_timeout_ms = c->durability_timeout_ms;
 	r = replicator_new(d->cache, o, &d->replicator, err);
 	return r < 0 ? r : replicator_preflight(d->replicator, PREFLIGHT_MS, err);
+}
+
+static void first_sync_progress(void *ctx, uint64_t done, uint64_t parts)
+{
+	struct daemon *d = ctx;
+
+	log_info("reading what the volume has volume=%s part=%llu of=%llu", d->config->name,
+		(unsigned long long)done, (unsigned long long)parts);
+	(void)sd_notifyf(0, "STATUS=Reading what the volume has, part %llu of %llu",
+		(unsigned long long)done, (unsigned long long)parts);
 }
 
 static int set_durability(struct daemon *d, struct err *err)
@@ -355,6 +368,9 @@ static int start(struct daemon *d, struct err *err)
 		r = set_durability(d, err);
 	if (r == 0)
 		r = open_replicator(d, err);
+	if (r == 0)
+		r = replicator_first_sync(
+			d->replicator, d->config->first_sync_ms, first_sync_progress, d, err);
 	if (r == 0)
 		r = open_mount(d, err);
 	if (r == 0)

@@ -183,6 +183,14 @@ static void pull_line(const struct status *s, struct buf *out)
 		buf_printf(out, ", newest change was %s old", text_age(r->pull_lag_ms, figure));
 	if (r->pull_last_ms)
 		buf_put_u8(out, '\n');
+	if (r->loading_parts)
+		buf_printf(out,
+			"  loading    a checkpoint of the volume: %" PRIu64 " of %" PRIu64
+			" parts are here\n",
+			r->loading_done, r->loading_parts);
+	if (r->checkpoint_ms)
+		buf_printf(out, "  checkpoint %s ago, %" PRIu64 " segments since then\n",
+			text_age(age(s, r->checkpoint_ms), figure), r->checkpoint_segments);
 }
 
 /* What is wrong with this machine's part; nothing where nothing is. */
@@ -440,6 +448,10 @@ char *status_json(const struct status *s)
 	json_put_str(j, "pull_region", r->pull_region);
 	json_put_int(j, "pull_last_ms", r->pull_last_ms);
 	json_put_int(j, "pull_lag_ms", r->pull_lag_ms);
+	json_put_int(j, "loading_parts", (int64_t)r->loading_parts);
+	json_put_int(j, "loading_parts_done", (int64_t)r->loading_done);
+	json_put_int(j, "checkpoint_ms", r->checkpoint_ms);
+	json_put_int(j, "checkpoint_segments_since", (int64_t)r->checkpoint_segments);
 	json_put_int(j, "conflicts", (int64_t)r->conflicts);
 	json_put_int(j, "refresh", (int64_t)r->refresh);
 	json_put_int(j, "held", (int64_t)r->held);

@@ -15,6 +15,13 @@
 	X(SEGMENTS_CORRUPT, "segments_corrupt_total",                                              \
 		"Segments refused: truncated, altered or absurd")                                  \
 	X(SEGMENTS_GAP, "segments_gap_total", "Segments that a chain names but no region has")     \
+	X(SEGMENTS_REMOVED, "segments_removed_total",                                              \
+		"Segments, and parts of checkpoints, removed as superfluous")                      \
+	X(CHECKPOINTS_WRITTEN, "checkpoints_written_total", "Checkpoints written by this server")  \
+	X(LAST_WORDS, "last_words_total",                                                          \
+		"Changes looked after in a region because their server is gone")                   \
+	X(CHECKPOINTS_LOADED, "checkpoints_loaded_total",                                          \
+		"Checkpoints loaded, by a new server or one that was away")                        \
 	X(RECORDS_MERGED, "records_merged_total", "Records of other servers merged")               \
 	X(RECORDS_HOSTILE, "records_hostile_total",                                                \
 		"Records refused: not a possible path or value")                                   \

@@ -95,7 +95,7 @@ static bool chance(unsigned percent)
 	return random_below(100) < percent;
 }
 
-static void node_open(struct sim *s, unsigned n)
+void sim_node_open(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
 	struct cache_options co = {
@@ -109,6 +109,7 @@ static void node_open(struct sim *s, unsigned n)
 	struct err err = {0};
 	static const char *const names[] = {"r0", "r1", "r2"};
 
+	sim_checkpoint_options(s, &ro);
 	s->current = n;
 	if (cache_open(&co, &node->cache, &err) < 0)
 		sim_fail(s, "n%u: cache_open: %s", n, err.text);
@@ -144,7 +145,7 @@ static void crash(struct sim *s, unsigned n)
 	for (unsigned i = 0; i < SIM_OPEN_MAX; i++)
 		free(node->open[i]); /* the handle alone: what it stood for went with the process */
 	memset(node->open, 0, sizeof node->open);
-	node_open(s, n);
+	sim_node_open(s, n);
 }
 
 /* ---- what an application does ---- */
@@ -182,6 +183,7 @@ static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
 {
 	size_t len = (size_t)snprintf(p, size, "write %" PRIu64 " by n%u ", ++s->writes, n);
 	bool large = s->large ? chance(60) : chance(15);
+	large = large && !s->mortal;
 	size_t total = large ? INLINE_MAX + 1 + (size_t)random_below(200) : len;
 
 	for (; len < total && len < size; len++)
@@ -215,7 +217,7 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 
 	if (t->exists && !S_ISREG(t->inode.mode))
 		return;
-	bool truncate = !t->exists || chance(70);
+	bool truncate = !t->exists || chance(70) || s->mortal;
 	if (t->exists)
 		r = file_open(node->cache, t->inode.ino, true, truncate, &file);
 	else
@@ -478,7 +480,7 @@ static int evict_some(struct sim *s, unsigned n, bool *did)
 	unsigned first = (unsigned)random_below(SIM_PATHS);
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && i < SIM_PATHS / 2; i++) {
+	for (unsigned i = 0; r == 0 && i < SIM_PATHS / 2 && !s->mortal; i++) {
 		const char *path = sim_paths[(first + i) % SIM_PATHS];
 		enum evict_result result = EVICT_ABSENT;
 		struct inode inode;
@@ -533,15 +535,18 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 		did = sim_durability_step(s, n);
 		r = 0;
 		break;
-	default:
+	case 6:
 		did = sim_optional_step(s, n);
 		r = 0;
+		break;
+	default:
+		r = sim_checkpoint_step(s, n, &did);
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {
-		"seal", "announce", "objects", "pull", "evict", "durable", "upkeep"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable",
+		"upkeep", "checkpoint"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -552,17 +557,18 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(7);
+	unsigned which = (unsigned)random_below(s->checkpoints ? 8 : 7);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
 }
 
-static void random_event(struct sim *s)
+static void random_event(struct sim *s, unsigned n)
 {
-	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
+	if (s->node[n].dead)
+		return;
 	switch (random_below(30)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
@@ -609,7 +615,8 @@ static void random_event(struct sim *s)
 		s->current = n;
 		s->now_ms += 1 + (int64_t)random_below(20);
 		sim_replaced_before(s, n);
-		sim_delta_append(s, n);
+		if (!s->mortal)
+			sim_delta_append(s, n);
 		sim_replaced_after(s, n);
 		break;
 	case 15:
@@ -626,6 +633,14 @@ static void random_event(struct sim *s)
 	}
 	s->now_ms += (int64_t)random_below(5);
 	sim_net_deliver_late(s, false);
+}
+
+void sim_event_without(struct sim *s, unsigned n)
+{
+	unsigned other = (unsigned)random_below(s->nodes);
+
+	if (other != n)
+		random_event(s, other);
 }
 
 /* One node changes files again and again that another one has open and writes to unseen, while it
@@ -676,7 +691,8 @@ static void heal(struct sim *s)
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		memset(s->node[n].cut, 0, sizeof s->node[n].cut);
-		release_files(&s->node[n]);
+		if (!s->node[n].dead)
+			release_files(&s->node[n]);
 	}
 	sim_net_deliver_late(s, true);
 	unsigned quiet = 0;
@@ -688,6 +704,8 @@ static void heal(struct sim *s)
 		s->now_ms += round < 40 ? 5000 : 20000;
 		for (unsigned n = 0; n < s->nodes; n++) {
 			struct sim_node *node = &s->node[n];
+			if (node->dead)
+				continue;
 			s->current = n;
 			sim_replaced_settle(s, n);
 			bool d = false;
@@ -710,12 +728,16 @@ static void heal(struct sim *s)
 			did |= d;
 			did |= sim_durability_step(s, n);
 			did |= sim_optional_step(s, n);
+			if (r == 0 && round < 60 && chance(20))
+				r = sim_checkpoint_step(s, n, &d);
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
 			for (unsigned g = 0; s->foreign && round % 8 == 7 && g < s->regions; g++)
 				did |= sim_foreign_scan(s, n, g);
 		}
 		quiet = did ? 0 : quiet + 1;
+		if (quiet == 16 && sim_checkpoint_last_words(s))
+			quiet = 0;
 	}
 }
 
@@ -764,8 +786,15 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
 	s->interleave_percent = chance(30) ? 0 : (unsigned)random_below(40);
 	bool skewed = chance(50);
-	for (unsigned r = 0; r < s->regions; r++)
+	for (unsigned r = 0; r < s->regions; r++) {
 		s->region[r].mem = store_mem_new(s->capabilities);
+		s->region[r].removed = store_mem_new(STORE_MEM_ALL);
+	}
+	s->checkpoints = chance(40);
+	/* Where servers die everybody keeps what came with the segments, and all content does: nothing
+	 * is completed whose bytes only the dead had, or that lay in the bucket unannounced. */
+	s->mortal = s->checkpoints && chance(40);
+	s->large = s->large && !s->mortal;
 	for (unsigned r = 0; r < s->regions && seed % 2; r++)
 		store_mem_set_limits(s->region[r].mem, &small_limits);
 	for (unsigned n = 0; n < s->nodes; n++) {
@@ -773,25 +802,32 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		snprintf(node->dir, sizeof node->dir, "%s/%" PRIu64 "-n%u", work_dir, seed, n);
 		node->home = (unsigned)random_below(s->regions - s->optional);
 		node->skew_ms = skewed ? (int64_t)random_below(240000) - 120000 : 0;
-		node_open(s, n);
+		sim_node_open(s, n);
 	}
 	unsigned events = 150 + (unsigned)random_below(350);
 	for (unsigned i = 0; i < events; i++)
-		random_event(s);
+		if (s->checkpoints && chance(2))
+			sim_checkpoint_event(s);
+		else
+			random_event(s, (unsigned)random_below(s->nodes));
 	if (s->unseen)
 		crowd(s);
 	heal(s);
 	sim_check(s);
-	check_uploads(s);
+	if (!s->deaths)
+		check_uploads(s); /* else a week must go by */
 	sim_durability_done(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
+		release_files(&s->node[n]);
 		replicator_free(s->node[n].replicator);
 		cache_close(s->node[n].cache);
 		nftw(s->node[n].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	}
-	for (unsigned r = 0; r < s->regions; r++)
+	for (unsigned r = 0; r < s->regions; r++) {
 		store_close(s->region[r].mem);
+		store_close(s->region[r].removed);
+	}
 	sim_net_done(s);
 	sim_order_done();
 	sim_replaced_done(s);
@@ -861,6 +897,12 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: nothing was evicted\n");
 		return 1;
 	}
+	if (seeds >= 100 && (metric_get(METRIC_CHECKPOINTS_WRITTEN) == 0 ||
+				    metric_get(METRIC_CHECKPOINTS_LOADED) == 0 ||
+				    metric_get(METRIC_SEGMENTS_REMOVED) == 0)) {
+		fprintf(stderr, "sim: no checkpoint was written, none loaded, or no segment removed\n");
+		return 1;
+	}
 	if (seeds >= 100 && metric_get(METRIC_BYTES_COPIED) == 0) {
 		fprintf(stderr, "sim: no part of a changed object was copied\n");
 		return 1;
@@ -870,8 +912,10 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
-	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " promises: all converge\n",
+	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " checkpoints written, %" PRIu64
+	       " loaded, %" PRIu64 " segments removed, %" PRIu64 " promises: all converge\n",
 		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED),
-		sim_durability_kept());
+		metric_get(METRIC_CHECKPOINTS_WRITTEN), metric_get(METRIC_CHECKPOINTS_LOADED),
+		metric_get(METRIC_SEGMENTS_REMOVED), sim_durability_kept());
 	return 0;
 }

@@ -16,6 +16,7 @@
 
 struct sim_region {
 	struct store *mem; /* the bucket; shared by all nodes' links */
+	struct store *removed; /* segments that a checkpoint made superfluous, for the oracle */
 	bool down;
 	int64_t slow_ms; /* each request takes so long */
 };
@@ -30,6 +31,7 @@ struct sim_node {
 	bool unseen[SIM_OPEN_MAX];	 /* and writes on without telling */
 	/* a step of this node is on the stack: interleaving must not enter it again */
 	bool running;
+	bool dead; /* for good; its cache stays open for who looks into it */
 	bool cut[SIM_REGIONS_MAX];
 };
 
@@ -58,6 +60,11 @@ struct sim {
 	struct sim_unseen *unseen; /* NULL: nobody writes unseen */
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
+	bool checkpoints;     /* are written, segments go, and servers are away or join */
+	bool mortal;	      /* servers die for good instead of being away */
+	bool completed; /* somebody announced again what a silent server had said */
+	unsigned deaths;
+	unsigned last_words; /* how often those who are left were made to look for the dead */
 };
 
 /* sim_net.c: a node's link to a region: faults, lost answers, late requests, interleaving. */
@@ -142,6 +149,18 @@ void sim_unseen_done(struct sim *s);
 void sim_foreign_event(struct sim *s);
 bool sim_foreign_scan(struct sim *s, unsigned n, unsigned region);
 uint64_t sim_foreign_found(void);
+/* sim.c: what sim_checkpoint.c needs: one random event that other nodes than n take part in. */
+void sim_event_without(struct sim *s, unsigned n);
+void sim_node_open(struct sim *s, unsigned n);
+
+/* sim_checkpoint.c: checkpoints are written and segments removed while a server is away; servers join. */
+void sim_checkpoint_options(struct sim *s, struct replicator_options *o);
+int sim_checkpoint_step(struct sim *s, unsigned n, bool *did) MUST_CHECK;
+void sim_checkpoint_event(struct sim *s);
+/* At rest after healing: true when those who are left were given the time to find out who is dead. */
+bool sim_checkpoint_last_words(struct sim *s);
+/* Before a key of r is removed. */
+void sim_checkpoint_removing(struct sim *s, unsigned r, const char *key);
 
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);

@@ -153,6 +153,9 @@ static void build_oracle(struct oracle *o)
 		struct store_error error = {0};
 		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) ==
 			STORE_OK);
+		l.mem = o->s->region[r].removed;
+		CHECK(store_list(l.mem, SEGMENT_PREFIX, NULL, 0, add_segment, &l, NULL, &error) ==
+			STORE_OK);
 	}
 }
 
@@ -560,12 +563,15 @@ void sim_check(struct sim *s)
 	build_oracle(o);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
-		check_entries(s, n, o);
+		if (!s->node[n].dead)
+			check_entries(s, n, o);
 	}
 	for (unsigned n = 0; n < s->nodes; n++)
-		check_tree(s, n, o);
+		if (!s->node[n].dead)
+			check_tree(s, n, o);
 	for (unsigned n = 0; n < s->nodes; n++)
-		check_sharing(s, n, o);
+		if (!s->node[n].dead)
+			check_sharing(s, n, o);
 	check_conflicts(s, o);
 	for (unsigned i = 0; i < o->contents; i++)
 		sim_unseen_published(s, o->c[i].hash);

@@ -214,6 +214,7 @@ static enum store_result link_remove(struct store *st, const char *key, const ch
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, "remove", key, error);
 	if (r == STORE_OK) {
+		sim_checkpoint_removing(l->sim, l->region, key);
 		r = store_remove(bucket(l), key, if_match, call, error);
 		if (r == STORE_OK && lose_answer(l, "remove", key))
 			r = STORE_UNKNOWN;

@@ -37,6 +37,9 @@ struct cluster {
 		struct replicator *replicator;
 	} node[CLUSTER_NODES];
 	unsigned nodes;
+	/* For nodes that are started from now on. */
+	struct replicator_options base;
+	bool same_home; /* the first region; else each has another */
 	bool flushing; /* caches flush to disk */
 	const char *boot_id; /* NULL: this machine's */
 	char url[CLUSTER_REGIONS][128];
@@ -91,11 +94,14 @@ static void (*cluster_tune)(struct replicator_options *o);
 
 static inline void cluster_start_node(struct cluster *c, unsigned n)
 {
-	struct replicator_options o = {.volume = "test", .regions = CLUSTER_REGIONS, .home = n % 2};
+	struct replicator_options o = c->base;
 	struct cache_options co = {
 		.state_dir = c->node[n].state, .sync_off = !c->flushing, .no_lock = true, .boot_id = c->boot_id};
 	struct err err = {0};
 
+	o.volume = "test";
+	o.regions = CLUSTER_REGIONS;
+	o.home = c->same_home ? 0 : n % 2;
 	if (cache_open(&co, &c->node[n].cache, &err) < 0)
 		fail_msg("cache_open: %s", err.text);
 	for (unsigned i = 0; i < CLUSTER_REGIONS; i++) {

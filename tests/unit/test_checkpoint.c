@@ -1,0 +1,465 @@
+/* Checkpoints: their bytes; a new server that has nothing else; segments that go, and a server that was
+ * away meanwhile. */
+#include "tests/unit/cluster.h"
+
+#include "cache/dump.h"
+#include "replicator/checkpoint.h"
+#include "src/base/metrics.h"
+
+#define HOUR_MS 3600000
+#define DAY_MS (24 * (int64_t)HOUR_MS)
+
+/* ---- bytes ---- */
+
+static struct checkpoint sample(void)
+{
+	struct checkpoint c = {.ms = 0x18bcfe56800,
+		.node = 0xfedcba9876543210,
+		.records = 7,
+		.horizon_ms = 5,
+		.cursor_ms = 6,
+		.part_count = 2,
+		.cover_count = 2};
+
+	c.parts = calloc(2, sizeof(*c.parts));
+	c.covers = calloc(2, sizeof(*c.covers));
+	assert_non_null(c.parts);
+	assert_non_null(c.covers);
+	c.parts[0] = (struct checkpoint_part){.size = 100, .hash = {1}};
+	c.parts[1] = (struct checkpoint_part){.size = 200, .hash = {2}};
+	c.covers[0] = (struct segment_id){.ms = 9, .node = 3, .seq = 4};
+	c.covers[1] = (struct segment_id){.ms = 10, .node = 0xffffffffffffffff, .seq = 40};
+	return c;
+}
+
+static void test_manifest(void **state UNUSED)
+{
+	CLEANUP(checkpoint_done) struct checkpoint c = sample();
+	CLEANUP(checkpoint_done) struct checkpoint back = {0};
+	CLEANUP(buf_done) struct buf b = {0};
+	char name[CHECKPOINT_NAME_SIZE];
+	struct err err = {0};
+
+	checkpoint_name(c.ms, c.node, name);
+	assert_string_equal(name, "018bcfe56800-fedcba9876543210");
+	checkpoint_encode(&c, &b);
+	assert_int_equal(checkpoint_decode(name, b.data, b.len, &back, &err), 0);
+	assert_int_equal(back.ms, c.ms);
+	assert_int_equal(back.records, 7);
+	assert_int_equal(back.horizon_ms, 5);
+	assert_int_equal(back.cursor_ms, 6);
+	assert_int_equal(back.part_count, 2);
+	assert_memory_equal(back.parts, c.parts, 2 * sizeof(*c.parts));
+	assert_memory_equal(back.covers, c.covers, 2 * sizeof(*c.covers));
+	assert_int_equal(checkpoint_covers(&back, 3), 4);
+	assert_int_equal(checkpoint_covers(&back, 4), 0);
+	assert_int_equal(checkpoint_covers(&back, 0xffffffffffffffff), 40);
+	assert_int_equal(checkpoint_segments(&back), 44);
+}
+
+static void seal_sum(struct buf *b)
+{
+	sha256(b->data, b->len - SHA256_SIZE, b->data + b->len - SHA256_SIZE);
+}
+
+static void test_hostile_manifest(void **state UNUSED)
+{
+	enum { AT_VERSION = 7, AT_PARTS = 52, AT_COVERS = 56 };
+	CLEANUP(checkpoint_done) struct checkpoint c = sample();
+	CLEANUP(buf_done) struct buf b = {0};
+	struct checkpoint back = {0};
+	char name[CHECKPOINT_NAME_SIZE];
+	struct err err = {0};
+
+	checkpoint_name(c.ms, c.node, name);
+	checkpoint_encode(&c, &b);
+	for (size_t n = 0; n < b.len; n++) {
+		assert_int_equal(checkpoint_decode(name, b.data, n, &back, &err), -EBADMSG);
+		b.data[n] ^= 1;
+		assert_int_equal(checkpoint_decode(name, b.data, b.len, &back, &err), -EBADMSG);
+		b.data[n] ^= 1;
+	}
+	for (size_t at = AT_PARTS; at <= AT_COVERS; at += 4) {
+		for (unsigned v = 3; v < 256; v += 126) {
+			uint8_t was = b.data[at];
+
+			b.data[at] = (uint8_t)v;
+			seal_sum(&b);
+			assert_int_equal(
+				checkpoint_decode(name, b.data, b.len, &back, &err), -EBADMSG);
+			b.data[at] = was;
+		}
+	}
+	b.data[AT_VERSION]++;
+	seal_sum(&b);
+	assert_int_equal(checkpoint_decode(name, b.data, b.len, &back, &err), -EPROTONOSUPPORT);
+	b.data[AT_VERSION]--;
+	seal_sum(&b);
+	name[0] = 'f';
+	assert_int_equal(checkpoint_decode(name, b.data, b.len, &back, &err), -EBADMSG);
+}
+
+/* ---- a cluster ---- */
+
+struct names {
+	char key[256][128];
+	unsigned count;
+};
+
+static int add_name(void *ctx, const char *key, const struct store_object *object UNUSED)
+{
+	struct names *n = ctx;
+
+	assert_true(n->count < 256);
+	snprintf(n->key[n->count++], sizeof(n->key[0]), "%s", key);
+	return 0;
+}
+
+static struct store *open_region(struct cluster *c, unsigned region)
+{
+	struct store_config config = {.name = "x", .url = c->url[region]};
+	struct store *s;
+
+	assert_int_equal(store_open(&config, &s, NULL), 0);
+	return s;
+}
+
+static unsigned list(struct cluster *c, unsigned region, const char *prefix, struct names *n)
+{
+	struct store *s = open_region(c, region);
+	struct store_error error = {0};
+
+	n->count = 0;
+	assert_int_equal(store_list(s, prefix, NULL, 0, add_name, n, NULL, &error), STORE_OK);
+	store_close(s);
+	return n->count;
+}
+
+static unsigned count(struct cluster *c, unsigned region, const char *prefix)
+{
+	struct names n;
+
+	return list(c, region, prefix, &n);
+}
+
+static unsigned manifests(struct cluster *c, unsigned region, struct names *found)
+{
+	struct names n;
+	uint64_t ms, node;
+
+	found->count = 0;
+	list(c, region, CHECKPOINT_PREFIX, &n);
+	for (unsigned i = 0; i < n.count; i++) {
+		if (checkpoint_name_parse(n.key[i] + strlen(CHECKPOINT_PREFIX), &ms, &node))
+			add_name(found, n.key[i], NULL);
+	}
+	return found->count;
+}
+
+static void remove_log(struct cluster *c)
+{
+	for (unsigned region = 0; region < CLUSTER_REGIONS; region++) {
+		struct store_error error = {0};
+		struct store *s = open_region(c, region);
+		struct names n;
+
+		list(c, region, SEGMENT_PREFIX, &n);
+		for (unsigned i = 0; i < n.count; i++)
+			assert_int_equal(store_remove(s, n.key[i], NULL, NULL, &error), STORE_OK);
+		store_close(s);
+	}
+}
+
+static void down_all(struct cluster *c, bool down)
+{
+	for (unsigned i = 0; i < CLUSTER_REGIONS; i++)
+		c->down[i] = down;
+}
+
+static bool step(struct cluster *c, unsigned n)
+{
+	bool did;
+
+	assert_int_equal(replicator_step_checkpoint(c->node[n].replicator, &did), 0);
+	return did;
+}
+
+/* Until it is at rest. */
+static unsigned steps(struct cluster *c, unsigned n)
+{
+	unsigned did = 0;
+
+	for (unsigned quiet = 0; quiet < 3;) {
+		bool one = step(c, n);
+
+		did += one;
+		quiet = one ? 0 : quiet + 1;
+		cluster_now_ms += 5000;
+	}
+	return did;
+}
+
+static int setup(void **state)
+{
+	int r = cluster_setup(state);
+	struct cluster *c = *state;
+
+	if (r)
+		return r;
+	c->same_home = true;
+	c->base = (struct replicator_options){.checkpoint_interval_ms = HOUR_MS,
+		.checkpoint_segments = 1,
+		.segment_keep_ms = 7 * DAY_MS};
+	for (unsigned n = 0; n < c->nodes; n++) {
+		cluster_stop_node(c, n, true);
+		cluster_start_node(c, n);
+	}
+	return 0;
+}
+
+static void forget_node(struct cluster *c, unsigned n)
+{
+	cluster_stop_node(c, n, true);
+	nftw(c->node[n].state, cluster_remove, 16, FTW_DEPTH | FTW_PHYS);
+	cluster_start_node(c, n);
+}
+
+static void fill(struct cluster *c)
+{
+	struct inode i;
+
+	cluster_mkdir(c, 0, "d");
+	cluster_settle(c);
+	cluster_puts(c, 0, "d/a", "one");
+	cluster_puts(c, 1, "d/b", "two");
+	cluster_settle(c);
+	cluster_puts(c, 0, "gone", "gone");
+	cluster_settle(c);
+	cluster_unlink(c, 0, "gone");
+	assert_int_equal(tree_create(c->node[0].cache, cluster_parent(c, 0, "d/l"), slice_of("l"),
+				 S_IFLNK | 0777, 1000, 1000, "a", &i),
+		0);
+	cluster_settle(c);
+}
+
+static void test_new_server(void **state)
+{
+	struct cluster *c = *state;
+	uint64_t bad;
+	struct names n;
+
+	fill(c);
+	assert_true(step(c, 0));
+	assert_int_equal(manifests(c, 0, &n), 1);
+	/* Nothing new: no other one, by nobody. */
+	cluster_now_ms += 2 * DAY_MS;
+	assert_int_equal(steps(c, 0), 0);
+	assert_int_equal(steps(c, 1), 0);
+	assert_int_equal(manifests(c, 0, &n), 1);
+	remove_log(c);
+	forget_node(c, 1);
+	bad = metric_get(METRIC_SEGMENTS_GAP);
+	cluster_pull(c, 1);
+	cluster_expect(c, 1, "d/a", "one");
+	cluster_expect(c, 1, "d/b", "two");
+	assert_true(S_ISLNK(cluster_resolve(c, 1, "d/l").mode));
+	cluster_expect_absent(c, 1, "gone");
+	assert_int_equal(cluster_resolve(c, 1, "d/a").uid, 1000);
+	/* It goes on behind it. */
+	cluster_puts(c, 0, "after", "after");
+	cluster_puts(c, 1, "d/c", "three");
+	cluster_settle(c);
+	cluster_expect(c, 1, "after", "after");
+	cluster_expect(c, 0, "d/c", "three");
+	assert_int_equal(metric_get(METRIC_SEGMENTS_GAP), bad);
+}
+
+/* A damaged part, then a damaged manifest: the older checkpoint and the log are enough. */
+static void test_damaged(void **state)
+{
+	struct cluster *c = *state;
+	struct names n;
+	struct store_error error = {0};
+
+	fill(c);
+	assert_true(step(c, 0));
+	cluster_now_ms += 2 * HOUR_MS;
+	cluster_puts(c, 0, "later", "later");
+	cluster_settle(c);
+	steps(c, 0);
+	assert_int_equal(manifests(c, 0, &n), 2);
+	struct store *s = open_region(c, 0);
+	assert_int_equal(
+		store_put_buf(s, n.key[1], "x", 1, NULL, NULL, NULL, NULL, &error), STORE_OK);
+	store_close(s);
+	forget_node(c, 1);
+	cluster_pull(c, 1);
+	cluster_expect(c, 1, "d/b", "two");
+	cluster_expect(c, 1, "later", "later");
+}
+
+static void write_checkpoints(struct cluster *c, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "f%u", i);
+		cluster_puts(c, 0, name, name);
+		while (cluster_push(c, 0))
+			cluster_now_ms += 1000;
+		cluster_now_ms += 2 * HOUR_MS;
+		assert_true(steps(c, 0) > 0);
+	}
+}
+
+static void test_retention(void **state)
+{
+	struct cluster *c = *state;
+	struct names n;
+	unsigned log;
+
+	fill(c);
+	assert_true(steps(c, 0) > 0);
+	write_checkpoints(c, 3);
+	/* The newest two stay, and no segment is old enough. */
+	assert_int_equal(manifests(c, 0, &n), 2);
+	log = count(c, 0, SEGMENT_PREFIX);
+	assert_true(log >= 6);
+	cluster_now_ms += 8 * DAY_MS;
+	write_checkpoints(c, 1);
+	/* Those that the one before covers as well. */
+	assert_int_equal(manifests(c, 0, &n), 2);
+	assert_int_equal(count(c, 0, SEGMENT_PREFIX), 1);
+	assert_int_equal(count(c, 1, SEGMENT_PREFIX), log + 1);
+	/* Nobody who is here misses any. */
+	cluster_settle(c);
+	cluster_expect(c, 1, "f0", "f0");
+	cluster_puts(c, 1, "x", "x");
+	cluster_settle(c);
+	cluster_expect(c, 0, "x", "x");
+	struct replicator_status *s = cluster_status(c, 1);
+	assert_int_equal(s->bad_segments, 0);
+	free(s);
+}
+
+/* One is away while segments go; tail: the writer is silent afterwards, so no gap would show. */
+static void away(struct cluster *c, bool tail)
+{
+	uint64_t gaps = metric_get(METRIC_SEGMENTS_GAP);
+	struct replicator_status *s;
+
+	fill(c);
+	steps(c, 0);
+	cluster_stop_node(c, 1, true);
+	cluster_unlink(c, 0, "d/b");
+	write_checkpoints(c, 2);
+	cluster_now_ms += 8 * DAY_MS;
+	if (tail) { /* another server's segments make the next checkpoint */
+		struct cluster other = *c;
+
+		snprintf(other.node[1].state, sizeof(other.node[1].state), "%s/other", c->dir);
+		cluster_start_node(&other, 1);
+		while (cluster_pull(&other, 1))
+			;
+		for (unsigned i = 0; i < 2; i++) {
+			cluster_puts(&other, 1, i ? "o1" : "o0", "o");
+			while (cluster_push(&other, 1))
+				cluster_now_ms += 1000;
+			cluster_now_ms += 2 * HOUR_MS;
+			steps(&other, 1);
+		}
+		cluster_stop_node(&other, 1, true);
+	} else {
+		write_checkpoints(c, 3);
+	}
+	down_all(c, true);
+	cluster_start_node(c, 1);
+	cluster_puts(c, 1, "d/own", "unpushed");
+	cluster_push(c, 1);
+	down_all(c, false);
+	cluster_now_ms += 600000;
+	while (cluster_push(c, 1) || cluster_pull(c, 1))
+		cluster_now_ms += 1000;
+	cluster_expect(c, 1, "f1", "f1");
+	cluster_expect_absent(c, 1, "d/b");
+	cluster_expect(c, 1, "d/own", "unpushed");
+	if (tail)
+		cluster_expect(c, 1, "o1", "o");
+	cluster_settle(c);
+	cluster_expect(c, 0, "d/own", "unpushed");
+	s = cluster_status(c, 1);
+	assert_int_equal(s->bad_segments, 0);
+	free(s);
+	assert_int_equal(metric_get(METRIC_SEGMENTS_GAP), gaps);
+}
+
+static void test_away(void **state)
+{
+	away(*state, false);
+}
+
+static void test_away_tail(void **state)
+{
+	away(*state, true);
+}
+
+/* Two at once: one of them writes. */
+static void test_lease(void **state)
+{
+	struct cluster *c = *state;
+	struct store_error error = {0};
+	struct names n;
+	char text[100];
+
+	fill(c);
+	snprintf(text, sizeof(text), "{\"node\": \"00000000000000aa\", \"until\": %" PRId64 "}",
+		cluster_now_ms + 300000);
+	struct store *s = open_region(c, 0);
+	assert_int_equal(store_put_buf(s, CHECKPOINT_LEASE, text, strlen(text), NULL, NULL, NULL,
+				 NULL, &error),
+		STORE_OK);
+	store_close(s);
+	assert_false(step(c, 0));
+	assert_int_equal(manifests(c, 0, &n), 0);
+	cluster_now_ms += 100000;
+	assert_false(step(c, 0));
+	cluster_now_ms += 300000;
+	assert_true(step(c, 0));
+	assert_false(step(c, 1));
+	assert_int_equal(manifests(c, 0, &n), 1);
+}
+
+/* Nothing goes out ahead of what waits to be announced. */
+static void test_waits_for_unannounced(void **state)
+{
+	struct cluster *c = *state;
+	bool did;
+
+	fill(c);
+	down_all(c, true);
+	cluster_puts(c, 0, "waits", "waits");
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	assert_int_equal(replicator_step_announce(c->node[0].replicator, 0, &did), 0);
+	down_all(c, false);
+	assert_false(step(c, 0));
+	cluster_settle(c);
+	assert_true(step(c, 0));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_manifest),
+		cmocka_unit_test(test_hostile_manifest),
+		cmocka_unit_test_setup_teardown(test_new_server, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_damaged, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_retention, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_away, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_away_tail, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_lease, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_waits_for_unannounced, setup, cluster_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
