@@ -354,6 +354,8 @@ static void deliver(struct deliverer *d, struct job *j)
 		upload_settled(&d->uploader, q.key, &call);
 	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
 		  entry.content_stamp.node == cache_node(d->o.cache);
+	if (outcome.copied)
+		atomic_fetch_add(&d->o.region->bytes_copied, entry.size);
 	if (outcome.refused)
 		sources_refused(d->o.region, &error);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");

@@ -38,6 +38,7 @@ struct region {
 	bool home;
 	const char *home_origin; /* push = copy: the home region's store_origin; else NULL */
 	atomic_bool copy_refused;
+	_Atomic uint64_t bytes_copied; /* contents that its store copied and that were not sent */
 
 	struct mutex lock; /* leaf; guards everything below */
 	enum region_state state;

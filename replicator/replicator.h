@@ -19,6 +19,7 @@
 #include "cache/upload_record.h"
 #include "cache/progress.h"
 #include "src/base/hash.h"
+#include "replicator/seal.h"
 #include "replicator/store/store.h"
 
 struct buf;
@@ -40,6 +41,7 @@ struct replicator_options {
 	int64_t poll_interval_ms;  /* 0: 1,000 */
 	int64_t max_clock_skew_ms; /* 0: 300,000 */
 	unsigned object_threads;   /* per region; 0: 16 */
+	bool push_copy;		   /* regions beside the home region copy contents from it */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
 };
 
@@ -95,6 +97,10 @@ struct region_status {
 	unsigned failing_percent; /* of reads, averaged */
 	struct outbox_stats outbox;
 	struct upload_stats upload; /* in parts, begun and not ended */
+	uint64_t bytes_sent;	    /* of bodies, since the start; likewise the two below */
+	uint64_t bytes_received;
+	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
+	bool copies;	       /* from the home region (push = copy) */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */
@@ -108,6 +114,8 @@ struct replicator_status {
 	struct region_status region[REGION_MAX];
 	uint64_t journal_rows;
 	uint64_t journal_oldest_ms;
+	bool renaming; /* a directory's rename is being turned into changes of names */
+	struct seal_progress rename;
 	char pull_region[REGION_NAME_SIZE]; /* pulled from now */
 	int64_t pull_last_ms;		    /* realtime of the last complete pull; 0: never */
 	/* age of the newest merged segment when merged; -1: none yet */

@@ -63,6 +63,7 @@ struct config {
 	struct option_share min_free;
 	uint64_t reserve_size;
 	unsigned durability;
+	unsigned push; /* 0: direct, 1: copy */
 	int64_t poll_interval_ms;
 	int64_t seal_after_ms;
 	int64_t segment_delay_ms;

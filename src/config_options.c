@@ -18,6 +18,7 @@
 
 static const char *const durabilities[] = {"local", NULL};
 static const char *const durabilities_later[] = {"home", "quorum", "all", NULL};
+static const char *const pushes[] = {"direct", "copy", NULL};
 static const char *const passthroughs[] = {"auto", "off", NULL};
 static const char *const merges[] = {"lww", NULL};
 static const char *const merges_later[] = {"counter", "set", "append", "command", "manual", NULL};
@@ -76,6 +77,13 @@ const struct option_spec config_volume_options[] = {
 		.choices = durabilities,
 		.later = durabilities_later,
 		.help = "How many regions must hold a change before fsync returns"},
+	{.name = "push",
+		.type = OPTION_CHOICE,
+		.offset = V(push),
+		.preset = "direct",
+		.choices = pushes,
+		.help = "Send contents to each region, or to the home region and let the stores of "
+			"others copy them from there"},
 	{.name = "poll_interval",
 		.type = OPTION_TIME,
 		.offset = V(poll_interval_ms),

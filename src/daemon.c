@@ -255,6 +255,7 @@ static int open_replicator(struct daemon *d, struct err *err)
 	for (unsigned i = 0; i < c->regions; i++)
 		config_store(c, i, &o->region[i].store);
 	o->home = c->home_index;
+	o->push_copy = c->push == 1;
 	o->inline_max = c->inline_max;
 	o->seal_after_ms = c->seal_after_ms;
 	o->segment_delay_ms = c->segment_delay_ms;
