@@ -16,6 +16,7 @@
  */
 #include "cache/cache.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -213,6 +214,7 @@ static int load_meta(struct cache *c, const struct cache_options *options)
 	if (r)
 		return r;
 	c->ino_next = c->ino_limit = (uint64_t)ino;
+	atomic_store(&c->ino_flushed, (uint64_t)ino); /* cache_open ends with a flush */
 	c->was_clean = clean == 1;
 	c->power_lost = !c->was_clean && power_lost;
 	atomic_store(&c->longest_key, (uint64_t)longest);
@@ -228,6 +230,61 @@ static int load_meta(struct cache *c, const struct cache_options *options)
 		conn = NULL;
 	}
 	return r;
+}
+
+/* The number of files is not told: there may be millions. */
+static int has_content(struct cache *c, bool *ret)
+{
+	char name[8];
+
+	*ret = false;
+	for (unsigned n = 0; n < 256 && !*ret; n++) {
+		const struct dirent *e;
+		DIR *dir;
+		int fd;
+
+		snprintf(name, sizeof(name), "%02x", n);
+		fd = openat(c->content_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0 && errno == ENOENT)
+			continue;
+		dir = fd < 0 ? NULL : fdopendir(fd);
+		if (!dir) {
+			int r = -errno;
+
+			cleanup_close(&fd);
+			return r;
+		}
+		while (!*ret && (e = readdir(dir)))
+			*ret = e->d_name[0] != '.';
+		closedir(dir);
+	}
+	return 0;
+}
+
+/* A database that was just made knows nothing of the files that lie here, some of which may never have
+ * been pushed; as strays they would go. */
+static int check_new(struct cache *c, struct err *err)
+{
+	sqlite3_stmt *s = conn_statement(c->writer, "SELECT 1 FROM inode LIMIT 1");
+	bool found;
+	int r = s ? conn_row(c->writer, s) : conn_error(c->writer);
+
+	if (r) {
+		if (r > 0)
+			sqlite3_reset(s);
+		return r > 0 ? 0 : damaged(c, "its files cannot be read", err);
+	}
+	r = has_content(c, &found);
+	if (r)
+		return err_errno(err, r, "cannot read %s/content", c->state_dir);
+	return found ? err_set(err, -EINVAL,
+			       "%s/content has files, but the database beside it, which knows "
+			       "their names, is"
+			       " gone\nhint: restore meridian.db, or move %s away and mount again: "
+			       "the"
+			       " buckets hold everything that was pushed",
+			       c->state_dir, c->state_dir)
+		     : 0;
 }
 
 static int open_database(struct cache *c, const struct cache_options *options, struct err *err)
@@ -250,9 +307,11 @@ static int open_database(struct cache *c, const struct cache_options *options, s
 		return err_prefix(err, r, "%s/meridian.db", c->state_dir);
 	r = redo_recover(c);
 	if (r)
-		return r == -EIO
-			       ? damaged(c, "its redo log cannot be applied", err)
-			       : err_errno(err, r, "cannot write to %s", c->state_dir);
+		return r == -EIO ? damaged(c, "its redo log cannot be applied", err)
+				 : err_errno(err, r, "cannot write to %s", c->state_dir);
+	r = check_new(c, err);
+	if (r)
+		return r;
 	r = load_meta(c, options);
 	if (r)
 		return r == -EIO

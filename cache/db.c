@@ -887,6 +887,7 @@ int conn_new_ino(struct conn *conn, uint64_t *ret)
 		if (r)
 			return r;
 		conn->ino_limit = limit;
+		conn->lazy = false;
 	}
 	*ret = conn->ino_next++;
 	return 0;
@@ -911,27 +912,41 @@ int conn_stamp_time(struct conn *conn, uint64_t *ret)
 	return 0;
 }
 
+static int flush_limit(struct cache *c)
+{
+	uint64_t limit;
+	int r;
+
+	mutex_lock(&c->ino_lock);
+	limit = c->ino_limit;
+	mutex_unlock(&c->ino_lock);
+	r = cache_sync(c);
+	if (!r)
+		atomic_store(&c->ino_flushed, limit);
+	return r;
+}
+
 int cache_new_ino(struct cache *c, uint64_t *ret)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
 	uint64_t ino = 0;
-	int r;
+	int r = 0;
 
 	mutex_lock(&c->ino_lock);
 	if (c->ino_next < c->ino_limit)
 		ino = c->ino_next++;
 	mutex_unlock(&c->ino_lock);
-	if (ino) {
-		*ret = ino;
-		return 0;
+	if (!ino) {
+		r = cache_begin_op(c, &conn);
+		if (!r)
+			r = conn_new_ino(conn, &ino);
+		if (!r) {
+			r = cache_commit(conn);
+			conn = NULL;
+		}
 	}
-	r = cache_begin_op(c, &conn);
-	if (!r)
-		r = conn_new_ino(conn, &ino);
-	if (!r) {
-		r = cache_commit(conn);
-		conn = NULL;
-	}
+	if (!r && ino >= atomic_load(&c->ino_flushed))
+		r = flush_limit(c);
 	if (!r)
 		*ret = ino;
 	return r;

@@ -321,7 +321,7 @@ static int update_row(
 	struct conn *conn, struct record *rec, const struct stat *st, uint64_t generation)
 {
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET size = ?2, mtime_ns = ?3,"
-					       " ctime_ns = max(ctime_ns, ?3), generation = ?4"
+					       " ctime_ns = max(ctime_ns, ?5), generation = ?4"
 					       " WHERE ino = ?1");
 
 	if (!s)
@@ -330,6 +330,7 @@ static int update_row(
 	bind_int(s, 2, st->st_size);
 	bind_int(s, 3, stat_mtime_ns(st));
 	bind_int(s, 4, (int64_t)generation);
+	bind_int(s, 5, stat_written_ns(st));
 	return conn_run(conn, s);
 }
 

@@ -28,7 +28,7 @@
 #include "src/base/thread.h"
 
 #define STATEMENT_SLOTS 512 /* power of two; the cache has some 150 literals */
-#define INO_BLOCK 1000
+#define INO_BLOCK 65536
 #define HLC_AHEAD_MS 2000 /* how far the persisted ceiling of stamps runs ahead */
 
 /* How many levels a path can have: one byte a name and one a slash. */
@@ -113,6 +113,7 @@ struct cache {
 	struct mutex ino_lock; /* leaf */
 	uint64_t ino_next;     /* guarded by ino_lock */
 	uint64_t ino_limit;    /* guarded by ino_lock; persisted */
+	_Atomic uint64_t ino_flushed; /* an ino_limit that a power cut does not take */
 
 	struct mutex hook_lock; /* leaf; guards the four below */
 	cache_invalidate_fn invalidate;
@@ -196,7 +197,8 @@ void conn_remove_content(struct conn *conn, uint64_t ino);
 void conn_replaced_by(struct conn *conn, uint64_t ino);
 /* A new inode number, never used before. Needs the writer. */
 int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
-/* The same outside a transaction. */
+/* The same outside a transaction, and for content files: no power cut lets the number come again, so
+ * what is found under it is nobody's. A flush once in INO_BLOCK. */
 int cache_new_ino(struct cache *c, uint64_t *ret) MUST_CHECK;
 /* Time of a new stamp; inside the writer's transaction, so journal order and stamps agree. */
 int conn_stamp_time(struct conn *conn, uint64_t *ret) MUST_CHECK;
@@ -472,6 +474,15 @@ int recover_run(struct cache *c, struct err *err) MUST_CHECK;
 static inline int64_t stat_mtime_ns(const struct stat *st)
 {
 	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+/* When it was written, by the clock: an mtime that was set ahead of it is not. */
+static inline int64_t stat_written_ns(const struct stat *st)
+{
+	int64_t mtime = stat_mtime_ns(st);
+	int64_t ctime = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec;
+
+	return mtime < ctime ? mtime : ctime;
 }
 
 static inline struct timespec timespec_of_ns(int64_t ns)

@@ -326,10 +326,8 @@ static int detach(struct place *p, bool keep)
 		return r;
 	invalidate_name(p);
 	p->now = (struct inode_row){0};
-	if (was.nlink <= 1)
-		return 0;
 	invalidate_attr(p->conn, was.ino);
-	return shown_left(p->conn, was.ino);
+	return was.nlink <= 1 ? 0 : shown_left(p->conn, was.ino);
 }
 
 /* Takes off what another content replaces; its inode goes to the caller when it wants one. */

@@ -345,8 +345,8 @@ void inode_present(struct cache *c, const struct inode_row *row, struct inode *r
 		return;
 	ret->size = (uint64_t)st.st_size;
 	ret->mtime_ns = stat_mtime_ns(&st);
-	if (ret->ctime_ns < ret->mtime_ns && row->dirty)
-		ret->ctime_ns = ret->mtime_ns;
+	if (ret->ctime_ns < stat_written_ns(&st) && row->dirty)
+		ret->ctime_ns = stat_written_ns(&st);
 }
 
 static bool reserved(uint64_t parent, struct slice name)
@@ -620,7 +620,8 @@ void times_apply(struct cache *c, struct inode *inode)
 	d = *find(c->times, inode->ino);
 	if (d) {
 		inode->mtime_ns = d->mtime_ns;
-		inode->ctime_ns = d->mtime_ns;
+		if (inode->ctime_ns < d->mtime_ns)
+			inode->ctime_ns = d->mtime_ns;
 	}
 	mutex_unlock(&c->times->lock);
 }
@@ -658,7 +659,7 @@ static bool is_current(struct times *t, const struct dir_time *collected)
 static int write_time(struct conn *conn, const struct dir_time *d)
 {
 	sqlite3_stmt *s = conn_statement(
-		conn, "UPDATE inode SET mtime_ns = ?2, ctime_ns = ?2 WHERE ino = ?1");
+		conn, "UPDATE inode SET mtime_ns = ?2, ctime_ns = max(ctime_ns, ?2) WHERE ino = ?1");
 	struct key key;
 	uint64_t time;
 	int r;

@@ -971,8 +971,8 @@ static int note_size(struct conn *conn, const struct inode_row *row)
 	return conn_run(conn, s);
 }
 
-/* Content that was never fetched is in the regions under its name only, and there each side's object
- * replaces the other's. */
+/* Content that is not here is in the regions under its name only, and there each side's object
+ * replaces the other's: whichever goes first takes the other's content with it. */
 static int check_fetched(struct conn *conn, const struct inode_row *row)
 {
 	sqlite3_stmt *s;

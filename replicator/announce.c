@@ -353,19 +353,33 @@ static int get_progress(struct announcer *a, struct region_progress *p)
 	return r;
 }
 
-static int set_progress(struct announcer *a, const struct region_progress *p)
+static int write_progress(
+	struct announcer *a, struct conn *conn, const struct region_progress *p)
 {
-	struct conn *conn;
-	int r = cache_begin_lazy(a->o.cache, &conn);
+	int r = region_progress_set(conn, a->o.region->id, p);
 
-	if (r < 0)
-		return r;
-	r = region_progress_set(conn, a->o.region->id, p);
 	if (r < 0) {
 		cache_rollback(conn);
 		return r;
 	}
 	return cache_commit(conn);
+}
+
+static int set_progress(struct announcer *a, const struct region_progress *p)
+{
+	struct conn *conn;
+	int r = cache_begin_lazy(a->o.cache, &conn);
+
+	return r < 0 ? r : write_progress(a, conn, p);
+}
+
+/* The next flush takes it along, and everything before it. */
+static int set_pending(struct announcer *a, const struct region_progress *p)
+{
+	struct conn *conn;
+	int r = cache_begin(a->o.cache, &conn);
+
+	return r < 0 ? r : write_progress(a, conn, p);
 }
 
 /* The record is in the region: what is left to do for its row? */
@@ -634,11 +648,16 @@ static int send(struct announcer *a, struct region_progress *p, const struct bat
 		return r;
 	if (!p->pending_name[0]) {
 		choose_name(a, p);
-		r = set_progress(a, p);
+		r = set_pending(a, p);
 		if (r < 0)
 			return r;
 	}
 	r = build(a, p, b, !closed, &out);
+	if (r < 0)
+		return r;
+	/* What a power cut took from here after others have it, they would never send back; and the
+	 * name would be given to other records, which they would pass over. */
+	r = cache_sync(a->o.cache);
 	if (r < 0)
 		return r;
 	if (put_segment(a, p->pending_name, &out) != STORE_OK)

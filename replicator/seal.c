@@ -71,11 +71,14 @@ void sealer_free(struct sealer *s)
 
 /* ---- a round: the journal once from front to back ---- */
 
-/* Directories, by the hash of their key, in which nothing more is sealed in this round. A collision
- * holds back one more. */
+/* Directories, by the hash of their key, in which nothing more is sealed in this round: an open table,
+ * at most half full. A collision holds back one more. */
 struct round {
-	struct buf held; /* be64 each */
-	uint64_t after;	 /* rows up to here were seen */
+	uint64_t *held; /* 0: free */
+	size_t held_count;
+	size_t held_size; /* a power of two, or 0 */
+	bool held_failed; /* it could not grow */
+	uint64_t after;	  /* rows up to here were seen */
 	bool end;	 /* no row was left */
 	bool did;
 	int failure; /* the first reason why a row had to stay that will not pass by itself */
@@ -83,7 +86,7 @@ struct round {
 
 static void round_done(struct round *round)
 {
-	buf_done(&round->held);
+	free(round->held);
 }
 
 static uint64_t hash_of(struct slice key)
@@ -92,7 +95,7 @@ static uint64_t hash_of(struct slice key)
 
 	for (size_t i = 0; i < key.len; i++)
 		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
-	return h;
+	return h ? h : 1;
 }
 
 static struct slice dir_of(struct slice key)
@@ -100,27 +103,55 @@ static struct slice dir_of(struct slice key)
 	return key.len ? key_parent(key) : key;
 }
 
-static bool is_held_dir(const struct round *round, struct slice dir)
+/* The place of hash, or the free one where it belongs. There is one. */
+static uint64_t *held_place(const struct round *round, uint64_t hash)
 {
-	struct reader r = reader_of(round->held.data, round->held.len);
-	uint64_t hash = hash_of(dir);
+	size_t at = (size_t)(hash ^ hash >> 32) & (round->held_size - 1);
 
-	while (reader_left(&r)) {
-		if (reader_be64(&r) == hash)
-			return true;
-	}
-	return false;
+	while (round->held[at] && round->held[at] != hash)
+		at = (at + 1) & (round->held_size - 1);
+	return &round->held[at];
+}
+
+static bool is_held_hash(const struct round *round, uint64_t dir)
+{
+	return round->held_count && *held_place(round, dir);
 }
 
 static bool is_held(const struct round *round, struct slice key)
 {
-	return is_held_dir(round, dir_of(key));
+	return round->held_count && is_held_hash(round, hash_of(dir_of(key)));
+}
+
+static void grow_held(struct round *round)
+{
+	struct round grown = {.held_size = round->held_size ? 2 * round->held_size : 64};
+
+	grown.held = calloc(grown.held_size, sizeof(*grown.held));
+	if (!grown.held) {
+		round->held_failed = true;
+		return;
+	}
+	for (size_t i = 0; i < round->held_size; i++) {
+		if (round->held[i])
+			*held_place(&grown, round->held[i]) = round->held[i];
+	}
+	free(round->held);
+	round->held = grown.held;
+	round->held_size = grown.held_size;
 }
 
 static void hold_dir(struct round *round, struct slice dir)
 {
-	if (!is_held_dir(round, dir))
-		buf_put_be64(&round->held, hash_of(dir));
+	uint64_t hash = hash_of(dir), *place;
+
+	if (2 * (round->held_count + 1) > round->held_size)
+		grow_held(round);
+	if (round->held_failed)
+		return;
+	place = held_place(round, hash);
+	round->held_count += !*place;
+	*place = hash;
 }
 
 /* Nothing beside key, and nothing below it: it may be a directory that took the place of a file,
@@ -146,12 +177,14 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 		if (s->set.targets[i].blocked)
 			hold(round, s->set.targets[i].key);
 	}
-	while (again && round->held.len && !round->held.failed) {
+	for (unsigned i = 0; round->held_count && i < s->set.count; i++)
+		s->set.targets[i].dir = hash_of(dir_of(s->set.targets[i].key));
+	while (again && round->held_count && !round->held_failed) {
 		again = false;
 		for (unsigned i = 0; i < s->set.count; i++) {
 			struct seal_target *t = &s->set.targets[i];
 
-			if (!t->blocked && is_held(round, t->key)) {
+			if (!t->blocked && is_held_hash(round, t->dir)) {
 				t->blocked = again = true;
 				hold_dir(round, t->key);
 			}
@@ -172,7 +205,7 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 			hold(round, hint->key);
 		}
 	}
-	return round->held.failed ? -ENOMEM : 0;
+	return round->held_failed ? -ENOMEM : 0;
 }
 
 /* Rows none of whose keys is blocked are done. Between two of a batch there are no others, so they

@@ -40,6 +40,7 @@ struct seal_target {
 	unsigned first;	  /* positions in seal_set.order */
 	unsigned last;
 	unsigned enqueues; /* how many of the set's were done when this one was last enqueued */
+	uint64_t dir;	   /* hash of its directory's key, where one is held back */
 	bool blocked;	   /* cannot be sealed now */
 	bool lost;	   /* its content is gone: there is nothing to seal, ever */
 	bool looked;	   /* local is valid */

@@ -223,6 +223,30 @@ class Times(unittest.TestCase):
         self.a.start()
         self.assertEqual({p: os.lstat(self.a.mount / p).st_mtime_ns for p in wanted}, wanted)
 
+    def test_status_time_is_the_clocks(self):
+        directory, file = self.a.mount / "changed", self.a.mount / "ahead"
+        directory.mkdir()
+        (directory / "x").touch()
+        for change in (lambda: directory.chmod(0o700), lambda: os.setxattr(directory, "user.x", b"x")):
+            time.sleep(0.02)
+            start = time.time_ns() - 10_000_000
+            change()
+            st = os.stat(directory)
+            self.assertLess(st.st_mtime_ns, start, "the names did not change")
+            self.assertGreaterEqual(st.st_ctime_ns, start)
+        changed = os.stat(directory).st_ctime_ns
+        self.a.flush()
+        self.assertEqual(os.stat(directory).st_ctime_ns, changed)
+        with open(file, "w") as f:
+            f.write("x")
+            f.flush()
+            os.utime(file, (4_000_000_000, 4_000_000_000))
+            self.assertLessEqual(os.fstat(f.fileno()).st_ctime_ns, time.time_ns())
+        self.assertEqual(os.stat(file).st_mtime, 4_000_000_000)
+        self.assertLessEqual(os.stat(file).st_ctime_ns, time.time_ns())
+        self.a.flush()
+        self.assertLessEqual(os.stat(file).st_ctime_ns, time.time_ns())
+
     def test_access_times(self):
         path = self.a.mount / "accessed"
         path.write_text("x")

@@ -270,6 +270,7 @@ class Kernel(Programs):
                     b.flush()
                     wait_until("it is gone", lambda: not here.exists(), 30)
                     self.assertEqual(reader.read(), b"2" * (size + 1))
+                    wait_until("it has no name", lambda: os.fstat(reader.fileno()).st_nlink == 0, 10)
         finally:
             b.stop()
 

@@ -75,6 +75,17 @@ class Refuse(unittest.TestCase):
         database.write_bytes(os.urandom(size))
         self.refused(server, "meridian.db", "hint")
 
+    def test_content_without_database(self):
+        server = self.world.server("orphans", self.world.directories("orphans"))
+        server.start()
+        (server.mount / "f").write_text("never pushed")
+        server.kill()
+        for file in server.state.glob("meridian.*"):
+            file.unlink()
+        self.refused(server, "content has files", "hint: restore meridian.db")
+        self.refused(server, "content has files")
+        self.assertEqual([p.read_text() for p in server.state.glob("content/*/*")], ["never pushed"])
+
     def test_newer_database(self):
         server = self.world.server("newer", self.world.directories("newer"))
         server.start()

@@ -74,12 +74,15 @@ void sim_fail(struct sim *s, const char *fmt, ...)
 static int64_t sim_realtime_ns(void *ctx)
 {
 	struct sim *s = ctx;
+	sim_unseen_tick(s);
 	return (s->now_ms + s->node[s->current].skew_ms) * 1000000;
 }
 
 static int64_t sim_monotonic_ms(void *ctx)
 {
-	return ((struct sim *)ctx)->now_ms;
+	struct sim *s = ctx;
+	sim_unseen_tick(s);
+	return s->now_ms;
 }
 
 static void sim_sleep_ms(void *ctx, int64_t ms)
@@ -222,11 +225,16 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 		content, len, truncate ? "" : " append");
 	if (chance(15) && (r = file_fsync(file, true)) < 0)
 		sim_fail(s, "n%u: fsync %s: %d", n, t->path, r);
+	sim_unseen_forget(s, n, t->inode.ino);
 	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
-	if (chance(25) && !node->open[slot])
+	bool keep = chance(25);
+	bool unseen = !node->open[slot] && sim_unseen_open(s, file);
+	if ((keep || unseen) && !node->open[slot]) {
 		node->open[slot] = file;
-	else
+		node->unseen[slot] = unseen;
+	} else {
 		file_release(file);
+	}
 }
 
 static void change_attributes(struct sim *s, unsigned n, struct target *t)
@@ -368,14 +376,18 @@ static void app_op(struct sim *s, unsigned n)
 		break;
 	}
 	default: {
-		struct file *file = node->open[random_below(SIM_OPEN_MAX)];
+		unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
+		struct file *file = node->open[slot];
 		char content[512];
-		if (file) {
+		if (file && node->unseen[slot]) {
+			sim_unseen_write(s, n, file);
+		} else if (file && !s->unseen) {
 			size_t len = new_content(s, n, content, sizeof content);
 			sim_trace(s, "n%u app write open ino %" PRIu64 " \"%.24s\"", n,
 				file_ino(file), content);
 			if (file_write(file, content, len, 0, false) != (ssize_t)len)
 				sim_fail(s, "n%u: write to an open file", n);
+			sim_unseen_forget(s, n, file_ino(file));
 		}
 	}
 	}
@@ -515,7 +527,9 @@ static void random_event(struct sim *s)
 	case 9:
 		s->current = n;
 		sim_replaced_before(s, n);
+		sim_unseen_before(s, n);
 		app_op(s, n);
+		sim_unseen_after(s, n);
 		sim_replaced_after(s, n);
 		break;
 	case 10:
@@ -614,6 +628,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 
 	random_seed_deterministic(seed);
 	clock_set_source(&source);
+	sim_unseen_begin(s);
 	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
 	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
 	s->capabilities =
@@ -654,6 +669,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	sim_net_done(s);
 	sim_order_done();
 	sim_replaced_done(s);
+	sim_unseen_done(s);
 	clock_set_source(NULL);
 	pairs += s->shared;
 	return s->requests;
@@ -690,7 +706,8 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < seeds; i++)
 		requests += run_seed(first + i, verbose);
 	remove_work_dir();
-	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || pairs == 0))) {
+	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || pairs == 0 ||
+						      sim_unseen_checks() == 0))) {
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}

@@ -8,6 +8,7 @@
 #include "cache/cache.h"
 #include "cache/file.h"
 #include "replicator/replicator.h"
+#include "src/base/hash.h"
 
 #define SIM_NODES_MAX 4
 #define SIM_REGIONS_MAX 3
@@ -26,6 +27,7 @@ struct sim_node {
 	unsigned home;
 	int64_t skew_ms;
 	struct file *open[SIM_OPEN_MAX]; /* files that the application keeps open for writing */
+	bool unseen[SIM_OPEN_MAX];	 /* and writes on without telling */
 	/* a step of this node is on the stack: interleaving must not enter it again */
 	bool running;
 	bool cut[SIM_REGIONS_MAX];
@@ -51,6 +53,7 @@ struct sim {
 	unsigned link_percent;
 	uint64_t shared; /* pairs of names that had to be one inode in the end */
 	struct sim_replaced *replaced;
+	struct sim_unseen *unseen; /* NULL: nobody writes unseen */
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
 };
@@ -98,6 +101,20 @@ void sim_replaced_after(struct sim *s, unsigned n);
 void sim_replaced_settle(struct sim *s, unsigned n);
 bool sim_was_replaced(const struct sim *s, struct slice key, struct stamp stamp);
 void sim_replaced_done(struct sim *s);
+
+/* sim_unseen.c: writes of programs that the cache does not see, at any moment of a step. */
+void sim_unseen_begin(struct sim *s);
+/* A file that is open for writing: true when it is to be kept open, and written unseen. */
+bool sim_unseen_open(struct sim *s, struct file *file);
+void sim_unseen_write(struct sim *s, unsigned n, struct file *file);
+void sim_unseen_tick(struct sim *s);			      /* a step reads the clock */
+void sim_unseen_forget(struct sim *s, unsigned n, uint64_t ino); /* it is written over */
+void sim_unseen_before(struct sim *s, unsigned n);	      /* an operation on the node's tree */
+void sim_unseen_after(struct sim *s, unsigned n);
+void sim_unseen_published(struct sim *s, const uint8_t hash[SHA256_SIZE]);
+void sim_unseen_check(struct sim *s);
+uint64_t sim_unseen_checks(void);
+void sim_unseen_done(struct sim *s);
 
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);

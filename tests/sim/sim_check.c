@@ -9,7 +9,8 @@
  *      evicted or never was: names are one inode exactly
  *      when their entries have one link id and one content, and show what all of them say;
  *   4. every file content that was published and lost against one whose writer had not seen it is
- *      listed as a conflict by some node, unless an application replaced it knowingly;
+ *      listed as a conflict by some node, unless an application replaced it knowingly; and what was
+ *      written behind the cache's back is published or kept (sim_unseen.c);
  *   5. every bucket holds for each live path its object with that content and those stamps,
  *      and no other.
  */
@@ -566,6 +567,9 @@ void sim_check(struct sim *s)
 	for (unsigned n = 0; n < s->nodes; n++)
 		check_sharing(s, n, o);
 	check_conflicts(s, o);
+	for (unsigned i = 0; i < o->contents; i++)
+		sim_unseen_published(s, o->c[i].hash);
+	sim_unseen_check(s);
 	for (unsigned r = 0; r < s->regions; r++)
 		check_bucket(s, r, o);
 	for (unsigned i = 0; i < o->count; i++) {

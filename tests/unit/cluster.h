@@ -37,6 +37,7 @@ struct cluster {
 		struct replicator *replicator;
 	} node[CLUSTER_NODES];
 	unsigned nodes;
+	bool flushing; /* caches flush to disk */
 	char url[CLUSTER_REGIONS][128];
 	/* Region is cut off for everybody while set. */
 	_Atomic bool down[CLUSTER_REGIONS];
@@ -88,7 +89,7 @@ static inline void cluster_start_node(struct cluster *c, unsigned n)
 {
 	struct replicator_options o = {.volume = "test", .regions = CLUSTER_REGIONS, .home = n % 2};
 	struct cache_options co = {
-		.state_dir = c->node[n].state, .sync_off = true, .no_lock = true};
+		.state_dir = c->node[n].state, .sync_off = !c->flushing, .no_lock = true};
 	struct err err = {0};
 
 	if (cache_open(&co, &c->node[n].cache, &err) < 0)

@@ -244,7 +244,7 @@ static void a_transaction_may_need_many_numbers(void **state)
 		uint64_t before = last;
 
 		conn = fixture_begin(f);
-		for (unsigned i = 0; i < 2500; i++) {
+		for (unsigned i = 0; i < INO_BLOCK * 5 / 2; i++) {
 			assert_int_equal(conn_new_ino(conn, &ino), 0);
 			assert_true(ino > last);
 			last = ino;

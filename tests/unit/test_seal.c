@@ -989,6 +989,47 @@ static void files_of_many_names(void **state)
 	assert_true(clock() - begin < 30 * CLOCKS_PER_SEC);
 }
 
+#define CHAIN 600u
+
+/* One file that cannot be sealed holds back its directory, a rename out of there the next one, and so on,
+ * against the order of the journal. */
+static void held_back_along_a_chain(void **state)
+{
+	struct server *s = *state;
+	char from[32], to[32];
+	struct inode i = {.size = (uint64_t)64 << 20};
+	clock_t begin;
+	bool did;
+
+	for (unsigned d = 0; d <= CHAIN; d++) {
+		snprintf(to, sizeof(to), "d%u", d);
+		do_mkdir(s, to);
+		snprintf(to, sizeof(to), "d%u/f", d);
+		do_write(s, to, "");
+	}
+	seal(s);
+	do_write(s, "d0/large", "");
+	assert_int_equal(
+		tree_setattr(s->cache, ino_of(s, slice_of("d0/large")), SET_SIZE, &i, &i), 0);
+	content_stop_hashing(s->cache, 0);
+	for (unsigned d = CHAIN; d > 0; d--) {
+		snprintf(from, sizeof(from), "d%u/f", d - 1);
+		snprintf(to, sizeof(to), "d%u/g", d);
+		do_rename(s, from, to);
+	}
+	begin = clock();
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_true(journal_rows(s) > CHAIN);
+	/* A tenth of a second here; several where each look goes through all that is held. */
+	assert_true(clock() - begin < CLOCKS_PER_SEC);
+	content_stop_hashing(s->cache, INT64_MAX);
+	for (unsigned n = 0; n < 60 && journal_rows(s); n++)
+		seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	assert_int_equal(ino_of(s, slice_of("d0/f")), 0);
+	assert_true(ino_of(s, slice_of("d600/g")) != 0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
 
 int main(void)
@@ -1020,6 +1061,7 @@ int main(void)
 		TEST(all_of_it),
 		TEST(many),
 		TEST(files_of_many_names),
+		TEST(held_back_along_a_chain),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
