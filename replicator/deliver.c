@@ -39,6 +39,7 @@
 #include "replicator/lanes.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
+#include "replicator/placed.h"
 #include "replicator/sources.h"
 #include "replicator/upload.h"
 #include "src/base/clock.h"
@@ -84,6 +85,7 @@ struct deliverer {
 	struct cond work; /* workers: rows, or stopping */
 	struct cond news; /* dispatcher: completions, room, kicked, stopping */
 	struct lanes lanes;
+	struct placed placed;
 	uint64_t busy[BUSY_MAX]; /* hashes of keys */
 	unsigned busy_count;
 	struct job *done; /* completions; room for BUSY_MAX */
@@ -123,6 +125,7 @@ int deliverer_new(const struct delivery_options *o, struct deliverer **ret)
 		return r;
 	}
 	mutex_init(&d->lock, LOCK_RANK_REPLICATOR);
+	placed_init(&d->placed);
 	cond_init(&d->work);
 	cond_init(&d->news);
 	*ret = d;
@@ -137,6 +140,7 @@ void deliverer_free(struct deliverer *d)
 	cond_done(&d->work);
 	cond_done(&d->news);
 	mutex_done(&d->lock);
+	placed_done(&d->placed);
 	free(d->workers);
 	free(d->done);
 	free(d);
@@ -281,6 +285,13 @@ static void check_overtaken(struct deliverer *d, struct job *j, const struct ent
 		    (now.content_stamp.node != cache_node(d->o.cache) || now.kind == KIND_ABSENT);
 }
 
+static bool was_placed(void *ctx, const uint8_t hash[SHA256_SIZE])
+{
+	const struct opener *o = ctx;
+
+	return placed_has(&o->d->placed, key_slice(&o->row->moved_to), hash);
+}
+
 /* False: the row is not to be delivered now, or not at all. */
 static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, struct sources *s)
 {
@@ -299,6 +310,8 @@ static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, s
 		o->ready = body_open_local(&o->body, d->o.cache, d->o.inline_cache,
 				   key_slice(&j->row.key), o->entry, &o->source) == 0;
 	}
+	s->source[0].placed = was_placed;
+	s->source[0].ctx = o;
 	return j->fate == FATE_NONE;
 }
 
@@ -364,6 +377,9 @@ static void deliver(struct deliverer *d, struct job *j)
 	j->deputy = outcome.put && entry.content_stamp.node != cache_node(d->o.cache);
 	if (j->fate == FATE_DONE)
 		check_overtaken(d, j, &entry);
+	if (j->fate == FATE_DONE && j->row.moved_from.len && !outcome.superseded &&
+		entry.kind == KIND_FILE)
+		placed_note(&d->placed, q.key, entry.hash);
 	j->mapped = j->fate == FATE_DONE && !outcome.superseded && entry.kind == KIND_FILE &&
 		    entry.size >= content_map_min(d->o.cache);
 	memcpy(j->hash, entry.hash, SHA256_SIZE);
