@@ -346,6 +346,7 @@ static void init_locks(struct cache *c)
 static void release(struct cache *c)
 {
 	file_table_free(c->files);
+	partials_free(c->partials); /* after those that refer to it */
 	times_free(c->times);
 	sweep_free(c->sweep);
 	removals_free(c->removals);
@@ -400,6 +401,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->files = file_table_new();
 	c->times = times_new();
 	c->sweep = sweep_new();
+	c->partials = partials_new(options->partial_block);
 	c->removals = removals_new();
 	c->hashings = hashings_new();
 	c->hash_slice_ms = HASH_SLICE_MS;
@@ -408,7 +410,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();
-	r = c->state_dir && c->files && c->times && c->sweep && c->removals && c->hashings &&
+	r = c->state_dir && c->files && c->times && c->sweep && c->partials && c->removals && c->hashings &&
 			    c->atimes && c->xattrs && c->troubles
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
@@ -427,6 +429,11 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 		r = xattr_filter_load(c);
 		r = r ? err_errno(err, r, "cannot read %s/meridian.db", c->state_dir)
 		      : recover_run(c, err);
+	}
+	if (!r) {
+		r = partials_load(c);
+		if (r)
+			err_errno(err, r, "cannot read %s/partial", c->state_dir);
 	}
 	if (r) {
 		release(c);
@@ -628,6 +635,38 @@ void cache_set_fetcher(struct cache *c, cache_fetch_fn fn, void *ctx)
 	c->fetch = fn;
 	c->fetch_ctx = ctx;
 	mutex_unlock(&c->hook_lock);
+}
+
+void cache_set_ranger(struct cache *c, cache_range_fn fn, void *ctx, uint64_t min)
+{
+	mutex_lock(&c->hook_lock);
+	c->range = fn;
+	c->range_ctx = ctx;
+	atomic_store(&c->range_min, fn ? min : 0);
+	mutex_unlock(&c->hook_lock);
+}
+
+uint64_t cache_range_min(struct cache *c)
+{
+	uint64_t min = atomic_load(&c->range_min);
+
+	return min ? min : UINT64_MAX;
+}
+
+void cache_range(struct cache *c, struct partial *p, uint64_t offset, uint64_t n,
+	cache_fetch_done done, void *arg)
+{
+	cache_range_fn fn;
+	void *ctx;
+
+	mutex_lock(&c->hook_lock);
+	fn = c->range;
+	ctx = c->range_ctx;
+	mutex_unlock(&c->hook_lock);
+	if (fn)
+		fn(ctx, p, offset, n, done, arg);
+	else if (done)
+		done(arg, -EIO);
 }
 
 void cache_set_holder(struct cache *c, cache_hold_fn fn, void *ctx)

@@ -96,6 +96,7 @@ struct cache_options {
 	uint64_t cache_size;
 	uint64_t min_free;
 	unsigned min_free_percent;
+	uint64_t partial_block; /* bytes of a block of partial content; 0: 1 MiB. Tests have less */
 	uint64_t map_min; /* tests: CONTENT_MAP_MIN of content_map.h is another; 0: it is not */
 	bool sync_off; /* tests and the simulation: never flush to disk */
 	bool no_lock;  /* tests: do not flock */
@@ -209,6 +210,20 @@ typedef void (*cache_fetch_done)(void *arg, int result);
 typedef void (*cache_fetch_fn)(void *ctx, uint64_t ino, cache_fetch_done done, void *arg);
 void cache_set_fetcher(struct cache *c, cache_fetch_fn fn, void *ctx);
 void cache_fetch(struct cache *c, uint64_t ino, cache_fetch_done done, void *arg);
+
+/* Reading content that is not here by ranges (partial.h). range is the replicator's: it must return at
+ * once and later call done exactly once from a thread of its own, with 0 when bytes [offset, offset + n)
+ * of p are here or p is of no use any more, or -errno. done NULL: they are here and were read, for
+ * whoever reads ahead. It may keep p with a reference of its own. From then on regular files of at
+ * least min bytes can be opened for reading before their content is here; fn NULL: none. */
+struct partial;
+typedef void (*cache_range_fn)(void *ctx, struct partial *p, uint64_t offset, uint64_t n,
+	cache_fetch_done done, void *arg);
+void cache_set_ranger(struct cache *c, cache_range_fn fn, void *ctx, uint64_t min);
+void cache_range(struct cache *c, struct partial *p, uint64_t offset, uint64_t n,
+	cache_fetch_done done, void *arg);
+/* The limit that is set; UINT64_MAX: none. */
+uint64_t cache_range_min(struct cache *c);
 
 /* Holding writers off. hold is the mount's: it calls run(arg) once, on the calling thread, while no
  * write(2), truncation or fallocate of the inode, whose key that is, can begin or be under way, and

@@ -382,19 +382,19 @@ int content_clone(
 }
 
 /* Inside the transaction, so that nobody opens the inode for truncation meanwhile. */
-static int take_over(struct conn *conn, const struct inode_row *row, const struct content_writer *w)
+int content_adopt(struct conn *conn, const struct inode_row *row, int dir_fd, const char *name,
+	uint64_t size)
 {
-	char from[CONTENT_NAME_SIZE], to[CONTENT_NAME_SIZE];
 	struct cache *c = conn->cache;
+	char to[CONTENT_NAME_SIZE];
 	sqlite3_stmt *s;
 	int r;
 
-	content_name(w->ino, from);
 	content_name(row->ino, to);
 	r = make_dir(c, to);
 	if (r)
 		return r;
-	if (renameat(c->content_fd, from, c->content_fd, to) != 0)
+	if (renameat(dir_fd, name, c->content_fd, to) != 0)
 		return -errno;
 	r = content_set_mtime(c, row->ino, row->mtime_ns);
 	if (r)
@@ -405,10 +405,18 @@ static int take_over(struct conn *conn, const struct inode_row *row, const struc
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)row->ino);
-	bind_int(s, 2, (int64_t)w->size);
+	bind_int(s, 2, (int64_t)size);
 	bind_int(s, 3, (int64_t)atomic_load(&c->tick));
-	conn_account(conn, row->ino, 0, 1, (int64_t)w->size);
+	conn_account(conn, row->ino, 0, 1, (int64_t)size);
 	return conn_run(conn, s);
+}
+
+static int take_over(struct conn *conn, const struct inode_row *row, const struct content_writer *w)
+{
+	char from[CONTENT_NAME_SIZE];
+
+	content_name(w->ino, from);
+	return content_adopt(conn, row, conn->cache->content_fd, from, w->size);
 }
 
 int content_install(struct cache *c, uint64_t ino, struct content_writer *w)
@@ -433,8 +441,10 @@ int content_install(struct cache *c, uint64_t ino, struct content_writer *w)
 		cache_rollback(conn);
 		conn = NULL;
 	}
-	if (!r)
+	if (!r) {
 		trouble_clear(c, ino, TROUBLE_LOST);
+		partial_remove(c, ino, false, NULL);
+	}
 	/* After a failure past the rename a stray file lies at ino's place; the next install
 	 * replaces it. */
 	if (r)

@@ -24,6 +24,7 @@
 
 #include "cache/entry.h"
 #include "cache/outbox.h"
+#include "cache/partial.h"
 #include "cache/record.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -217,6 +218,23 @@ static int try_evict(struct cache *c, uint64_t ino, const uint8_t *proved, struc
 	return r;
 }
 
+/* Some of it is here. */
+static int evict_known(
+	struct cache *c, struct evict_batch *b, uint64_t ino, enum evict_result *ret)
+{
+	uint64_t bytes = 0;
+
+	if (!partial_remove(c, ino, true, &bytes)) {
+		*ret = partial_known(c, ino) ? EVICT_OPEN : EVICT_ABSENT;
+		return 0;
+	}
+	metric_add(METRIC_CONTENT_EVICTED, 1);
+	b->files++;
+	b->bytes += bytes;
+	*ret = EVICT_DONE;
+	return 0;
+}
+
 int evict_content(struct cache *c, struct evict_batch *b, uint64_t ino, enum evict_result *ret)
 {
 	struct subject s = {0};
@@ -231,6 +249,8 @@ int evict_content(struct cache *c, struct evict_batch *b, uint64_t ino, enum evi
 	if (r)
 		return r;
 	*ret = s.result;
+	if (s.result == EVICT_ABSENT && partial_known(c, ino))
+		return evict_known(c, b, ino, ret);
 	if (s.result)
 		return 0;
 	metric_add(METRIC_CONTENT_EVICTED, 1);
@@ -280,10 +300,13 @@ int evict_finish(struct cache *c, struct evict_batch *b)
 static uint64_t excess(struct cache *c)
 {
 	struct cache_usage u = {0};
+	struct partial_usage p;
 	uint64_t over = 0, wanted = c->min_free, available;
 	struct statvfs v;
 
 	sweep_usage(c, &u);
+	partial_usage(c, &p);
+	u.content_bytes += p.bytes;
 	if (c->cache_size && u.content_bytes > c->cache_size)
 		over = u.content_bytes - c->cache_size;
 	if ((!c->min_free && !c->min_free_percent) || fstatvfs(c->content_fd, &v) != 0)
@@ -316,7 +339,8 @@ static void end_pass(struct cache *c)
 	c->pass.next_ms = clock_monotonic_ms() + c->pass.pause_ms;
 }
 
-static int oldest(struct cache *c, uint64_t ino[EVICT_BATCH], unsigned *count)
+/* used: when the first of them was. */
+static int oldest(struct cache *c, uint64_t ino[EVICT_BATCH], unsigned *count, uint64_t *used)
 {
 	struct conn *conn AUTO_READ_END = NULL;
 	sqlite3_stmt *s;
@@ -325,14 +349,17 @@ static int oldest(struct cache *c, uint64_t ino[EVICT_BATCH], unsigned *count)
 	*count = 0;
 	if (r)
 		return r;
-	s = conn_statement(conn, "SELECT ino FROM inode INDEXED BY inode_used"
+	s = conn_statement(conn, "SELECT ino, used FROM inode INDEXED BY inode_used"
 				 " WHERE state = 1 AND used < ?1 ORDER BY used LIMIT ?2");
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)c->pass.tick);
 	bind_int(s, 2, EVICT_BATCH);
-	while ((r = conn_row(conn, s)) > 0)
+	while ((r = conn_row(conn, s)) > 0) {
+		if (*count == 0)
+			*used = (uint64_t)sqlite3_column_int64(s, 1);
 		ino[(*count)++] = (uint64_t)sqlite3_column_int64(s, 0);
+	}
 	return r;
 }
 
@@ -362,10 +389,22 @@ static int put_back(struct cache *c, const uint64_t *ino, unsigned count)
 	return r;
 }
 
+/* What is here in part only needs no proof: nobody counts on it. */
+static uint64_t evict_partial(struct cache *c, uint64_t before, uint64_t over)
+{
+	uint64_t freed = 0, bytes;
+
+	for (unsigned i = 0; i < EVICT_BATCH && freed < over && partial_evict(c, before, &bytes); i++) {
+		freed += bytes;
+		metric_add(METRIC_CONTENT_EVICTED, 1);
+	}
+	return freed;
+}
+
 int evict_step(struct cache *c, evict_proof_fn proof, void *ctx, bool *more)
 {
 	struct evict_batch b = {.proof = proof, .ctx = ctx};
-	uint64_t ino[EVICT_BATCH], over = excess(c);
+	uint64_t ino[EVICT_BATCH], over = excess(c), used = UINT64_MAX, freed;
 	unsigned count = 0, stays = 0;
 	int r = 0, failed;
 
@@ -377,9 +416,12 @@ int evict_step(struct cache *c, evict_proof_fn proof, void *ctx, bool *more)
 	if (!c->pass.tick)
 		r = begin_pass(c);
 	if (!r)
-		r = oldest(c, ino, &count);
+		r = oldest(c, ino, &count, &used);
 	if (r)
 		return r;
+	freed = evict_partial(c, used, over);
+	c->pass.fruitful |= freed > 0;
+	over -= freed < over ? freed : over;
 	for (unsigned i = 0; !r && i < count && b.bytes < over; i++) {
 		enum evict_result result = EVICT_DONE;
 

@@ -18,6 +18,7 @@
 #include <stdio.h>
 
 #include "cache/entry.h"
+#include "cache/partial.h"
 #include "cache/progress.h"
 #include "cache/record.h"
 #include "src/base/clock.h"
@@ -121,14 +122,58 @@ static int open_content(struct cache *c, const struct inode_row *row, int *ret)
 	return 0;
 }
 
-/* Makes rec->fd the content's descriptor. With rec->lock. */
-static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
+static bool is_partial(struct record *rec)
+{
+	struct partial *p = atomic_load(&rec->partial);
+
+	return p && partial_state(p) != PARTIAL_DONE;
+}
+
+/* fd is the content: who reads through the number of the partial one's goes on with it. */
+static int leave_partial(struct record *rec, int fd)
+{
+	struct partial *p = atomic_load(&rec->partial);
+	int r = dup3(fd, atomic_load(&rec->fd), O_CLOEXEC) < 0 ? -errno : 0;
+
+	close(fd);
+	if (r)
+		return r;
+	atomic_store(&rec->partial, NULL);
+	rec->left = p; /* once in a record's life: its content stays from now on */
+	return 0;
+}
+
+/* The content of row, of which some or nothing is here, for a reader. */
+static int open_partial(struct cache *c, struct record *rec, const struct inode_row *row, int *ret)
+{
+	struct partial *p;
+	int r, fd;
+
+	if (!row->nlink)
+		return -ESTALE;
+	if (!row->has_hash || row->size < cache_range_min(c))
+		return -EREMOTE;
+	r = partial_open(c, row->ino, row->hash, row->size, &p);
+	if (r)
+		return r == -ESTALE ? -EREMOTE : r;
+	fd = fcntl(partial_fd(p), F_DUPFD_CLOEXEC, 0);
+	if (fd < 0) {
+		partial_put(p);
+		return -errno;
+	}
+	atomic_store(&rec->partial, p);
+	*ret = fd;
+	return 0;
+}
+
+/* Makes rec->fd the content's descriptor: of all of it for a writer. With rec->lock. */
+static int ensure_fd(struct cache *c, struct record *rec, bool writable, bool truncate)
 {
 	struct inode_row row;
 	struct conn *conn;
 	int r, fd = -1;
 
-	if (atomic_load(&rec->fd) >= 0)
+	if (atomic_load(&rec->fd) >= 0 && !(writable && is_partial(rec)))
 		return 0;
 	r = conn_take_warm(c, &conn);
 	if (r)
@@ -144,6 +189,11 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 		if (r && r != -EREMOTE && !(r == -EIO && truncate))
 			return r;
 	}
+	if (fd < 0 && !writable) {
+		r = open_partial(c, rec, &row, &fd);
+		if (r)
+			return r;
+	}
 	if (fd < 0) {
 		if (!truncate)
 			return row.nlink ? -EREMOTE : -ESTALE;
@@ -156,8 +206,11 @@ static int ensure_fd(struct cache *c, struct record *rec, bool truncate)
 			return fd;
 		record_load(rec, &row);
 		rec->journalled = 0; /* emptying it is a change that has no row yet */
+		partial_remove(c, rec->ino, false, NULL);
 	}
 	record_load(rec, &row);
+	if (atomic_load(&rec->fd) >= 0)
+		return leave_partial(rec, fd);
 	atomic_store(&rec->fd, fd);
 	atomic_store(&rec->used, atomic_load(&c->tick));
 	content_used(c, rec->ino, row.used);
@@ -225,7 +278,7 @@ static int open_record(struct cache *c, struct file *f, bool truncate)
 
 	mutex_lock(&rec->lock);
 	was_open = atomic_load(&rec->fd) >= 0;
-	r = ensure_fd(c, rec, truncate);
+	r = ensure_fd(c, rec, f->writable, truncate);
 	if (!r && f->writable) {
 		atomic_fetch_add(&rec->writers, 1);
 		r = mark_dirty(c, rec, was_open);
@@ -628,11 +681,66 @@ int file_fd(const struct file *f)
 	return atomic_load(&f->rec->fd);
 }
 
+struct partial *file_partial(const struct file *f)
+{
+	return is_partial(f->rec) ? atomic_load(&f->rec->partial) : NULL;
+}
+
+bool file_ready(struct file *f, uint64_t offset, uint64_t n)
+{
+	struct partial *p = file_partial(f);
+
+	if (!p)
+		return true;
+	if (!partial_has(p, offset, n))
+		return false;
+	cache_range(f->cache, p, offset, n, NULL, NULL);
+	return true;
+}
+
+int file_catch_up(struct file *f)
+{
+	struct record *rec = f->rec;
+	struct inode_row row;
+	struct conn *conn;
+	int r, fd = -1;
+
+	mutex_lock(&rec->lock);
+	r = is_partial(rec) ? conn_take_warm(f->cache, &conn) : 1;
+	if (!r) {
+		r = inode_get(conn, rec->ino, &row);
+		conn_give(conn);
+	}
+	if (!r)
+		r = row.state == STATE_LOCAL ? open_content(f->cache, &row, &fd) : -EREMOTE;
+	if (!r)
+		r = leave_partial(rec, fd);
+	mutex_unlock(&rec->lock);
+	return r > 0 ? 0 : r;
+}
+
+int64_t file_seek(const struct file *f, uint64_t offset, int whence)
+{
+	struct partial *p = file_partial(f);
+	off_t found;
+
+	if (p && offset >= partial_size(p))
+		return -ENXIO;
+	if (p)
+		return whence == SEEK_HOLE ? (int64_t)partial_size(p) : (int64_t)offset;
+	/* Moves the descriptor's own position, which nobody uses. */
+	found = lseek(file_fd(f), (off_t)offset, whence);
+	return found < 0 ? -errno : found;
+}
+
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset)
 {
+	struct partial *partial = file_partial(f);
 	int fd = file_fd(f);
 	size_t done = 0;
 
+	if (partial && !partial_has(partial, offset, n))
+		return -EREMOTE;
 	while (done < n) {
 		ssize_t got = pread(fd, (char *)p + done, n - done, (off_t)(offset + done));
 
@@ -750,6 +858,8 @@ ssize_t file_copy(struct file *from, uint64_t offset, struct file *to, uint64_t 
 		return -EFBIG;
 	if (n == 0)
 		return 0;
+	if (file_partial(from))
+		return -EOPNOTSUPP; /* the kernel reads it */
 	r = content_check_reserve(to->cache, n);
 	if (r)
 		return r;

@@ -21,7 +21,8 @@
 
 struct file; /* one open of one inode */
 
-/* truncate needs writable. -EREMOTE: the content is not here and truncate is not asked (call
+/* truncate needs writable. Content that is not here may be open for reading all the same: see
+ * file_ready. -EREMOTE: the content is not here and truncate is not asked (call
  * cache_fetch, then repeat); -ESTALE: the inode is gone, or has lost
  * its name to a remote change and its content is not here: look the path up again. */
 int file_open(
@@ -43,6 +44,15 @@ int file_flush(struct file *f) MUST_CHECK;
 void file_unseen(struct file *f, int open_flags);
 
 uint64_t file_ino(const struct file *f);
+/* Whether bytes [offset, offset + n) of an open file can be read now; if not, file_partial is what they
+ * have to be brought into by cache_range. Tells whoever reads ahead. */
+bool file_ready(struct file *f, uint64_t offset, uint64_t n);
+/* After content was fetched whole, or was made elsewhere, while f read it by ranges: goes on with that.
+ * -EREMOTE: it is not here. */
+int file_catch_up(struct file *f) MUST_CHECK;
+/* NULL: all of the content is here. Borrowed until release. */
+struct partial *file_partial(const struct file *f);
+/* -EREMOTE: it is not ready (file_ready). */
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset) MUST_CHECK;
 /* Whole or -errno (-ENOSPC, -EFBIG, -EBADF); has reached the content file on return. append: at
  * the end, atomically against other appenders of this mount. */
@@ -58,7 +68,9 @@ ssize_t file_copy(struct file *from, uint64_t offset, struct file *to, uint64_t 
 /* Content, then the write-ahead log, flushed to disk; a journal row is put so that the change is
  * sealed now. */
 int file_fsync(struct file *f, bool data_only) MUST_CHECK;
-/* A descriptor for splice or lseek(SEEK_DATA); borrowed until release; do not write through it. */
+/* lseek(2) with SEEK_DATA or SEEK_HOLE. Where content is not here there are data. */
+int64_t file_seek(const struct file *f, uint64_t offset, int whence) MUST_CHECK;
+/* Borrowed until release; do not write through it. */
 int file_fd(const struct file *f);
 
 /* ---- for the replicator ---- */

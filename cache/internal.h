@@ -43,6 +43,9 @@ struct note; /* db.c: queued invalidations and removals */
 
 struct sweep; /* sweep.c */
 
+struct partial;
+struct partials; /* partial.c */
+
 /* Of the inode table. */
 struct totals {
 	int64_t inodes;
@@ -120,6 +123,9 @@ struct cache {
 	void *invalidate_ctx;
 	cache_fetch_fn fetch;
 	void *fetch_ctx;
+	cache_range_fn range; /* likewise, as the next */
+	void *range_ctx;
+	_Atomic uint64_t range_min; /* files of that size can be open without their content; 0: none */
 
 	struct mutex journal_lock; /* leaf */
 	struct cond journal_cond;
@@ -146,6 +152,7 @@ struct cache {
 	_Atomic bool linked;	      /* tables link or link_id have, or had, rows */
 
 	struct sweep *sweep;
+	struct partials *partials;
 	struct removals *removals;
 	struct hashings *hashings;
 	_Atomic int64_t hash_end_ms;
@@ -417,6 +424,10 @@ void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothin
 /* Flushes the directory that holds ino's content file. */
 int content_sync_dir(struct cache *c, uint64_t ino) MUST_CHECK;
 int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
+/* Inside a transaction: the file of that name gets the name of row's content file, and the row says that
+ * its content, of size bytes, is here. */
+int content_adopt(struct conn *conn, const struct inode_row *row, int dir_fd, const char *name,
+	uint64_t size) MUST_CHECK;
 /* Finds out what the file system's times can tell: times_distinct, stores_show. */
 void content_probe_times(struct cache *c);
 /* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
@@ -460,6 +471,25 @@ void removals_free(struct removals *q);
 void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by);
 /* Removes what waits now; true: there was something. */
 bool removals_drain(struct cache *c);
+
+/* ---- partial.c ---- */
+
+/* block: bytes of a block, 0: PARTIAL_BLOCK. */
+struct partials *partials_new(uint64_t block);
+void partials_free(struct partials *t);
+/* At open, after recovery. */
+int partials_load(struct cache *c) MUST_CHECK;
+/* As partial_get, for an inode whose row says so. */
+int partial_open(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], uint64_t size,
+	struct partial **ret) MUST_CHECK;
+/* Its file, read-write; borrowed. */
+int partial_fd(const struct partial *p);
+/* Cheap when there are none. With any lock but a leaf. */
+bool partial_known(struct cache *c, uint64_t ino);
+/* Drops it; unused: only when nobody refers to it. bytes (may be NULL): how many blocks had. */
+bool partial_remove(struct cache *c, uint64_t ino, bool unused, uint64_t *bytes);
+/* Drops the least recently used one that nobody refers to, if it was used in that tick or before. */
+bool partial_evict(struct cache *c, uint64_t before, uint64_t *bytes);
 
 /* ---- evict.c ---- */
 

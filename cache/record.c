@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "cache/file.h"
+#include "cache/partial.h"
 #include "src/base/clock.h"
 
 #define BUCKETS 4096
@@ -37,6 +38,8 @@ static void record_free(struct record *rec)
 
 	if (fd >= 0)
 		close(fd);
+	partial_put(atomic_load(&rec->partial));
+	partial_put(rec->left);
 	mutex_done(&rec->lock);
 	free(rec->displaced);
 	free(rec->copying);

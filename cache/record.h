@@ -62,6 +62,9 @@ struct record {
 	bool loaded;	   /* generation comes from the row */
 	_Atomic int fd;	 /* read-write, shared by all opens; -1: not open. Changes under lock; stays
 			    while opens > 0 */
+	_Atomic(struct partial *) partial; /* the content is not all here, and fd is its file's. Set
+					    * with fd, cleared under lock when fd is another file … */
+	struct partial *left;		   /* … and then kept here for those that are looking at it */
 	_Atomic uint64_t used; /* the tick when fd was opened */
 	bool dir_synced; /* the content directory was flushed since the file was made */
 	bool retry;	 /* the last release could not be written: the record lives on for it */

@@ -58,6 +58,12 @@ void removals_free(struct removals *q)
 	free(q);
 }
 
+static void remove_all(struct cache *c, uint64_t ino)
+{
+	content_remove(c, ino);
+	partial_remove(c, ino, false, NULL);
+}
+
 void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by)
 {
 	struct removals *q = c->removals;
@@ -75,7 +81,7 @@ void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by)
 	if (full)
 		removals_drain(c);
 	if (!queued)
-		content_remove(c, ino);
+		remove_all(c, ino);
 }
 
 /* The log must not say that a name has the new content before that is there: a file that was written,
@@ -116,7 +122,7 @@ bool removals_drain(struct cache *c)
 			flush(c, batch, n))
 			log_debug("content removed before the log was flushed");
 		for (unsigned i = 0; i < n; i++)
-			content_remove(c, batch[i].ino);
+			remove_all(c, batch[i].ino);
 		any = any || n > 0;
 	} while (n == BATCH);
 	return any;

@@ -189,7 +189,7 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 	}
 	if (!r && atomic_load(&conn->cache->linked))
 		r = link_id_set(conn, ino, (struct link_id){0});
-	if (!r && local)
+	if (!r && (local || partial_known(conn->cache, ino)))
 		conn_remove_content(conn, ino);
 	return r;
 }

@@ -20,6 +20,9 @@ struct fetch {
 	fuse_ino_t ino;
 	bool open;
 	struct fuse_file_info fi; /* open */
+	struct file *file;	  /* read; else NULL. The kernel keeps it open until the answer */
+	size_t size;
+	uint64_t offset;
 	unsigned mask;		  /* setattr */
 	struct inode v;
 	unsigned attempts;
@@ -104,6 +107,9 @@ static void start(struct fetch *f)
 	struct fs *fs = f->fs;
 	struct cache *cache = fs->cache;
 	fuse_ino_t ino = f->ino;
+	struct partial *partial = f->file ? file_partial(f->file) : NULL;
+	uint64_t offset = f->offset;
+	size_t size = f->size;
 
 	if (!wait_begin(f)) {
 		reply(f->req, -EIO);
@@ -111,7 +117,28 @@ static void start(struct fetch *f)
 		return;
 	}
 	fuse_req_interrupt_func(f->req, on_interrupt, f);
-	cache_fetch(cache, ino, on_fetched, f);
+	if (partial)
+		cache_range(cache, partial, offset, size, on_fetched, f);
+	else if (f->file)
+		on_fetched(f, 0); /* all of it has come meanwhile */
+	else
+		cache_fetch(cache, ino, on_fetched, f);
+}
+
+static bool repeat_read(struct fetch *f)
+{
+	char *p AUTO_FREE = malloc(f->size);
+	int r;
+
+	if (!p) {
+		reply(f->req, -ENOMEM);
+		return true;
+	}
+	r = read_and_reply(f->req, f->file, p, f->size, f->offset);
+	/* It was fetched in one piece. */
+	if (r == -EREMOTE && file_catch_up(f->file) == 0)
+		r = read_and_reply(f->req, f->file, p, f->size, f->offset);
+	return r != -EREMOTE;
 }
 
 /* True when answered. */
@@ -121,6 +148,8 @@ static bool repeat(struct fetch *f)
 	struct stat st;
 	int r;
 
+	if (f->file)
+		return repeat_read(f);
 	if (f->open)
 		return open_and_reply(f->req, f->ino, &f->fi) != -EREMOTE;
 	r = tree_setattr(f->fs->cache, f->ino, f->mask, &f->v, &inode);
@@ -196,6 +225,18 @@ void fetch_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
 		return;
 	f->open = true;
 	f->fi = *fi;
+	start(f);
+}
+
+void fetch_read(fuse_req_t req, fuse_ino_t ino, struct file *file, size_t size, uint64_t offset)
+{
+	struct fetch *f = fetch_new(req, ino);
+
+	if (!f)
+		return;
+	f->file = file;
+	f->size = size;
+	f->offset = offset;
 	start(f);
 }
 

@@ -181,6 +181,8 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off, struct fuse_f
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
 /* Opens ino and answers; -EREMOTE, unanswered, when content has to be fetched first. */
 int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
+/* Reads into p, of that size, and answers; -EREMOTE, unanswered, when content has to be fetched first. */
+int read_and_reply(fuse_req_t req, struct file *file, char *p, size_t size, uint64_t offset);
 void handles_release(struct fs *fs);
 
 /* dir.c */
@@ -223,6 +225,7 @@ bool ids_in_group(fuse_req_t req, uint32_t gid);
  * answers. */
 void fetch_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
 void fetch_setattr(fuse_req_t req, fuse_ino_t ino, unsigned mask, const struct inode *v);
+void fetch_read(fuse_req_t req, fuse_ino_t ino, struct file *file, size_t size, uint64_t offset);
 /* Answers those that wait with EIO and waits for those that are being answered. */
 void fetches_cancel(struct fs *fs);
 void fs_unref(struct fs *fs);

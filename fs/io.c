@@ -193,21 +193,30 @@ void op_create(
 		handle_free(fs, h);
 }
 
-void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+int read_and_reply(fuse_req_t req, struct file *file, char *p, size_t size, uint64_t offset)
 {
-	size_t want = size < REQUEST_MAX ? size : REQUEST_MAX;
-	char *p = scratch(want);
-	ssize_t n;
+	ssize_t n = file_read(file, p, size, offset);
 
-	if (!p) {
-		reply(req, -ENOMEM);
-		return;
-	}
-	n = file_read(handle_of(fi)->open.file, p, want, (uint64_t)off);
+	if (n == -EREMOTE)
+		return -EREMOTE;
 	if (n < 0)
 		reply(req, (int)n);
 	else
 		fuse_reply_buf(req, p, (size_t)n);
+	return 0;
+}
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	size_t want = size < REQUEST_MAX ? size : REQUEST_MAX;
+	struct file *file = handle_of(fi)->open.file;
+	char *p = scratch(want);
+
+	if (!p)
+		reply(req, -ENOMEM);
+	else if (!file_ready(file, (uint64_t)off, want) ||
+		 read_and_reply(req, file, p, want, (uint64_t)off) == -EREMOTE)
+		fetch_read(req, ino, file, want, (uint64_t)off);
 }
 
 /* Nearly every file has no such bits: looked up once for each open, and again when some file got
@@ -296,11 +305,10 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off, struct fuse_f
 
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	/* Moves the descriptor's own position, which nobody uses. */
-	off_t found = lseek(file_fd(handle_of(fi)->open.file), off, whence);
+	int64_t found = file_seek(handle_of(fi)->open.file, (uint64_t)off, whence);
 
 	if (found < 0)
-		reply(req, -errno);
+		reply(req, (int)found);
 	else
 		fuse_reply_lseek(req, found);
 }

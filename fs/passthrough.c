@@ -230,7 +230,8 @@ int passthrough_begin(struct fs *fs, struct passthrough_open *o, int flags, bool
 	}
 	n = *at;
 	CHECK(n != NULL); /* an uncounted open would end in the wrong mode */
-	if (n->opens == 0)
+	/* What is not all here has to be asked for. */
+	if (n->opens == 0 && !file_partial(o->file))
 		n->backing = register_file(fs, file_fd(o->file));
 	if (n->kept && n->opens == 0)
 		p->kept--;

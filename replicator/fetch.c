@@ -19,6 +19,8 @@
 #include "cache/file.h"
 #include "cache/outbox.h"
 #include "replicator/body.h"
+#include "replicator/range.h"
+#include "replicator/range_source.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
@@ -32,6 +34,7 @@ struct waiter {
 };
 
 struct job {
+	struct fetcher *fetcher;
 	uint64_t ino;
 	bool running;
 	int64_t due_ms; /* monotonic, as all times here */
@@ -43,6 +46,7 @@ struct job {
 
 struct fetcher {
 	struct regions *regions;
+	struct ranger *ranger;
 	struct mutex lock;
 	struct cond work;  /* a job was added, or stopping */
 	struct job *first; /* in order of arrival */
@@ -52,13 +56,14 @@ struct fetcher {
 	unsigned started;
 };
 
-int fetcher_new(struct regions *regions, struct fetcher **ret)
+int fetcher_new(struct regions *regions, struct ranger *ranger, struct fetcher **ret)
 {
 	struct fetcher *f = calloc(1, sizeof(*f));
 
 	if (!f)
 		return -ENOMEM;
 	f->regions = regions;
+	f->ranger = ranger;
 	f->last = &f->first;
 	mutex_init(&f->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&f->work);
@@ -76,9 +81,7 @@ void fetcher_free(struct fetcher *f)
 	free(f);
 }
 
-/* The name that the content has in the regions as long as they have not heard of the rename; len 0:
- * none is known. */
-static int former_name(struct regions *regions, struct slice key, struct key *ret)
+int fetch_former_name(struct regions *regions, struct slice key, struct key *ret)
 {
 	AUTO_FREE struct outbox_row *row = malloc(sizeof(*row));
 	struct conn *conn;
@@ -109,7 +112,7 @@ static int fetch_moved(struct body *body, struct regions *regions, struct slice 
 
 	if (!from)
 		return -ENOMEM;
-	int r = former_name(regions, key, from);
+	int r = fetch_former_name(regions, key, from);
 	if (r < 0)
 		return r;
 	if (!from->len)
@@ -118,7 +121,7 @@ static int fetch_moved(struct body *body, struct regions *regions, struct slice 
 	return body_fetch_moved(body, regions, key_slice(from), &wanted);
 }
 
-int fetch_once(struct regions *regions, uint64_t ino)
+int fetch_whole(struct regions *regions, uint64_t ino)
 {
 	CLEANUP(body_done) struct body body = {0};
 	uint8_t hash[SHA256_SIZE];
@@ -144,6 +147,25 @@ int fetch_once(struct regions *regions, uint64_t ino)
 	body.spooled = false;
 	metric_add(METRIC_CONTENT_FETCHED, 1);
 	return 0;
+}
+
+/* Whether its content is of a size that is read by ranges. */
+static bool is_large(struct regions *regions, uint64_t ino)
+{
+	AUTO_FREE struct key *key = malloc(sizeof(*key));
+	uint8_t hash[SHA256_SIZE];
+	uint64_t size;
+
+	return key && content_wanted(regions->cache, ino, key, hash, &size) == 0 &&
+	       size >= cache_range_min(regions->cache);
+}
+
+int fetch_once(struct regions *regions, uint64_t ino)
+{
+	bool foreign = false, large = is_large(regions, ino);
+	int r = large ? range_fetch_once(regions, ino, &foreign) : -EAGAIN;
+
+	return r == -EAGAIN && (foreign || !large) ? fetch_whole(regions, ino) : r;
 }
 
 /* Under the lock. The first job that is due; else NULL, and how long until one is (INT64_MAX: there
@@ -223,13 +245,29 @@ static void tell(struct job *j, int result)
 	free(j);
 }
 
+/* The ranger has fetched it, or not: it waits and tries again by itself. */
+static void on_ranged(void *arg, int result)
+{
+	struct job *j = arg;
+	struct fetcher *f = j->fetcher;
+
+	mutex_lock(&f->lock);
+	unlink_job(f, j);
+	mutex_unlock(&f->lock);
+	tell(j, result);
+}
+
 static void *work(void *arg)
 {
 	struct fetcher *f = arg;
 	struct job *j;
 
 	while ((j = take_job(f)) != NULL) {
-		int r = fetch_once(f->regions, j->ino);
+		if (is_large(f->regions, j->ino)) {
+			ranger_fetch(f->ranger, j->ino, false, on_ranged, j);
+			continue;
+		}
+		int r = fetch_whole(f->regions, j->ino);
 
 		mutex_lock(&f->lock);
 		bool again = !f->stopping && try_again(j, r);
@@ -304,6 +342,7 @@ void fetcher_fetch(void *ctx, uint64_t ino, cache_fetch_done done, void *arg)
 	if (!j) {
 		j = calloc(1, sizeof(*j));
 		CHECK(j);
+		j->fetcher = f;
 		j->ino = ino;
 		j->due_ms = clock_monotonic_ms();
 		j->give_up_ms = j->due_ms + GIVE_UP_MS;

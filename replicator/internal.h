@@ -6,6 +6,7 @@
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
 #include "replicator/pull.h"
+#include "replicator/range.h"
 #include "replicator/region.h"
 #include "replicator/replicator.h"
 #include "replicator/seal.h"
@@ -29,6 +30,7 @@ struct replicator {
 	struct announcer *announcer[REGION_MAX];
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;
+	struct ranger *ranger;
 	struct fetcher *fetcher;
 
 	struct mutex lock; /* rank REPLICATOR; guards the four below */

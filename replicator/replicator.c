@@ -182,7 +182,9 @@ static int make_parts(struct replicator *r)
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
 	if (code == 0)
-		code = fetcher_new(&r->regions, &r->fetcher);
+		code = ranger_new(&r->regions, &r->ranger);
+	if (code == 0)
+		code = fetcher_new(&r->regions, r->ranger, &r->fetcher);
 	return code;
 }
 
@@ -243,6 +245,7 @@ void replicator_free(struct replicator *r)
 	if (!r)
 		return;
 	replicator_stop(r);
+	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
 	for (unsigned i = 0; i < r->regions.count; i++) {
@@ -603,7 +606,10 @@ static void *house_loop(void *arg)
 static int start_threads(struct replicator *r)
 {
 	char name[16];
-	int code = fetcher_start(r->fetcher, FETCH_THREADS);
+	int code = ranger_start(r->ranger);
+
+	if (code == 0)
+		code = fetcher_start(r->fetcher, FETCH_THREADS);
 
 	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
 		struct announce_thread *t = &r->announce[i];
@@ -658,6 +664,7 @@ int replicator_start(struct replicator *r, struct err *err)
 		return err_errno(err, code, "cannot start the replication threads");
 	}
 	cache_set_fetcher(r->cache, fetcher_fetch, r->fetcher);
+	cache_set_ranger(r->cache, r->o.lazy_min ? ranger_read : NULL, r->ranger, r->o.lazy_min);
 	return 0;
 }
 
@@ -673,6 +680,7 @@ void replicator_stop(struct replicator *r)
 	if (!r->running)
 		return;
 	cache_set_fetcher(r->cache, NULL, NULL);
+	cache_set_ranger(r->cache, NULL, NULL, 0);
 	atomic_store(&r->regions.cancel, true);
 	mutex_lock(&r->lock);
 	r->stopping = true;
@@ -681,6 +689,7 @@ void replicator_stop(struct replicator *r)
 	journal_kick(r->cache);
 	content_stop_hashing(r->cache, 0);
 	cache_defer_removals(r->cache, false);
+	ranger_stop(r->ranger); /* first: the fetcher waits for it */
 	fetcher_stop(r->fetcher);
 	join(r->remove_thread, &r->remove_started);
 	join(r->seal_thread, &r->seal_started);

@@ -36,6 +36,7 @@ struct replicator_options {
 	struct replicator_region_options region[REGION_MAX];
 	unsigned home;		   /* index: pulled from and read from first */
 	uint64_t inline_max;	   /* 0: INLINE_MAX_DEFAULT */
+	uint64_t lazy_min;	   /* files of at least so many bytes are read by ranges; 0: none */
 	int64_t seal_after_ms;	   /* 0: 5,000 */
 	int64_t segment_delay_ms;  /* 0: 250; how long changes are gathered */
 	int64_t poll_interval_ms;  /* 0: 1,000 */

@@ -29,6 +29,7 @@ static int fill_status(struct command_context *c, struct status *s, struct err *
 	r = replicator_status(c->replicator, &s->replicator);
 	if (r == 0)
 		r = cache_usage(c->cache, &s->usage);
+	partial_usage(c->cache, &s->partial);
 	if (r < 0)
 		return err_errno(err, r, "cannot read the state");
 	s->troubles = (unsigned)cache_troubles(

@@ -68,6 +68,7 @@ struct config {
 	int64_t seal_after_ms;
 	int64_t segment_delay_ms;
 	uint64_t inline_max;
+	uint64_t lazy_min;
 	int64_t max_clock_skew_ms;
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;

@@ -257,6 +257,7 @@ static int open_replicator(struct daemon *d, struct err *err)
 	o->home = c->home_index;
 	o->push_copy = c->push == 1;
 	o->inline_max = c->inline_max;
+	o->lazy_min = c->lazy_min;
 	o->seal_after_ms = c->seal_after_ms;
 	o->segment_delay_ms = c->segment_delay_ms;
 	o->poll_interval_ms = c->poll_interval_ms;

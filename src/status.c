@@ -201,9 +201,12 @@ static void figures(const struct status *s, struct buf *out)
 		s->config->cache_size ? text_bytes(s->config->cache_size, b) : "",
 		s->usage.content_files, s->usage.counting ? " (still counting)" : "",
 		text_bytes(s->usage.database_bytes, c), text_bytes(s->usage.free_bytes, d));
+	if (s->partial.files)
+		buf_printf(out, "  partial    %s of %" PRIu64 " large files that are read by blocks\n",
+			text_bytes(s->partial.bytes, a), s->partial.files);
 	buf_printf(out, "  passthrough: %s\n", s->fs.passthrough);
 	if (s->fs.fetches_waiting)
-		buf_printf(out, "  waiting    %" PRIu64 " opens wait for content from a region\n",
+		buf_printf(out, "  waiting    %" PRIu64 " opens and reads wait for content from a region\n",
 			s->fs.fetches_waiting);
 }
 
@@ -271,6 +274,8 @@ static void cache_json(const struct status *s, struct json *j)
 	json_begin_object(j, "cache");
 	json_put_int(j, "content_bytes", (int64_t)s->usage.content_bytes);
 	json_put_int(j, "content_files", (int64_t)s->usage.content_files);
+	json_put_int(j, "partial_bytes", (int64_t)s->partial.bytes);
+	json_put_int(j, "partial_files", (int64_t)s->partial.files);
 	json_put_int(j, "cache_size", (int64_t)s->config->cache_size);
 	json_put_int(j, "inodes", (int64_t)s->usage.inodes);
 	json_put_bool(j, "counting", s->usage.counting);

@@ -19,6 +19,7 @@ enum lock_rank {
 	LOCK_RANK_FILE = 40,	   /* cache: one open file's content */
 	LOCK_RANK_DB_WRITER = 50,  /* cache: the writer connection */
 	LOCK_RANK_DB_READERS = 55, /* cache: the pool of read connections */
+	LOCK_RANK_PARTIAL = 58,	   /* cache: the table of partial content */
 	LOCK_RANK_STORE = 60,	   /* stores: connection pools, in-memory stores, limits */
 	LOCK_RANK_LEAF = 90,	   /* held for a few instructions, takes nothing inside */
 };

@@ -463,7 +463,7 @@ static void a_log_is_cut_at_its_size(void **state)
 		content_close(r);
 		free(all);
 		/* However busy the machine is: there is more by the next one. */
-		for (unsigned seen = atomic_load(&w.turns); atomic_load(&w.turns) < seen + 2;)
+		for (uint64_t seen = atomic_load(&w.turns); atomic_load(&w.turns) < seen + 2;)
 			usleep(1000);
 	}
 	atomic_store(&w.stop, true);

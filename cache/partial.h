@@ -1,0 +1,66 @@
+/*
+ * Content of which only some blocks are here.
+ *
+ * A large file whose content is elsewhere can be open for reading before it has been fetched. What was
+ * fetched of it lies in partial/<ino> of the state directory, a file of full size with holes, and
+ * partial/<ino>.map says which blocks are there. When all are, their SHA-256 is compared with the
+ * hash of the version and the file becomes the ordinary content file; handles that are open go on
+ * with it. Until then the inode counts as remote.
+ *
+ * Partial content is never the only copy of anything, so it is dropped wherever there is doubt: a map
+ * that does not fit, another version under the inode, a power cut.
+ *
+ * Thread-safe. A partial that somebody refers to keeps its memory; whether it still is of use its state
+ * says.
+ */
+#ifndef CACHE_PARTIAL_H
+#define CACHE_PARTIAL_H
+
+#include "cache/cache.h"
+#include "src/base/hash.h"
+
+#define PARTIAL_BLOCK (1U << 20) /* bytes; the last block of a file may be shorter */
+#define PARTIAL_MAX 16384	 /* files; beyond it the least recently used one goes */
+
+struct partial;
+
+enum partial_state {
+	PARTIAL_ACTIVE = 0, /* some blocks are here */
+	PARTIAL_DONE,	    /* it is the inode's content now */
+	PARTIAL_GONE,	    /* nobody finds it any more; who refers to it may go on with it */
+};
+
+/* The partial content of an inode whose content is elsewhere, made when there is none; a reference.
+ * -EALREADY: the content is here; -ESTALE: it wants none, or has no name any more; -ENOSPC. */
+int partial_get(struct cache *c, uint64_t ino, struct partial **ret) MUST_CHECK;
+struct partial *partial_ref(struct partial *p);
+void partial_put(struct partial *p); /* NULL is fine */
+
+uint64_t partial_ino(const struct partial *p);
+uint64_t partial_size(const struct partial *p);
+const uint8_t *partial_hash(const struct partial *p);
+uint64_t partial_block(const struct partial *p); /* bytes of a block */
+uint64_t partial_blocks(const struct partial *p);
+enum partial_state partial_state(struct partial *p);
+
+/* Whether all bytes of [offset, offset + n) that the file has are here. */
+bool partial_has(struct partial *p, uint64_t offset, uint64_t n);
+/* The first block of [from, to) that is not here; to: all are. */
+uint64_t partial_missing(struct partial *p, uint64_t from, uint64_t to);
+/* Puts bytes that are not marked yet into the file; -ENOSPC with regard to the reserve. */
+int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t n) MUST_CHECK;
+/* All bytes of the block are there. Hashes it too when it is the next in order. */
+void partial_mark(struct partial *p, uint64_t block);
+/* When all blocks are here: compares the hash, flushes, and makes it the inode's content. 0 also when
+ * somebody else is at it or the inode has no name any more; -EAGAIN: some block is missing; -EBADMSG: the
+ * hash is another, and all blocks were thrown away. Blocks on disk. */
+int partial_finish(struct partial *p) MUST_CHECK;
+
+/* What lies in the state directory. */
+struct partial_usage {
+	uint64_t files;
+	uint64_t bytes; /* of the blocks that are here */
+};
+void partial_usage(struct cache *c, struct partial_usage *ret);
+
+#endif

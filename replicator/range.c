@@ -1,0 +1,742 @@
+/*
+ * The pool that reads ranges.
+ *
+ * A target is one partial content that somebody reads, with those who wait for blocks of it and the
+ * readers that are followed. It is made by the first read that finds a block missing, and goes when
+ * nobody has read for IDLE_MS. A worker takes a run of blocks that are neither here nor under way:
+ * first what readers wait for, then whole files that somebody waits for, then what lies ahead of
+ * sequential readers, then whole files in the background. Of the last two kinds SPARE workers are kept
+ * free, so that a reader who waits seldom waits for a worker. Blocks count one by one as they arrive,
+ * and whoever waits for them is told.
+ *
+ * All ranges of a target come from its source (range_source.h), which one worker finds when there is
+ * none. When the object there has become another one, or its region fails, the source is looked for
+ * again, with growing pauses; a waiter gives up after GIVE_UP_MS. Where no region has the version
+ * but one has an object that does not say what it is, the content is fetched in one piece.
+ *
+ * Waiters are called without any lock.
+ *
+ * Lock: ranger.lock guards the targets and what the workers are at.
+ */
+#include "replicator/range.h"
+
+#include <errno.h>
+
+#include "cache/file.h"
+#include "replicator/fetch.h"
+#include "replicator/range_source.h"
+#include "replicator/readahead.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+
+enum {
+	THREADS = 8,
+	SPARE = 2,
+	RUN_BLOCKS = 4, /* of one request, unless a reader needs more at once */
+	GIVE_UP_MS = 30000,
+	GIVE_UP_ABSENT_MS = 2000,
+	PAUSE_FIRST_MS = 50,
+	PAUSE_MAX_MS = 2000,
+	IDLE_MS = 3000,
+	LOOK_MS = 200, /* how often waiting times are looked at */
+	BAD_MAX = 2,   /* hashes that did not match before waiters are told */
+};
+
+struct waiter {
+	uint64_t first, end; /* blocks */
+	bool whole;
+	bool background;
+	int64_t since_ms;
+	cache_fetch_done done;
+	void *arg;
+	int result;
+	struct waiter *next;
+};
+
+struct target {
+	struct partial *p;
+	struct waiter *waiters;
+	struct readahead ahead[READAHEAD_STREAMS];
+	uint64_t clock;
+	struct key key; /* the last name that it had; len 0: none is known */
+	struct range_source source;
+	bool has_source;
+	bool nameless;
+	bool absent; /* and no region that answered has it, so it will not come */
+	bool busy; /* a worker looks for the source, or finishes it: nobody else works on it */
+	unsigned workers; /* that work on it */
+	unsigned bad;
+	uint64_t avoid;	  /* regions */
+	uint64_t version; /* of source: counts them */
+	int64_t due_ms;	  /* not before */
+	int64_t pause_ms;
+	int64_t used_ms;
+	int64_t came_ms; /* when a block last came */
+	struct target *next;
+};
+
+/* What one worker is at. */
+struct run {
+	struct target *target; /* NULL: nothing */
+	uint64_t first, end;
+};
+
+struct worker {
+	struct ranger *ranger;
+	struct run run; /* guarded by the lock */
+	pthread_t thread;
+};
+
+struct ranger {
+	struct regions *regions;
+	struct mutex lock;
+	struct cond work;
+	struct target *first;
+	unsigned working; /* workers that are not idle */
+	bool stopping;
+	struct worker worker[THREADS];
+	unsigned started;
+};
+
+int ranger_new(struct regions *regions, struct ranger **ret)
+{
+	struct ranger *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return -ENOMEM;
+	r->regions = regions;
+	r->stopping = true;
+	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
+	cond_init(&r->work);
+	*ret = r;
+	return 0;
+}
+
+void ranger_free(struct ranger *r)
+{
+	if (!r)
+		return;
+	ranger_stop(r);
+	cond_done(&r->work);
+	mutex_done(&r->lock);
+	free(r);
+}
+
+/* ---- waiters; all with the lock ---- */
+
+/* Moves w, at *at, to those that are told. */
+static void end_waiter(struct waiter **at, int result, struct waiter **told)
+{
+	struct waiter *w = *at;
+
+	*at = w->next;
+	w->result = result;
+	w->next = *told;
+	*told = w;
+}
+
+static void end_all(struct target *t, int result, struct waiter **told)
+{
+	while (t->waiters)
+		end_waiter(&t->waiters, result, told);
+}
+
+/* Those that have what they wait for, or have waited for too long. */
+static void settle(struct target *t, struct waiter **told)
+{
+	enum partial_state state = partial_state(t->p);
+	int64_t now = clock_monotonic_ms();
+	int64_t patience = t->absent ? GIVE_UP_ABSENT_MS : GIVE_UP_MS;
+	struct waiter **at = &t->waiters;
+
+	while (*at) {
+		struct waiter *w = *at;
+
+		if (state == PARTIAL_DONE ||
+			(!w->whole && partial_missing(t->p, w->first, w->end) == w->end))
+			end_waiter(at, 0, told);
+		else if (w->whole && state == PARTIAL_GONE)
+			end_waiter(at, -ESTALE, told);
+		else if (now - w->since_ms >= patience && now - t->came_ms >= patience)
+			end_waiter(at, t->nameless ? -ESTALE : -EIO, told);
+		else
+			at = &w->next;
+	}
+}
+
+/* Without the lock. */
+static void tell(struct waiter *told)
+{
+	while (told) {
+		struct waiter *next = told->next;
+
+		if (told->result == -EIO)
+			log_warn("content cannot be read: no region has this version now "
+				 "blocks=%llu..%llu",
+				(unsigned long long)told->first, (unsigned long long)told->end);
+		told->done(told->arg, told->result);
+		free(told);
+		told = next;
+	}
+}
+
+/* ---- what to do next; all with the lock ---- */
+
+/* The first block of [from, to) that is neither here nor under way; to: none. */
+static uint64_t next_free(struct ranger *r, struct target *t, uint64_t from, uint64_t to)
+{
+	for (bool again = true; again;) {
+		from = partial_missing(t->p, from, to);
+		again = false;
+		for (unsigned i = 0; i < r->started && from < to; i++) {
+			const struct run *run = &r->worker[i].run;
+
+			if (run->target == t && from >= run->first && from < run->end) {
+				from = run->end < to ? run->end : to;
+				again = true;
+			}
+		}
+	}
+	return from;
+}
+
+/* A run that starts within [from, to) and has up to RUN_BLOCKS up to limit. */
+static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to, uint64_t limit,
+	struct run *ret)
+{
+	uint64_t first, end;
+
+	if (limit > partial_blocks(t->p))
+		limit = partial_blocks(t->p);
+	if (to > limit)
+		to = limit;
+	first = from < to ? next_free(r, t, from, to) : to;
+	if (first >= to)
+		return false;
+	for (end = first + 1; end < limit && end < first + RUN_BLOCKS; end++) {
+		if (next_free(r, t, end, end + 1) != end)
+			break;
+	}
+	*ret = (struct run){t, first, end};
+	return true;
+}
+
+static uint64_t ahead_end(const struct target *t, const struct readahead *a)
+{
+	uint64_t block = partial_block(t->p);
+
+	return a->window > UINT64_MAX - a->next - block ? UINT64_MAX / block
+							: (a->next + a->window + block - 1) / block;
+}
+
+/* How far the reader that wants this block is followed. */
+static uint64_t limit_of(const struct target *t, const struct waiter *w)
+{
+	uint64_t limit = w->end, block = partial_block(t->p);
+
+	for (unsigned i = 0; i < READAHEAD_STREAMS; i++) {
+		const struct readahead *a = &t->ahead[i];
+
+		if (a->window && a->next / block >= w->first && a->next / block <= w->end &&
+			ahead_end(t, a) > limit)
+			limit = ahead_end(t, a);
+	}
+	return limit;
+}
+
+static bool take_demand(struct ranger *r, struct target *t, struct run *ret)
+{
+	for (const struct waiter *w = t->waiters; w; w = w->next) {
+		if (!w->whole && take(r, t, w->first, w->end, limit_of(t, w), ret))
+			return true;
+	}
+	return false;
+}
+
+/* All blocks have been here for longer, and nobody has made them the content. */
+static bool take_end(struct target *t, struct run *ret)
+{
+	uint64_t blocks = partial_blocks(t->p);
+
+	if (t->workers || partial_missing(t->p, 0, blocks) < blocks)
+		return false;
+	*ret = (struct run){t, blocks, blocks};
+	return true;
+}
+
+static bool take_whole(struct ranger *r, struct target *t, bool background, struct run *ret)
+{
+	for (const struct waiter *w = t->waiters; w; w = w->next) {
+		if (w->whole && w->background == background &&
+			(take(r, t, 0, UINT64_MAX, UINT64_MAX, ret) || take_end(t, ret)))
+			return true;
+	}
+	return false;
+}
+
+static bool take_ahead(struct ranger *r, struct target *t, struct run *ret)
+{
+	uint64_t block = partial_block(t->p);
+
+	if (partial_state(t->p) == PARTIAL_GONE)
+		return false;
+	for (unsigned i = 0; i < READAHEAD_STREAMS; i++) {
+		const struct readahead *a = &t->ahead[i];
+
+		if (a->window && take(r, t, a->next / block, ahead_end(t, a), ahead_end(t, a), ret))
+			return true;
+	}
+	return false;
+}
+
+enum class { DEMAND, WHOLE, AHEAD, BACKGROUND, CLASSES };
+
+static bool take_class(struct ranger *r, struct target *t, enum class class, struct run *ret)
+{
+	switch (class) {
+	case DEMAND:
+		return take_demand(r, t, ret);
+	case WHOLE:
+		return take_whole(r, t, false, ret);
+	case AHEAD:
+		return take_ahead(r, t, ret);
+	default:
+		return take_whole(r, t, true, ret);
+	}
+}
+
+static bool next_run(struct ranger *r, struct run *ret)
+{
+	int64_t now = clock_monotonic_ms();
+
+	for (unsigned class = 0; class < CLASSES; class ++) {
+		if (class >= AHEAD && r->working + SPARE >= THREADS)
+			return false;
+		for (struct target *t = r->first; t; t = t->next) {
+			if (!t->busy && t->due_ms <= now && partial_state(t->p) != PARTIAL_DONE &&
+				take_class(r, t, (enum class) class, ret))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* ---- targets; with the lock ---- */
+
+static struct target **find(struct ranger *r, const struct partial *p)
+{
+	struct target **at = &r->first;
+
+	while (*at && (*at)->p != p)
+		at = &(*at)->next;
+	return at;
+}
+
+/* The others of its class come first next time. */
+static void put_last(struct ranger *r, struct target *t)
+{
+	struct target **at = find(r, t->p);
+
+	*at = t->next;
+	t->next = NULL;
+	while (*at)
+		at = &(*at)->next;
+	*at = t;
+}
+
+static struct target *target_new(struct ranger *r, struct partial *p)
+{
+	struct target *t = calloc(1, sizeof(*t));
+	struct target **at = &r->first;
+
+	CHECK(t);
+	t->p = partial_ref(p);
+	t->pause_ms = PAUSE_FIRST_MS;
+	while (*at)
+		at = &(*at)->next;
+	*at = t;
+	return t;
+}
+
+static bool is_idle(const struct target *t, int64_t now)
+{
+	return !t->waiters && !t->workers && !t->busy &&
+	       (now - t->used_ms >= IDLE_MS || partial_state(t->p) == PARTIAL_DONE);
+}
+
+/* Settles all waiters and takes off the list what is idle. */
+static void look(struct ranger *r, struct waiter **told, struct target **idle)
+{
+	struct target **at = &r->first;
+	int64_t now = clock_monotonic_ms();
+
+	while (*at) {
+		struct target *t = *at;
+
+		settle(t, told);
+		if (!is_idle(t, now)) {
+			at = &t->next;
+			continue;
+		}
+		*at = t->next;
+		t->next = *idle;
+		*idle = t;
+	}
+}
+
+static void targets_free(struct target *t)
+{
+	while (t) {
+		struct target *next = t->next;
+
+		partial_put(t->p);
+		free(t);
+		t = next;
+	}
+}
+
+/* ---- working ---- */
+
+static void back_off(struct target *t)
+{
+	t->due_ms = clock_monotonic_ms() + t->pause_ms;
+	if (t->pause_ms < PAUSE_MAX_MS)
+		t->pause_ms *= 2;
+}
+
+static unsigned index_of(const struct ranger *r, const struct region *region)
+{
+	return (unsigned)(region - r->regions->region);
+}
+
+/* The current name; the last one stays known when there is none any more. -EALREADY: it is here. */
+static int name_target(struct ranger *r, struct target *t, struct key *key, bool *nameless)
+{
+	uint8_t hash[SHA256_SIZE];
+	uint64_t size;
+	int e = content_wanted(r->regions->cache, partial_ino(t->p), key, hash, &size);
+
+	*nameless = e == -ESTALE;
+	if (e == -ESTALE)
+		*key = t->key;
+	else if (!e && memcmp(hash, partial_hash(t->p), SHA256_SIZE) != 0)
+		e = -EALREADY;
+	return e == -ESTALE ? 0 : e;
+}
+
+/* By the worker that set busy, without the lock: nobody else changes key and source. */
+static int find_source(struct ranger *r, struct target *t)
+{
+	AUTO_FREE struct range_source *source = malloc(sizeof(*source));
+	AUTO_FREE struct key *key = malloc(sizeof(*key));
+	bool foreign = false, nameless = false;
+	int e = source && key ? name_target(r, t, key, &nameless) : -ENOMEM;
+
+	if (e)
+		return e;
+	struct range_version v = {.key = key_slice(key),
+		.hash = partial_hash(t->p),
+		.size = partial_size(t->p),
+		.avoid = t->avoid};
+	e = range_source_find(r->regions, &v, source, &foreign);
+	if (e == -EAGAIN && foreign && !nameless) {
+		e = fetch_whole(r->regions, partial_ino(t->p));
+		return e ? e : -EALREADY;
+	}
+	mutex_lock(&r->lock);
+	t->key = *key;
+	t->nameless = nameless;
+	t->absent = nameless && e == -EAGAIN;
+	t->avoid = 0;
+	if (!e) {
+		t->source = *source;
+		t->has_source = true;
+		t->version++;
+	}
+	mutex_unlock(&r->lock);
+	return e;
+}
+
+/* Called for each block that arrived. */
+static bool on_block(void *ctx, uint64_t block)
+{
+	struct worker *w = ctx;
+	struct ranger *r = w->ranger;
+	struct waiter *told = NULL;
+	bool stop;
+
+	mutex_lock(&r->lock);
+	w->run.first = block + 1;
+	w->run.target->came_ms = clock_monotonic_ms();
+	if (w->run.target->waiters)
+		settle(w->run.target, &told);
+	stop = r->stopping;
+	mutex_unlock(&r->lock);
+	tell(told);
+	return stop;
+}
+
+/* With the lock: what a read of a range came to. */
+static void note_result(
+	struct ranger *r, struct target *t, uint64_t version, int result, struct waiter **told)
+{
+	if (!result) {
+		t->pause_ms = PAUSE_FIRST_MS;
+	} else if (result == -EAGAIN || result == -EHOSTDOWN || result == -EIO) {
+		/* Others may have seen it and found another source. */
+		if (t->version != version || !t->has_source)
+			return;
+		if (result != -EAGAIN)
+			t->avoid |= UINT64_C(1) << index_of(r, t->source.region);
+		t->has_source = false;
+		back_off(t);
+	} else if (result != -ECANCELED) {
+		log_warn("content cannot be kept inode=%llu error=%d",
+			(unsigned long long)partial_ino(t->p), result);
+		end_all(t, result, told);
+		back_off(t);
+	}
+}
+
+/* With the lock. All blocks are here. */
+static void finish(struct ranger *r, struct target *t, struct waiter **told)
+{
+	int e;
+
+	t->busy = true;
+	mutex_unlock(&r->lock);
+	e = partial_finish(t->p);
+	mutex_lock(&r->lock);
+	t->busy = false;
+	if (e == -EBADMSG) {
+		if (t->has_source)
+			t->avoid |= UINT64_C(1) << index_of(r, t->source.region);
+		t->has_source = false;
+		if (++t->bad >= BAD_MAX)
+			end_all(t, -EIO, told);
+		back_off(t);
+	} else if (e != -EAGAIN && partial_state(t->p) != PARTIAL_DONE) {
+		settle(t, told);
+		/* The inode does not want it, or it cannot be installed. */
+		end_all(t, e ? e : -ESTALE, told);
+		t->used_ms = 0;
+	}
+}
+
+/* With the lock, which is given back meanwhile. */
+static void work_on(struct worker *w, struct run run)
+{
+	struct ranger *r = w->ranger;
+	struct target *t = run.target;
+	struct waiter *told = NULL;
+	uint64_t version;
+	int e = 0;
+
+	w->run = run;
+	put_last(r, t);
+	t->workers++;
+	r->working++;
+	if (!t->has_source && run.first < run.end) {
+		t->busy = true;
+		mutex_unlock(&r->lock);
+		e = find_source(r, t);
+		mutex_lock(&r->lock);
+		t->busy = false;
+		cond_broadcast(&r->work);
+	}
+	version = t->version;
+	if (!e && run.first < run.end) {
+		struct range_source source = t->source;
+
+		mutex_unlock(&r->lock);
+		e = range_read(t->p, &source, run.first, run.end, on_block, w);
+		mutex_lock(&r->lock);
+		note_result(r, t, version, e, &told);
+	} else if (!e) {
+		(void)0;
+	} else if (e == -EALREADY) {
+		end_all(t, 0, &told);
+		t->used_ms = 0;
+	} else if (e == -EAGAIN || e == -EIO) {
+		back_off(t);
+	} else {
+		end_all(t, e, &told);
+		back_off(t);
+	}
+	w->run = (struct run){0};
+	if (!t->busy && partial_state(t->p) != PARTIAL_DONE &&
+		partial_missing(t->p, 0, UINT64_MAX) == partial_blocks(t->p) && !r->stopping)
+		finish(r, t, &told);
+	t->workers--;
+	r->working--;
+	settle(t, &told);
+	mutex_unlock(&r->lock);
+	tell(told);
+	mutex_lock(&r->lock);
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	struct ranger *r = w->ranger;
+
+	mutex_lock(&r->lock);
+	while (!r->stopping) {
+		struct waiter *told = NULL;
+		struct target *idle = NULL;
+		struct run run;
+
+		look(r, &told, &idle);
+		if (told || idle) {
+			mutex_unlock(&r->lock);
+			tell(told);
+			targets_free(idle);
+			mutex_lock(&r->lock);
+		} else if (next_run(r, &run)) {
+			cond_signal(&r->work);
+			work_on(w, run);
+		} else if (r->first) {
+			cond_wait_ms(&r->work, &r->lock, LOOK_MS);
+		} else {
+			cond_wait(&r->work, &r->lock);
+		}
+	}
+	mutex_unlock(&r->lock);
+	return NULL;
+}
+
+int ranger_start(struct ranger *r)
+{
+	mutex_lock(&r->lock);
+	r->stopping = false;
+	mutex_unlock(&r->lock);
+	while (r->started < THREADS) {
+		struct worker *w = &r->worker[r->started];
+		int e;
+
+		*w = (struct worker){.ranger = r};
+		e = thread_start(&w->thread, "range", work, w);
+		if (e < 0) {
+			ranger_stop(r);
+			return e;
+		}
+		mutex_lock(&r->lock);
+		r->started++;
+		mutex_unlock(&r->lock);
+	}
+	return 0;
+}
+
+void ranger_stop(struct ranger *r)
+{
+	struct waiter *told = NULL;
+	struct target *targets;
+
+	mutex_lock(&r->lock);
+	r->stopping = true;
+	cond_broadcast(&r->work);
+	mutex_unlock(&r->lock);
+	for (unsigned i = 0; i < r->started; i++)
+		CHECK(pthread_join(r->worker[i].thread, NULL) == 0);
+	mutex_lock(&r->lock);
+	r->started = 0;
+	for (struct target *t = r->first; t; t = t->next)
+		end_all(t, -EIO, &told);
+	targets = r->first;
+	r->first = NULL;
+	mutex_unlock(&r->lock);
+	tell(told);
+	targets_free(targets);
+}
+
+/* ---- requests ---- */
+
+static struct waiter *waiter_new(cache_fetch_done done, void *arg)
+{
+	struct waiter *w = calloc(1, sizeof(*w));
+
+	CHECK(w);
+	w->done = done;
+	w->arg = arg;
+	w->since_ms = clock_monotonic_ms();
+	return w;
+}
+
+/* With the lock; w is put behind those that wait. */
+static void add_waiter(struct ranger *r, struct target *t, struct waiter *w)
+{
+	struct waiter **at = &t->waiters;
+
+	while (*at)
+		at = &(*at)->next;
+	*at = w;
+	t->used_ms = clock_monotonic_ms();
+	cond_broadcast(&r->work);
+}
+
+void ranger_read(
+	void *ctx, struct partial *p, uint64_t offset, uint64_t n, cache_fetch_done done, void *arg)
+{
+	struct ranger *r = ctx;
+	uint64_t block = partial_block(p);
+	struct readahead *a;
+	struct target *t;
+
+	if (offset > partial_size(p))
+		offset = partial_size(p);
+	if (n > partial_size(p) - offset)
+		n = partial_size(p) - offset;
+	mutex_lock(&r->lock);
+	t = *find(r, p);
+	if (r->stopping || (!t && !done)) {
+		mutex_unlock(&r->lock);
+		if (done)
+			done(arg, -EIO);
+		return;
+	}
+	if (!t)
+		t = target_new(r, p);
+	t->used_ms = clock_monotonic_ms();
+	a = readahead_note(t->ahead, &t->clock, offset, n);
+	if (done) {
+		struct waiter *w = waiter_new(done, arg);
+
+		w->first = offset / block;
+		w->end = n ? (offset + n - 1) / block + 1 : w->first;
+		add_waiter(r, t, w);
+	} else if (a->window && offset / block != (offset + n) / block) {
+		cond_signal(&r->work); /* it comes into another block */
+	}
+	mutex_unlock(&r->lock);
+}
+
+void ranger_fetch(struct ranger *r, uint64_t ino, bool background, cache_fetch_done done, void *arg)
+{
+	struct waiter *w;
+	struct target *t;
+	struct partial *p;
+	int e = partial_get(r->regions->cache, ino, &p);
+
+	if (e) {
+		done(arg, e == -EALREADY ? 0 : e);
+		return;
+	}
+	w = waiter_new(done, arg);
+	w->whole = true;
+	w->background = background;
+	w->end = partial_blocks(p);
+	mutex_lock(&r->lock);
+	if (r->stopping) {
+		mutex_unlock(&r->lock);
+		free(w);
+		partial_put(p);
+		done(arg, -EIO);
+		return;
+	}
+	t = *find(r, p);
+	if (!t)
+		t = target_new(r, p);
+	add_waiter(r, t, w);
+	mutex_unlock(&r->lock);
+	partial_put(p);
+}

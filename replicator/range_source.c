@@ -1,0 +1,251 @@
+/*
+ * Where ranges come from.
+ *
+ * A range cannot be compared with the hash of the whole. What makes the blocks of a file those of one
+ * version is that they are read from one object, whose metadata name the hash, under its ETag; and
+ * before the content counts as complete its hash is computed. An object that does not say what it is
+ * (another tool's) is never read by ranges.
+ */
+#include "replicator/range_source.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "cache/file.h"
+#include "replicator/fetch.h"
+#include "replicator/object.h"
+
+#define RUN_BLOCKS 4
+#define COPIES_MAX 4 /* of the trash, of which one may be on its way out */
+
+/* 0, -EAGAIN (not there, or another version), -EHOSTDOWN. */
+static int look(struct region *from, const char *key, const struct range_version *v,
+	struct range_source *ret, bool *foreign)
+{
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
+	CLEANUP(object_entry_done) struct object_entry e = {0};
+	struct store_call call = region_call(from, 0);
+	struct store_object object = {0};
+	struct store_error error = {0};
+	enum store_result result = store_head(from->store, key, &object, &meta, &call, &error);
+
+	region_end(from, REGION_READ, result, &error, "head object");
+	if (result == STORE_ABSENT)
+		return -EAGAIN;
+	if (result != STORE_OK)
+		return -EHOSTDOWN;
+	if (object.size != v->size)
+		return -EAGAIN;
+	if (object_meta_to_entry(&meta, object.size, false, &e) || e.entry.kind != KIND_FILE ||
+		!store_meta_get(&meta, "meridian-sha256")) {
+		*foreign = true;
+		return -EAGAIN;
+	}
+	if (memcmp(e.entry.hash, v->hash, SHA256_SIZE) != 0 || !object.etag[0])
+		return -EAGAIN;
+	ret->region = from;
+	snprintf(ret->key, sizeof(ret->key), "%s", key);
+	memcpy(ret->etag, object.etag, sizeof(ret->etag));
+	return 0;
+}
+
+struct copies {
+	char *key[COPIES_MAX];
+	unsigned count;
+};
+
+static void copies_done(struct copies *c)
+{
+	for (unsigned i = 0; i < c->count; i++)
+		free(c->key[i]);
+}
+
+static int add_copy(void *ctx, const char *key, const struct store_object *object UNUSED)
+{
+	struct copies *c = ctx;
+
+	c->key[c->count] = strdup(key);
+	if (!c->key[c->count])
+		return 1;
+	return ++c->count == COPIES_MAX;
+}
+
+static int look_in_trash(
+	struct region *from, const struct range_version *v, struct range_source *ret, bool *foreign)
+{
+	CLEANUP(copies_done) struct copies copies = {0};
+	struct store_call call = region_call(from, 0);
+	struct store_error error = {0};
+	char prefix[OBJECT_TRASH_SIZE];
+	enum store_result result;
+
+	object_trash_prefix(v->hash, prefix);
+	result =
+		store_list(from->store, prefix, NULL, COPIES_MAX, add_copy, &copies, &call, &error);
+	region_end(from, REGION_READ, result, &error, "list trash");
+	if (result != STORE_OK)
+		return -EHOSTDOWN;
+	for (unsigned i = 0; i < copies.count; i++) {
+		int r = look(from, copies.key[i], v, ret, foreign);
+
+		if (r != -EAGAIN)
+			return r;
+	}
+	return -EAGAIN;
+}
+
+/* key NULL: the trash. */
+static int ask(struct regions *all, const char *key, const struct range_version *v,
+	struct range_source *ret, bool *foreign)
+{
+	unsigned order[REGION_MAX];
+	bool asked[REGION_MAX] = {false};
+	int outcome = -EIO;
+
+	/* Those that are up and not to be avoided, then the others that are up, then those whose check
+	 * is due. */
+	regions_order(all, order);
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < all->count; i++) {
+			struct region *from = &all->region[order[i]];
+			int r;
+
+			if (asked[i] || (round == 0 && v->avoid >> order[i] & 1))
+				continue;
+			if (round < 2 ? !region_up(from, REGION_READ)
+				      : !region_begin(from, REGION_READ))
+				continue;
+			asked[i] = true;
+			r = key ? look(from, key, v, ret, foreign)
+				: look_in_trash(from, v, ret, foreign);
+			if (r == 0)
+				return 0;
+			if (r == -EAGAIN)
+				outcome = -EAGAIN;
+		}
+	}
+	return outcome;
+}
+
+int range_source_find(
+	struct regions *all, const struct range_version *v, struct range_source *ret, bool *foreign)
+{
+	AUTO_FREE struct key *former = malloc(sizeof(*former));
+	char name[STORE_KEY_MAX + 1];
+	bool ignored = false;
+	int r = former ? -EAGAIN : -ENOMEM, named = -EAGAIN;
+
+	*foreign = false;
+	if (r == -EAGAIN && v->key.len) {
+		r = object_key_from_path(v->key, false, name);
+		if (!r)
+			r = named = ask(all, name, v, ret, foreign);
+	}
+	if (r == -EAGAIN && v->key.len) {
+		r = fetch_former_name(all, v->key, former);
+		if (!r)
+			r = former->len ? object_key_from_path(key_slice(former), false, name)
+					: -EAGAIN;
+		if (!r)
+			r = ask(all, name, v, ret, &ignored);
+	}
+	if ((r == -EAGAIN || r == -EIO) && !*foreign)
+		r = ask(all, NULL, v, ret, &ignored);
+	return r == -EIO ? named : r;
+}
+
+/* ---- reading ---- */
+
+struct reading {
+	struct partial *p;
+	uint64_t start, at, end; /* bytes */
+	range_block_fn block;
+	void *ctx;
+};
+
+static int write_range(void *ctx, const void *p, size_t n)
+{
+	struct reading *d = ctx;
+	uint64_t block = partial_block(d->p), done = d->at / block;
+	int r = n > d->end - d->at ? -EFBIG : partial_write(d->p, d->at, p, n);
+
+	if (r)
+		return r;
+	d->at += n;
+	for (; done < d->at / block || (d->at == d->end && done * block < d->end); done++) {
+		partial_mark(d->p, done);
+		if (d->block && d->block(d->ctx, done))
+			return -ECANCELED;
+	}
+	return 0;
+}
+
+static int reset_range(void *ctx)
+{
+	struct reading *d = ctx;
+
+	d->at = d->start;
+	return 0;
+}
+
+int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
+	range_block_fn block, void *ctx)
+{
+	struct reading d = {.p = p, .block = block, .ctx = ctx};
+	struct store_sink sink = {.write = write_range, .reset = reset_range, .ctx = &d};
+	struct store_error error = {0};
+	enum store_result result;
+	struct store_call call;
+
+	d.start = d.at = first * partial_block(p);
+	d.end = end < partial_blocks(p) ? end * partial_block(p) : partial_size(p);
+	call = region_call(from->region, d.end - d.start);
+	result = store_get(from->region->store, from->key, d.start, d.end - d.start, from->etag,
+		&sink, NULL, NULL, &call, &error);
+	if (result == STORE_LOCAL)
+		return error.local_errno ? -error.local_errno : -EIO;
+	region_end(from->region, REGION_READ, result, &error, "get range");
+	if (result == STORE_ABSENT || result == STORE_PRECONDITION)
+		return -EAGAIN;
+	return result == STORE_OK && d.at == d.end ? 0 : -EHOSTDOWN;
+}
+
+/* ---- at once ---- */
+
+static int read_missing(struct regions *all, struct partial *p, struct slice key, bool *foreign)
+{
+	AUTO_FREE struct range_source *from = malloc(sizeof(*from));
+	struct range_version v = {.key = key, .hash = partial_hash(p), .size = partial_size(p)};
+	uint64_t at = 0, blocks = partial_blocks(p);
+	int r = from ? range_source_find(all, &v, from, foreign) : -ENOMEM;
+
+	while (!r && (at = partial_missing(p, at, blocks)) < blocks) {
+		uint64_t end = at + 1;
+
+		while (end < blocks && end < at + RUN_BLOCKS &&
+			partial_missing(p, end, end + 1) == end)
+			end++;
+		r = range_read(p, from, at, end, NULL, NULL);
+	}
+	if (!r)
+		r = partial_finish(p);
+	return r == -EHOSTDOWN ? -EIO : r == -EBADMSG ? -EAGAIN : r;
+}
+
+int range_fetch_once(struct regions *all, uint64_t ino, bool *foreign)
+{
+	AUTO_FREE struct key *key = malloc(sizeof(*key));
+	uint8_t hash[SHA256_SIZE];
+	struct partial *p;
+	uint64_t size;
+	int r = key ? content_wanted(all->cache, ino, key, hash, &size) : -ENOMEM;
+
+	*foreign = false;
+	if (!r)
+		r = partial_get(all->cache, ino, &p);
+	if (r)
+		return r == -EALREADY ? 0 : r;
+	r = read_missing(all, p, key_slice(key), foreign);
+	partial_put(p);
+	return r;
+}

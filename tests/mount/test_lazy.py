@@ -1,0 +1,165 @@
+"""Large files are read by blocks: a look at the head costs a block, a sequence is followed, what came survives a kill -9, and a
+handle never sees two versions."""
+import os
+import time
+import unittest
+
+from harness import Ceph, World, main, wait_until
+
+MIB = 1 << 20
+SIZE = 256 * MIB
+
+
+class Lazy(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.ceph = Ceph(cls.world, gateways=2)
+        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
+        cls.a = cls.world.server("a", regions, home="region-1")
+        cls.b = cls.world.server("b", regions, home="region-2")
+        cls.a.start()
+        cls.b.start()
+        cls.data = cls.world.random.randbytes(MIB)
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            assert cls.a.stop() == 0, cls.a.tail()
+            assert cls.b.stop() == 0, cls.b.tail()
+        finally:
+            cls.world.close()
+
+    def block(self, i, salt=0):
+        return (i * 256 + salt).to_bytes(8, "little") + self.data[8:]
+
+    def write(self, name, size, salt=0):
+        """A new version of name on server A that all regions and server B have."""
+        with open(self.a.mount / "new", "wb") as file:
+            for i in range(size // MIB):
+                file.write(self.block(i, salt))
+        os.rename(self.a.mount / "new", self.a.mount / name)
+        self.a.flush()
+        stamp = os.stat(self.a.mount / name).st_mtime_ns
+        wait_until(f"{name} on B", lambda: os.path.exists(self.b.mount / name) and os.stat(self.b.mount / name).st_mtime_ns == stamp, 30)
+
+    def received(self):
+        return self.b.status()["counters"]["bytes_received_total"]
+
+    def content(self, name):
+        return (self.a.mount / name).read_bytes()
+
+    def expect(self, fd, offset, size, salt=0):
+        got = os.pread(fd, size, offset)
+        self.assertEqual(len(got), size)
+        first = offset // MIB
+        want = b"".join(self.block(i, salt) for i in range(first, (offset + size - 1) // MIB + 1))
+        self.assertTrue(got == want[offset - first * MIB:][:size], f"other bytes at {offset}")
+
+    def test_1_in_proportion(self):
+        self.write("large", SIZE)
+        before = self.received()
+        start = time.monotonic()
+        fd = os.open(self.b.mount / "large", os.O_RDONLY)
+        opened = time.monotonic() - start
+        self.expect(fd, 0, 4096)
+        self.expect(fd, SIZE - 4096, 4096)
+        for i in (200, 77, 131, 30):
+            self.expect(fd, i * MIB + 5000, 8192)
+        time.sleep(0.5)
+        got = self.received() - before
+        print(f"opened in {opened * 1000:.1f} ms; 6 reads at random took {got / MIB:.1f} MiB")
+        self.assertLess(opened, 1)
+        self.assertGreaterEqual(got, 6 * MIB)
+        self.assertLess(got, 8 * MIB)
+        cache = self.b.status()["cache"]
+        self.assertEqual((cache["partial_files"], cache["content_files"]), (1, 0))
+        self.assertGreaterEqual(cache["partial_bytes"], 6 * MIB)
+        self.assertIn("read by blocks", self.b.status_text())
+        self.assertEqual(os.lseek(fd, 0, os.SEEK_HOLE), SIZE)
+
+        # A kill keeps what was there.
+        os.close(fd)
+        self.b.kill()
+        self.b.start()
+        fd = os.open(self.b.mount / "large", os.O_RDONLY)
+        self.expect(fd, 131 * MIB + 5000, 8192)
+        self.expect(fd, 30 * MIB, MIB)
+        self.assertEqual(self.b.status()["cache"]["partial_bytes"], cache["partial_bytes"])
+
+        # In sequence, by two at once: all of it once, and then it is content.
+        before = self.received()
+        other = os.open(self.b.mount / "large", os.O_RDONLY)
+        for i in range(0, SIZE // MIB, 4):
+            self.expect(fd, i * MIB, 4 * MIB)
+            self.expect(other, i * MIB, MIB)
+        wait_until("the whole content", lambda: self.b.status()["cache"]["content_files"] == 1, 30)
+        self.assertLess(self.received() - before, SIZE - 5 * MIB)
+        self.assertEqual(self.b.status()["cache"]["partial_files"], 0)
+        self.expect(fd, 100 * MIB, MIB)
+        os.close(other)
+        os.close(fd)
+        self.b.run("evict", self.b.mount / "large")
+        self.assertEqual(self.b.status()["cache"]["content_files"], 0)
+
+    def test_2_versions(self):
+        self.write("versions", 32 * MIB, 1)
+        old = os.open(self.b.mount / "versions", os.O_RDONLY)
+        self.expect(old, 3 * MIB, 100, 1)
+        self.write("versions", 32 * MIB, 2)
+        new = os.open(self.b.mount / "versions", os.O_RDONLY)
+        self.expect(new, 3 * MIB, 100, 2)
+        self.expect(old, 3 * MIB + 500, 100, 1)
+        # The old version is nowhere any more: an error, never the other version's bytes.
+        start = time.monotonic()
+        with self.assertRaises(OSError):
+            os.pread(old, 100, 20 * MIB)
+        self.assertLess(time.monotonic() - start, 20)
+        self.expect(new, 20 * MIB, 100, 2)
+        os.close(old)
+        # Removed while it is read: the trash has it.
+        os.unlink(self.a.mount / "versions")
+        self.a.flush()
+        wait_until("gone on B", lambda: not os.path.exists(self.b.mount / "versions"), 30)
+        self.expect(new, 28 * MIB, 100, 2)
+        os.close(new)
+        wait_until("nothing left of it", lambda: self.b.status()["cache"]["partial_files"] == 0, 30)
+
+    def test_3_written(self):
+        self.write("written", 16 * MIB, 3)
+        fd = os.open(self.b.mount / "written", os.O_RDONLY)
+        self.expect(fd, 5 * MIB, 100, 3)
+        with open(self.b.mount / "written", "r+b") as file:
+            file.seek(9 * MIB)
+            file.write(b"here")
+        self.assertEqual(os.pread(fd, 4, 9 * MIB), b"here")
+        self.expect(fd, 15 * MIB, MIB, 3)
+        os.close(fd)
+        self.b.flush()
+        wait_until("the change on A", lambda: self.content("written")[9 * MIB:][:4] == b"here", 30)
+
+        # Emptied, nothing is fetched.
+        self.write("emptied", 16 * MIB, 4)
+        fd = os.open(self.b.mount / "emptied", os.O_RDONLY)
+        self.expect(fd, 0, 100, 4)
+        before = self.received()
+        with open(self.b.mount / "emptied", "wb") as file:
+            file.write(b"short")
+        self.assertEqual(os.pread(fd, 100, 0), b"short")
+        os.close(fd)
+        self.assertLess(self.received() - before, MIB)
+        self.b.flush()
+        wait_until("the change on A", lambda: self.content("emptied") == b"short", 30)
+
+        # Fetched ahead and given up, as any other.
+        self.write("ahead", 16 * MIB, 5)
+        self.b.run("warmup", self.b.mount / "ahead")
+        before = self.received()
+        fd = os.open(self.b.mount / "ahead", os.O_RDONLY)
+        self.expect(fd, 0, 16 * MIB, 5)
+        os.close(fd)
+        self.assertLess(self.received() - before, MIB)
+
+
+if __name__ == "__main__":
+    main()
