@@ -14,7 +14,10 @@
 
 #include <errno.h>
 
+#include "src/base/clock.h"
+#include "src/base/hlc.h"
 #include "src/base/metrics.h"
+#include "src/base/thread.h"
 
 #define BATCH 500
 
@@ -117,6 +120,7 @@ static int seal_list(struct sealer *s, const struct journal_row *row, const stru
 	unsigned sealed = 0;
 	int code;
 
+	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(row->time));
 	seal_set_clear(&s->set);
 	s->set.moved_to = key_slice(&row->key);
 	s->set.moved_from = key_slice(&row->hint);
