@@ -35,6 +35,7 @@
 
 #include "cache/journal.h"
 #include "replicator/body.h"
+#include "replicator/own_log.h"
 #include "replicator/segment.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -46,6 +47,7 @@ struct announcer {
 	struct delivery_options o;
 	bool group_open; /* as recorded, since the last step */
 	bool behind;
+	bool checked; /* own_log_check is done */
 };
 
 struct item {
@@ -677,7 +679,11 @@ int announcer_step(struct announcer *a, bool *did)
 	if (!region_begin(a->o.region, REGION_WRITE))
 		return 0;
 	int r = get_progress(a, &p);
-	if (r == 0 && p.pending_name[0])
+	if (r == 0 && !a->checked) {
+		r = own_log_check(a->o.cache, a->o.region, &p, &a->checked);
+		go = a->checked;
+	}
+	if (r == 0 && go && p.pending_name[0])
 		r = resolve_pending(a, &p, &go, did);
 	if (r < 0 || !go)
 		return r;

@@ -185,6 +185,8 @@ static int seal_all_of(
 		r = read_batch(s, walk, root, &list);
 		if (!r && list.count)
 			r = seal_list(s, row, &list, did, failure);
+		if (!r && s->tick)
+			r = s->tick(s->tick_ctx);
 	} while (!r && list.count);
 	seal_set_clear(&s->set); /* it borrows from the list */
 	return r;

@@ -253,6 +253,68 @@ static void test_flushed_before_it_is_sent(void **state)
 	cluster_expect(c, 1, "f", "more");
 }
 
+/* ---- a state that was put back ---- */
+
+static void copy_tree(const char *from, const char *to)
+{
+	char command[512];
+
+	snprintf(command, sizeof(command), "rm -rf '%s' && cp -a '%s' '%s'", to, from, to);
+	assert_int_equal(system(command), 0);
+}
+
+static void back_to_a_copy(struct cluster *c, bool sent_before)
+{
+	char copy[128];
+
+	snprintf(copy, sizeof(copy), "%s/copy", c->dir);
+	if (sent_before) {
+		cluster_puts(c, 0, "first", "1");
+		cluster_settle(c);
+	}
+	cluster_stop_node(c, 0, true);
+	copy_tree(c->node[0].state, copy);
+	cluster_start_node(c, 0);
+	for (unsigned i = 0; i < 5; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "f%u", i);
+		cluster_puts(c, 0, name, "sent");
+		cluster_settle(c);
+	}
+	cluster_stop_node(c, 0, true);
+	copy_tree(copy, c->node[0].state);
+	cluster_start_node(c, 0);
+	cluster_puts(c, 0, "new", "after");
+	cluster_puts(c, 0, "f3", "after");
+	cluster_now_ms += 2000;
+	cluster_settle(c);
+	for (unsigned n = 0; n < 2; n++) {
+		cluster_expect(c, n, "f0", "sent");
+		cluster_expect(c, n, "f3", "after");
+		cluster_expect(c, n, "f4", "sent");
+		cluster_expect(c, n, "new", "after");
+	}
+	assert_int_equal(cluster_backlog(c, 0), 0);
+	/* And on. */
+	cluster_puts(c, 0, "f4", "later");
+	cluster_settle(c);
+	cluster_expect(c, 1, "f4", "later");
+	struct replicator_status *s = cluster_status(c, 1);
+	assert_int_equal(s->bad_segments, 0);
+	free(s);
+}
+
+static void test_back_to_a_copy(void **state)
+{
+	back_to_a_copy(*state, true);
+}
+
+static void test_back_to_before_anything_was_sent(void **state)
+{
+	back_to_a_copy(*state, false);
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -263,6 +325,8 @@ int main(void)
 		CLUSTER_TEST(test_group_stays_open_after_crash),
 		CLUSTER_TEST(test_group_is_remembered),
 		CLUSTER_TEST(test_flushed_before_it_is_sent),
+		CLUSTER_TEST(test_back_to_a_copy),
+		CLUSTER_TEST(test_back_to_before_anything_was_sent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
