@@ -82,10 +82,17 @@ int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
  * further ones may go. */
 int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
 	unsigned *count, bool *more) MUST_CHECK;
-/* True in *ret when the first n of rows are a consistent cut: no row of the region that is not
- * among them, in a directory of one of them, has a first smaller than a last among them. */
+/* True in *ret when the first n of rows, with the group that is open, are a consistent cut: no row of the
+ * region that is not among them, in a directory of one of them or of the group, has a first smaller
+ * than a last among them (or the group's last there). */
 int outbox_cut_closed(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n,
 	bool *ret) MUST_CHECK;
+/* The open group of segments (outbox_group.c): a change, by its key and last, is out in one that says
+ * "continues". */
+int outbox_group_add(
+	struct conn *conn, unsigned region, struct slice key, uint64_t last) MUST_CHECK;
+int outbox_group_close(struct conn *conn, unsigned region) MUST_CHECK;
+int outbox_group_open(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
 
 /* The key's row in that region. -ENOENT: it has none. */
 int outbox_get(

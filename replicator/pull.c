@@ -237,9 +237,10 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 				l->region->name, strlen(key));
 		return 0;
 	}
-	if (n->id.node == l->p->node)
-		return 0; /* and our clock may be the one that is wrong */
-	if (n->id.ms > l->newest_ms)
+	/* Our clock may be the one that is wrong. */
+	if (n->id.node == l->p->node && !l->own)
+		return 0;
+	if (n->id.node != l->p->node && n->id.ms > l->newest_ms)
 		l->newest_ms = n->id.ms;
 	snprintf(n->text, sizeof(n->text), "%s", name);
 	n->size = object ? object->size : 0;
@@ -351,6 +352,25 @@ static uint64_t window(struct puller *p, unsigned index)
 	return skew > ms ? skew : ms;
 }
 
+/* Whether the region has segments of this server that are not here (own_log.h). */
+static int own_missing(struct pull *l)
+{
+	char name[SEGMENT_NAME_SIZE];
+	struct region_progress sent = {0};
+	struct conn *conn;
+	uint64_t seq;
+
+	int r = cache_read_begin(l->p->cache, &conn);
+	if (r < 0)
+		return r;
+	r = watermark_get(conn, l->region->id, l->p->node, &seq, name);
+	if (r == 0)
+		r = region_progress_get(conn, l->region->id, &sent);
+	cache_read_end(conn);
+	l->own = r == 0 && name[0] && seq < sent.sent_seq;
+	return r;
+}
+
 /* Where to list from, into l->last; "" for the beginning. */
 static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 {
@@ -362,6 +382,9 @@ static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 		return r;
 	uint64_t behind = window(p, index), ms = cursor_ms(cursor);
 	l->cursor_ms = ms;
+	r = own_missing(l);
+	if (r < 0)
+		return r;
 	/* First contact with a region that stands in for the home region. */
 	if (!ms && index != p->o.home) {
 		char home[SEGMENT_NAME_SIZE];

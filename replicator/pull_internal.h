@@ -77,6 +77,7 @@ struct pull {
 	char last[SEGMENT_KEY_SIZE]; /* last key listed */
 	unsigned listed;
 	unsigned ahead; /* names of the page before this one were fetched ahead, or need not be */
+	bool own;	      /* this server's are to be merged, too */
 	uint64_t cursor_ms;   /* when the step began */
 	uint64_t from_ms;     /* what is older was not listed */
 	uint64_t newest_ms;   /* of what others wrote and was listed */

@@ -736,13 +736,49 @@ static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, u
 	return code;
 }
 
-static int flush_wait(struct replicator *r, struct slice key, int64_t timeout_ms,
-	replicator_progress_fn progress, void *ctx, struct err *err)
+struct flush {
+	struct replicator *r;
+	int64_t start_ms, told_ms;
+	int64_t timeout_ms; /* < 0: none */
+	replicator_progress_fn progress;
+	void *ctx;
+};
+
+static bool flush_over(const struct flush *f)
 {
-	int64_t start = clock_monotonic_ms(), told = start - 1000;
+	return f->timeout_ms >= 0 && clock_monotonic_ms() - f->start_ms >= f->timeout_ms;
+}
+
+static int flush_tell(struct flush *f, uint64_t left)
+{
+	int64_t now = clock_monotonic_ms();
+
+	if (!f->progress || now - f->told_ms < 1000)
+		return 0;
+	f->told_ms = now;
+	return f->progress(f->ctx, left) ? -ECANCELED : 0;
+}
+
+/* While it is being sealed. */
+static int flush_tick(void *ctx)
+{
+	struct flush *f = ctx;
+	uint64_t left = 0;
+	bool waiting;
+
+	if (flush_over(f))
+		return -ETIMEDOUT;
+	if (!f->progress || clock_monotonic_ms() - f->told_ms < 1000)
+		return 0;
+	int code = rows_waiting(f->r, slice_of(""), &waiting, &left);
+	return code < 0 ? code : flush_tell(f, left);
+}
+
+static int flush_wait(struct flush *f, struct slice key, struct err *err)
+{
+	struct replicator *r = f->r;
 
 	for (;;) {
-		int64_t now = clock_monotonic_ms();
 		bool waiting;
 		uint64_t left;
 
@@ -751,18 +787,16 @@ static int flush_wait(struct replicator *r, struct slice key, int64_t timeout_ms
 			return err_errno(err, code, "cannot read what is left");
 		if (!waiting)
 			return 0;
-		if (timeout_ms >= 0 && now - start >= timeout_ms)
+		if (flush_over(f))
 			return err_set(err, -ETIMEDOUT,
 				"%llu changes are not in every region yet\n"
 				"hint: `meridian status` names the region and the cause; they are "
 				"sent "
 				"when it answers",
 				(unsigned long long)left);
-		if (progress && now - told >= 1000) {
-			told = now;
-			if (progress(ctx, left))
-				return -ECANCELED;
-		}
+		code = flush_tell(f, left);
+		if (code < 0)
+			return code;
 		if (is_stopping(r))
 			return err_set(err, -ECANCELED, "replication is being stopped");
 		wait_ms(r, FLUSH_POLL_MS, NULL, false);
@@ -772,15 +806,28 @@ static int flush_wait(struct replicator *r, struct slice key, int64_t timeout_ms
 int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t timeout_ms,
 	replicator_progress_fn progress, void *ctx, struct err *err)
 {
-	int code = sealer_seal_all(r->sealer);
+	struct flush f = {.r = r,
+		.start_ms = clock_monotonic_ms(),
+		.told_ms = clock_monotonic_ms() - 1000,
+		.timeout_ms = wait ? timeout_ms : -1,
+		.progress = progress,
+		.ctx = ctx};
+	int code = sealer_seal_all(r->sealer, flush_tick, &f);
 
+	if (code == -ETIMEDOUT)
+		return err_set(err, code,
+			"not all changes are sealed yet\n"
+			"hint: `meridian status` shows how many there are; they go "
+			"on being sealed and sent");
+	if (code == -ECANCELED)
+		return code;
 	if (code < 0)
 		return err_errno(err, code, "cannot seal the changes");
 	mutex_lock(&r->lock);
 	r->hurry = true;
 	mutex_unlock(&r->lock);
 	wake_all(r);
-	code = wait ? flush_wait(r, key, timeout_ms, progress, ctx, err) : 0;
+	code = wait ? flush_wait(&f, key, err) : 0;
 	mutex_lock(&r->lock);
 	r->hurry = false;
 	mutex_unlock(&r->lock);

@@ -25,6 +25,7 @@
 #include "replicator/seal.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "cache/tree.h"
 #include "replicator/seal_internal.h"
@@ -33,6 +34,7 @@
 
 #define BATCH 2000u
 #define LATE_MS 1000
+#define TURN_MS 20
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
@@ -79,7 +81,7 @@ struct round {
 	size_t held_size; /* a power of two, or 0 */
 	bool held_failed; /* it could not grow */
 	uint64_t after;	  /* rows up to here were seen */
-	bool end;	 /* no row was left */
+	bool end;	  /* no row was left */
 	bool did;
 	int failure; /* the first reason why a row had to stay that will not pass by itself */
 };
@@ -335,6 +337,8 @@ int sealer_step(struct sealer *s, bool *did)
 	int r;
 
 	*did = false;
+	if (atomic_load(&s->waiting))
+		return 0;
 	mutex_lock(&s->lock);
 	s->patient = true;
 	r = tree_flush_times(s->cache, false);
@@ -359,17 +363,43 @@ bool sealer_late(struct sealer *s)
 	return late;
 }
 
-int sealer_seal_all(struct sealer *s)
+static int take_turn(struct sealer *s, sealer_tick_fn tick, void *ctx)
+{
+	int r = 0;
+
+	if (!tick) {
+		mutex_lock(&s->lock);
+		return 0;
+	}
+	atomic_fetch_add(&s->waiting, 1);
+	while (!mutex_trylock(&s->lock)) {
+		r = tick(ctx);
+		if (r)
+			break;
+		clock_sleep_ms(TURN_MS);
+	}
+	atomic_fetch_sub(&s->waiting, 1);
+	return r;
+}
+
+int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 {
 	CLEANUP(round_done) struct round round = {0};
-	int r;
+	int r = take_turn(s, tick, ctx);
 
-	mutex_lock(&s->lock);
+	if (r)
+		return r;
+	s->tick = tick;
+	s->tick_ctx = ctx;
 	r = tree_flush_times(s->cache, true);
 	if (!r)
 		r = file_journal_due(s->cache, 0);
-	while (!r && !round.end)
+	while (!r && !round.end) {
 		r = round_step(s, &round);
+		if (!r && tick)
+			r = tick(ctx);
+	}
+	s->tick = NULL;
 	mutex_unlock(&s->lock);
 	return r ? r : round.failure;
 }

@@ -49,7 +49,10 @@ struct seal_progress {
 };
 /* False: there is none. Never waits for a sealing. */
 bool sealer_progress(struct sealer *s, struct seal_progress *ret);
-/* Directory times and files still open too: before a stop or for flush. */
-int sealer_seal_all(struct sealer *s) MUST_CHECK;
+/* Directory times and files still open too: before a stop or for flush. tick (may be NULL) is called
+ * between its steps, also while another thread's sealing is waited for; non-zero from it ends the call
+ * and is returned, with what is sealed by then sealed. */
+typedef int (*sealer_tick_fn)(void *ctx);
+int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx) MUST_CHECK;
 
 #endif

@@ -3,6 +3,8 @@
 #ifndef REPLICATOR_SEAL_INTERNAL_H
 #define REPLICATOR_SEAL_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "replicator/seal.h"
@@ -88,7 +90,10 @@ struct sealer {
 	struct cache *cache;
 	struct sealer_options options;
 	struct inline_cache *inline_cache;
+	_Atomic unsigned waiting; /* for sealer_seal_all's turn */
 	struct mutex lock; /* rank REPLICATOR: one sealing at a time; guards all below */
+	sealer_tick_fn tick; /* of the call that has the lock, or NULL */
+	void *tick_ctx;
 	struct journal_row *rows;
 	struct seal_set set;
 	struct buf bytes; /* of the file being sealed */

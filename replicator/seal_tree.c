@@ -14,7 +14,10 @@
 
 #include <errno.h>
 
+#include "src/base/clock.h"
+#include "src/base/hlc.h"
 #include "src/base/metrics.h"
+#include "src/base/thread.h"
 
 #define BATCH 500
 
@@ -117,6 +120,7 @@ static int seal_list(struct sealer *s, const struct journal_row *row, const stru
 	unsigned sealed = 0;
 	int code;
 
+	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(row->time));
 	seal_set_clear(&s->set);
 	s->set.moved_to = key_slice(&row->key);
 	s->set.moved_from = key_slice(&row->hint);
@@ -181,6 +185,8 @@ static int seal_all_of(
 		r = read_batch(s, walk, root, &list);
 		if (!r && list.count)
 			r = seal_list(s, row, &list, did, failure);
+		if (!r && s->tick)
+			r = s->tick(s->tick_ctx);
 	} while (!r && list.count);
 	seal_set_clear(&s->set); /* it borrows from the list */
 	return r;

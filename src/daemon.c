@@ -23,7 +23,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 
@@ -202,16 +201,6 @@ static void make_state_parent(const struct config *c)
 		log_debug("cannot make " CONFIG_STATE_DIRECTORY ": %s", strerror(errno));
 }
 
-/* The kernel may still know the attributes of a dead mount's root; statfs always asks the daemon. */
-static bool is_dead(const char *mountpoint)
-{
-	struct stat st;
-	struct statvfs vfs;
-
-	return (stat(mountpoint, &st) < 0 || statvfs(mountpoint, &vfs) < 0) &&
-	       (errno == ENOTCONN || errno == ECONNABORTED);
-}
-
 /* A dead mount (its daemon was killed) is cleared; a live one is refused. */
 static int prepare_mountpoint(const char *mountpoint, struct err *err)
 {
@@ -221,7 +210,7 @@ static int prepare_mountpoint(const char *mountpoint, struct err *err)
 	if (!mount)
 		return err_errno(err, -ENOMEM, "%s", mountpoint);
 	/* Several daemons may have died on top of each other. */
-	for (int tries = 0; tries < 16 && is_dead(mountpoint); tries++) {
+	for (int tries = 0; tries < 16 && mounts_dead(mountpoint); tries++) {
 		int r = mounts_unmount(mountpoint, true, err);
 
 		if (r < 0)
@@ -240,6 +229,40 @@ static int prepare_mountpoint(const char *mountpoint, struct err *err)
 			"%s` shows it",
 			mountpoint, mountpoint);
 	return 0;
+}
+
+/* The daemon cannot wait for itself: what it reads and writes must not lie behind its own mount. */
+static int refuse_below(const char *mountpoint, const char *path, const char *what, struct err *err)
+{
+	char *real AUTO_FREE = NULL;
+	size_t n = strlen(mountpoint);
+
+	/* What cannot be looked up is reported by who opens it. */
+	if (mounts_canonical(path, &real) < 0 || strncmp(real, mountpoint, n) != 0 ||
+		(real[n] != '/' && real[n] != '\0'))
+		return 0;
+	return err_set(err, -EINVAL,
+		"mount point %s: %s %s lies in it and would be hidden\nhint: mount elsewhere, or "
+		"move "
+		"it",
+		mountpoint, what, path);
+}
+
+static int check_places(struct daemon *d, struct err *err)
+{
+	static const char scheme[] = "file://";
+	const struct config *c = d->config;
+	int r = refuse_below(d->options->mountpoint, c->state_dir, "the state directory", err);
+
+	for (unsigned i = 0; r == 0 && i < c->regions; i++) {
+		struct store_config region = {0};
+
+		config_store(c, i, &region);
+		if (strncmp(region.url, scheme, strlen(scheme)) == 0)
+			r = refuse_below(d->options->mountpoint, region.url + strlen(scheme),
+				"the region's directory", err);
+	}
+	return r;
 }
 
 static int open_replicator(struct daemon *d, struct err *err)
@@ -295,6 +318,8 @@ static int start(struct daemon *d, struct err *err)
 		.min_free_percent = d->config->min_free.percent};
 	int r = prepare_mountpoint(d->options->mountpoint, err);
 
+	if (r == 0)
+		r = check_places(d, err);
 	if (r < 0)
 		return r;
 	make_state_parent(d->config);
@@ -410,7 +435,7 @@ static int serve(struct daemon *d, struct err *err)
 	}
 	d->command.stopping = true;
 	fs_unmount(d->fs);
-	registry_remove(d->options->mountpoint);
+	registry_remove(d->options->mountpoint, d->config->state_dir);
 	last_drain(d);
 	return r < 0 ? err_errno(err, r, "%s: the mount failed", d->options->mountpoint) : 0;
 }

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 #define TABLE_MAX (16 * 1024 * 1024)
@@ -152,6 +154,16 @@ int mounts_canonical(const char *path, char **ret)
 		return -ENOMEM;
 	}
 	return 0;
+}
+
+/* The kernel may still know the attributes of a dead mount's root; statfs always asks the daemon. */
+bool mounts_dead(const char *mountpoint)
+{
+	struct stat st;
+	struct statvfs vfs;
+
+	return (stat(mountpoint, &st) < 0 || statvfs(mountpoint, &vfs) < 0) &&
+	       (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 extern char **environ;

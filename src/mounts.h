@@ -26,6 +26,9 @@ int mounts_covering_in(const char *table, const char *path, struct mount_entry *
 /* realpath(3), but the last component may lie on a mount that is dead, or not exist. Heap. */
 int mounts_canonical(const char *path, char **ret) MUST_CHECK;
 
+/* Whether the daemon behind the mount has ended. Waits for one that does not answer. */
+bool mounts_dead(const char *mountpoint);
+
 /* Unmounts: by umount2(2), else by fusermount3. lazy: also when it is busy. -EBUSY when in use. */
 int mounts_unmount(const char *mountpoint, bool lazy, struct err *err) MUST_CHECK;
 

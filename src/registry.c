@@ -97,17 +97,6 @@ int registry_add(const struct registry_entry *e)
 	return write_file(dir, name, text);
 }
 
-void registry_remove(const char *mountpoint)
-{
-	int dir AUTO_CLOSE = open_directory(false);
-	char name[40];
-
-	if (dir < 0)
-		return;
-	file_name(mountpoint, name);
-	(void)unlinkat(dir, name, 0);
-}
-
 static int read_entry(int dir, const char *name, registry_fn fn, void *ctx)
 {
 	int fd AUTO_CLOSE = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -132,6 +121,36 @@ static int read_entry(int dir, const char *name, registry_fn fn, void *ctx)
 		r = fn(ctx, &e);
 	json_object_free(o);
 	return r;
+}
+
+/* Another daemon may be on that mount point by now: this one's mount was taken away while it drained. */
+static int remove_own(void *ctx, const struct registry_entry *e)
+{
+	const struct registry_entry *own = ctx;
+	int dir AUTO_CLOSE = -1;
+	char name[40];
+
+	if (strcmp(e->mountpoint, own->mountpoint) != 0 ||
+		strcmp(e->state_dir, own->state_dir) != 0)
+		return 0;
+	dir = open_directory(false);
+	if (dir < 0)
+		return 1;
+	file_name(own->mountpoint, name);
+	(void)unlinkat(dir, name, 0);
+	return 1;
+}
+
+void registry_remove(const char *mountpoint, const char *state_dir)
+{
+	struct registry_entry own = {.mountpoint = mountpoint, .state_dir = state_dir};
+	int dir AUTO_CLOSE = open_directory(false);
+	char name[40];
+
+	if (dir < 0)
+		return;
+	file_name(mountpoint, name);
+	(void)read_entry(dir, name, remove_own, &own);
 }
 
 static int scan_directory(const char *path, registry_fn fn, void *ctx)
@@ -169,7 +188,7 @@ static int prune_entry(void *ctx, const struct registry_entry *e)
 	if (fd >= 0)
 		close(fd);
 	else if (fd == -ENOENT || fd == -ECONNREFUSED)
-		registry_remove(e->mountpoint);
+		registry_remove(e->mountpoint, e->state_dir);
 	return 0;
 }
 

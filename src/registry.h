@@ -18,7 +18,8 @@ struct registry_entry {
 /* Adds or replaces the mount point's entry. -errno when the directory cannot be had; the daemon can
  * live without. */
 int registry_add(const struct registry_entry *e) MUST_CHECK;
-void registry_remove(const char *mountpoint);
+/* The mount point's entry, if it is that of the daemon with this state. */
+void registry_remove(const char *mountpoint, const char *state_dir);
 /* Removes what killed daemons left. */
 void registry_prune(void);
 

@@ -279,6 +279,7 @@ static void wait_for_end(int pidfd, pid_t pid)
 		fprintf(stderr, "meridian: the daemon (%d) still sends what came last\n", (int)pid);
 }
 
+/* Only what is certainly dead goes although it is in use: the registry may be wrong. */
 static int umount_dead(const struct location *l, const struct err *why)
 {
 	struct err err = {0};
@@ -286,7 +287,7 @@ static int umount_dead(const struct location *l, const struct err *why)
 
 	if (!l->mountpoint)
 		return verb_fail(EXIT_RETRY, why);
-	r = mounts_unmount(l->mountpoint, true, &err);
+	r = mounts_unmount(l->mountpoint, mounts_dead(l->mountpoint), &err);
 	if (r < 0)
 		return verb_fail(verb_exit_code(r), &err);
 	fprintf(stderr,

@@ -232,6 +232,20 @@ class Refuse(unittest.TestCase):
         server.mount.rmdir()
         self.refused(server, str(server.mount))
 
+    def test_what_the_mount_would_hide(self):
+        regions = self.world.directories("hidden")
+        server = self.world.server("hidden", regions)
+        server.write_config(regions, None, {"state_dir": server.mount / "state"})
+        self.refused(server, "state directory", "lies in it", "hint")
+        server.write_config(regions, None, {"state_dir": server.mount})
+        self.refused(server, "state directory", "lies in it")
+        (self.world.dir / "link").symlink_to(server.mount)
+        server.write_config({"hidden": {"url": f"file://{self.world.dir}/link/bucket"}}, None, {})
+        self.refused(server, "region", "lies in it")
+        server.write_config(regions, None, {"state_dir": f"{server.mount}-state"})  # a name that begins alike
+        server.start()
+        self.assertEqual(server.stop(), 0)
+
     def test_unknown_option(self):
         server = self.world.server("unknown", self.world.directories("unknown"))
         self.refused(server, "allow_othr", "allow_other", options=("-o", "allow_othr"))

@@ -135,8 +135,8 @@ static bool continues(struct store *s, const char *name)
 }
 
 /* Three segments of one directory that the first file's later change ties together; the answer of
- * the first is lost. */
-static void send_group(struct cluster *c, bool crash)
+ * the first is lost, or not. */
+static void send_group(struct cluster *c, bool lose, bool crash)
 {
 	enum { FILES = 180, SIZE = 60000 };
 	static char text[SIZE];
@@ -156,14 +156,14 @@ static void send_group(struct cluster *c, bool crash)
 	}
 	store_close(open_region(c, 0, &n));
 	unsigned before = n.count;
-	lose_answers = true;
+	lose_answers = lose;
 	announce(c, 0);
 	lose_answers = false;
 	if (crash) {
 		cluster_stop_node(c, 0, false);
 		cluster_start_node(c, 0);
 	}
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = lose ? 0 : 1; i < 3; i++)
 		announce(c, 0);
 	struct store *s = open_region(c, 0, &n);
 	assert_int_equal(n.count, before + 3);
@@ -178,12 +178,18 @@ static void send_group(struct cluster *c, bool crash)
 /* What the lost answer's segment tore is still to be closed. */
 static void test_group_stays_open(void **state)
 {
-	send_group(*state, false);
+	send_group(*state, true, false);
 }
 
 static void test_group_stays_open_after_crash(void **state)
 {
-	send_group(*state, true);
+	send_group(*state, true, true);
+}
+
+/* The same when the first segment is known to be there: the ones after it are still of its group. */
+static void test_group_is_remembered(void **state)
+{
+	send_group(*state, false, true);
 }
 
 /* ---- what a power cut leaves ---- */
@@ -247,6 +253,68 @@ static void test_flushed_before_it_is_sent(void **state)
 	cluster_expect(c, 1, "f", "more");
 }
 
+/* ---- a state that was put back ---- */
+
+static void copy_tree(const char *from, const char *to)
+{
+	char command[512];
+
+	snprintf(command, sizeof(command), "rm -rf '%s' && cp -a '%s' '%s'", to, from, to);
+	assert_int_equal(system(command), 0);
+}
+
+static void back_to_a_copy(struct cluster *c, bool sent_before)
+{
+	char copy[128];
+
+	snprintf(copy, sizeof(copy), "%s/copy", c->dir);
+	if (sent_before) {
+		cluster_puts(c, 0, "first", "1");
+		cluster_settle(c);
+	}
+	cluster_stop_node(c, 0, true);
+	copy_tree(c->node[0].state, copy);
+	cluster_start_node(c, 0);
+	for (unsigned i = 0; i < 5; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "f%u", i);
+		cluster_puts(c, 0, name, "sent");
+		cluster_settle(c);
+	}
+	cluster_stop_node(c, 0, true);
+	copy_tree(copy, c->node[0].state);
+	cluster_start_node(c, 0);
+	cluster_puts(c, 0, "new", "after");
+	cluster_puts(c, 0, "f3", "after");
+	cluster_now_ms += 2000;
+	cluster_settle(c);
+	for (unsigned n = 0; n < 2; n++) {
+		cluster_expect(c, n, "f0", "sent");
+		cluster_expect(c, n, "f3", "after");
+		cluster_expect(c, n, "f4", "sent");
+		cluster_expect(c, n, "new", "after");
+	}
+	assert_int_equal(cluster_backlog(c, 0), 0);
+	/* And on. */
+	cluster_puts(c, 0, "f4", "later");
+	cluster_settle(c);
+	cluster_expect(c, 1, "f4", "later");
+	struct replicator_status *s = cluster_status(c, 1);
+	assert_int_equal(s->bad_segments, 0);
+	free(s);
+}
+
+static void test_back_to_a_copy(void **state)
+{
+	back_to_a_copy(*state, true);
+}
+
+static void test_back_to_before_anything_was_sent(void **state)
+{
+	back_to_a_copy(*state, false);
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -255,7 +323,10 @@ int main(void)
 		CLUSTER_TEST(test_damaged),
 		CLUSTER_TEST(test_group_stays_open),
 		CLUSTER_TEST(test_group_stays_open_after_crash),
+		CLUSTER_TEST(test_group_is_remembered),
 		CLUSTER_TEST(test_flushed_before_it_is_sent),
+		CLUSTER_TEST(test_back_to_a_copy),
+		CLUSTER_TEST(test_back_to_before_anything_was_sent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,7 +29,7 @@ static void simple_tree(void **state)
 	do_write(&s[0], "empty", "");
 	do_symlink(&s[0], "d/l", "f");
 	do_chmod(&s[0], "d/f", 0751);
-	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
 	carry_all(&s[0], &s[1]);
 	assert_content(&s[1], "d/f", "hello");
 	assert_converged(&s[0], &s[1]);
@@ -42,7 +42,7 @@ static void simple_tree(void **state)
 	do_write(&s[0], "d/f", "longer than before");
 	do_unlink(&s[0], "empty");
 	do_rename(&s[0], "d/l", "l");
-	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
 	carry_all(&s[0], &s[1]);
 	assert_content(&s[1], "d/f", "longer than before");
 	assert_false(exists(&s[1], "empty"));
@@ -50,7 +50,7 @@ static void simple_tree(void **state)
 	/* And back. */
 	do_write(&s[1], "d/f", "from the other side");
 	do_rename(&s[1], "d", "e");
-	assert_int_equal(sealer_seal_all(s[1].sealer), 0);
+	assert_int_equal(sealer_seal_all(s[1].sealer, NULL, NULL), 0);
 	carry_all(&s[1], &s[0]);
 	assert_content(&s[0], "e/f", "from the other side");
 	assert_converged(&s[0], &s[1]);
@@ -462,11 +462,11 @@ static void removed_directory_gains_a_file(void **state)
 	struct server *s = *state;
 
 	do_mkdir(&s[0], "d");
-	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
 	carry_all(&s[0], &s[1]);
 	do_rmdir(&s[0], "d");
 	do_write(&s[1], "d/f", "kept");
-	assert_int_equal(sealer_seal_all(s[0].sealer), 0);
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
 	seal(&s[1]);
 	carry_all(&s[0], &s[1]);
 	carry_all(&s[1], &s[0]);
@@ -485,7 +485,7 @@ static void implied_directory_follows_owner(void **state)
 	do_mkdir(&s[1], "d");
 	do_mkdir(&s[1], "d/e");
 	do_write(&s[1], "d/e/f", "deep");
-	assert_int_equal(sealer_seal_all(s[1].sealer), 0);
+	assert_int_equal(sealer_seal_all(s[1].sealer, NULL, NULL), 0);
 	carry(&s[1], &s[0], "d");
 	carry(&s[1], &s[0], "d/e/f");
 	assert_int_equal(
@@ -633,7 +633,7 @@ static void history(uint64_t seed)
 	}
 	for (unsigned round = 0; round < 3; round++) {
 		for (unsigned at = 0; at < 2; at++) {
-			assert_int_equal(sealer_seal_all(s[at].sealer), 0);
+			assert_int_equal(sealer_seal_all(s[at].sealer, NULL, NULL), 0);
 			assert_int_equal(journal_rows(&s[at]), 0);
 			carry_all(&s[at], &s[!at]);
 		}
@@ -736,7 +736,7 @@ static void at_once(void **state)
 	pthread_join(sealer, NULL);
 	for (unsigned round = 0; round < 2; round++) {
 		for (unsigned at = 0; at < 2; at++) {
-			assert_int_equal(sealer_seal_all(s[at].sealer), 0);
+			assert_int_equal(sealer_seal_all(s[at].sealer, NULL, NULL), 0);
 			carry_all(&s[at], &s[!at]);
 		}
 	}

@@ -584,7 +584,7 @@ static void all_of_it(void **state)
 				 S_IFREG | 0600, 0, 0, true, &i, &f),
 		0);
 	assert_int_equal(file_write(f, "x", 1, 0, false), 1);
-	assert_int_equal(sealer_seal_all(s->sealer), 0);
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
 	assert_int_equal(journal_rows(s), 0);
 	get_entry(s, "d/open", &e);
 	assert_int_equal(e.size, 1);
@@ -592,7 +592,7 @@ static void all_of_it(void **state)
 	assert_int_equal(tree_getattr(s->cache, ino_of(s, slice_of("d")), &i), 0);
 	assert_int_equal(entry_mtime(&d), i.mtime_ns);
 	file_release(f);
-	assert_int_equal(sealer_seal_all(s->sealer), 0);
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
 	assert_int_equal(sealer_step(s->sealer, &did), 0);
 	assert_false(did);
 }
