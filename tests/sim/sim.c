@@ -157,9 +157,9 @@ struct target {
 	struct inode inode;
 };
 
-static struct target pick(struct sim *s, struct sim_node *node)
+static struct target look_up(struct sim_node *node, const char *path)
 {
-	struct target t = {.path = sim_paths[random_below(SIM_PATHS)]};
+	struct target t = {.path = path};
 	struct slice key = slice_of(t.path);
 	struct inode parent;
 
@@ -169,6 +169,11 @@ static struct target pick(struct sim *s, struct sim_node *node)
 		t.exists = tree_lookup(node->cache, t.parent, t.name, &t.inode) == 0;
 	}
 	return t;
+}
+
+static struct target pick(struct sim *s, struct sim_node *node)
+{
+	return look_up(node, sim_paths[random_below(SIM_PATHS)]);
 }
 
 static size_t new_content(struct sim *s, unsigned n, char *p, size_t size)
@@ -313,6 +318,23 @@ static void remove_something(struct sim *s, unsigned n, struct target *t)
 		sim_fail(s, "n%u: remove %s: %d", n, t->path, r);
 }
 
+/* For writing, which comes later and unseen. */
+static void open_something(struct sim *s, unsigned n, const struct target *t)
+{
+	struct sim_node *node = &s->node[n];
+	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
+	struct file *file;
+
+	if (node->open[slot])
+		file_release(node->open[slot]);
+	node->open[slot] = NULL;
+	if (file_open(node->cache, t->inode.ino, true, false, &file) < 0)
+		return;
+	sim_trace(s, "n%u app opens %s ino %" PRIu64, n, t->path, t->inode.ino);
+	node->open[slot] = file;
+	node->unseen[slot] = sim_unseen_open(s, file);
+}
+
 static void app_op(struct sim *s, unsigned n)
 {
 	struct sim_node *node = &s->node[n];
@@ -324,6 +346,10 @@ static void app_op(struct sim *s, unsigned n)
 	s->now_ms += 1 + (int64_t)random_below(20);
 	if (!t.parent)
 		return;
+	if (t.exists && S_ISREG(t.inode.mode) && sim_unseen_takes(s)) {
+		open_something(s, n, &t);
+		return;
+	}
 	if (chance(s->link_percent)) {
 		link_something(s, n, &t);
 		return;
@@ -548,6 +574,44 @@ static void random_event(struct sim *s)
 	sim_net_deliver_late(s, false);
 }
 
+/* One node changes files again and again that another one has open and writes to unseen, while it
+ * merges them. */
+static void crowd(struct sim *s)
+{
+	static const char *const paths[] = {"a", "b", "d/x"};
+	unsigned from = (unsigned)random_below(s->nodes), to = (from + 1) % s->nodes;
+
+	s->crowded = true;
+	for (unsigned r = 0; r < s->regions; r++) {
+		s->region[r].down = false;
+		s->node[from].cut[r] = s->node[to].cut[r] = false;
+	}
+	for (unsigned round = 0; round < 16; round++) {
+		s->now_ms += 30000; /* beyond backoffs */
+		for (unsigned i = 0; i < ARRAY_SIZE(paths); i++) {
+			unsigned n = round % 2 ? to : from;
+			struct target t = look_up(&s->node[n], paths[i]);
+
+			s->current = n;
+			sim_replaced_before(s, n);
+			sim_unseen_before(s, n);
+			if (round % 2 && t.exists && S_ISREG(t.inode.mode))
+				open_something(s, n, &t);
+			else if (round % 2 == 0 && i + 1 < ARRAY_SIZE(paths) && t.exists && chance(15))
+				link_something(s, n, &t);
+			else if (round % 2 == 0 && t.parent)
+				write_file(s, n, &t);
+			sim_unseen_after(s, n);
+			sim_replaced_after(s, n);
+		}
+		for (unsigned i = 0; round % 2 == 0 && i < 8; i++)
+			step(s, from, i % 3);
+		step(s, to, 3);
+		step(s, to, 3);
+		step(s, to, round % 2 ? 3 : 0);
+	}
+}
+
 static void heal(struct sim *s)
 {
 	s->healed = true;
@@ -655,6 +719,8 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	unsigned events = 150 + (unsigned)random_below(350);
 	for (unsigned i = 0; i < events; i++)
 		random_event(s);
+	if (s->unseen)
+		crowd(s);
 	heal(s);
 	sim_check(s);
 	check_uploads(s);

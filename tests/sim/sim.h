@@ -53,6 +53,7 @@ struct sim {
 	unsigned link_percent;
 	uint64_t shared; /* pairs of names that had to be one inode in the end */
 	struct sim_replaced *replaced;
+	bool crowded; /* the last events: see crowd in sim.c */
 	struct sim_unseen *unseen; /* NULL: nobody writes unseen */
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
@@ -106,6 +107,8 @@ void sim_replaced_done(struct sim *s);
 void sim_unseen_begin(struct sim *s);
 /* A file that is open for writing: true when it is to be kept open, and written unseen. */
 bool sim_unseen_open(struct sim *s, struct file *file);
+/* Whether the application opens a file for that. */
+bool sim_unseen_takes(struct sim *s);
 void sim_unseen_write(struct sim *s, unsigned n, struct file *file);
 void sim_unseen_tick(struct sim *s);			      /* a step reads the clock */
 void sim_unseen_forget(struct sim *s, unsigned n, uint64_t ino); /* it is written over */

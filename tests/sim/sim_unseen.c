@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/internal.h"
 #include "cache/progress.h"
 #include "cache/tree.h"
 
@@ -84,6 +85,11 @@ bool sim_unseen_open(struct sim *s, struct file *file)
 	return true;
 }
 
+bool sim_unseen_takes(struct sim *s)
+{
+	return s->unseen && draw(s, 3) == 0;
+}
+
 static struct write *find(struct sim *s, unsigned n, uint64_t ino)
 {
 	for (unsigned i = 0; i < s->unseen->count; i++) {
@@ -128,7 +134,11 @@ void sim_unseen_tick(struct sim *s)
 {
 	struct sim_node *node = &s->node[s->current];
 
-	if (!s->unseen || s->healed || !node->running || draw(s, s->unseen->rate))
+	if (!s->unseen || s->healed || !node->running)
+		return;
+	/* In a crowd within transactions only: what is written before them is sealed first. */
+	if (s->crowded ? !atomic_load(&node->cache->writer_owner) || draw(s, 3)
+		       : draw(s, s->unseen->rate))
 		return;
 	for (unsigned i = 0; i < SIM_OPEN_MAX; i++) {
 		if (!node->open[i] || !node->unseen[i] || draw(s, 4) == 0)

@@ -450,6 +450,8 @@ static void a_log_is_cut_at_its_size(void **state)
 		struct content_reader *r = NULL;
 		char *all;
 
+		while (atomic_load(&w.turns) < last / 8)
+			usleep(100);
 		assert_int_equal(content_seal(f->cache, ino, 0, NULL, &v), 0);
 		assert_true(v.size > last && v.size % 8 == 0);
 		last = v.size;
