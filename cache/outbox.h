@@ -159,6 +159,9 @@ int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret) M
 /* A bit for each region (1 << id) where the key (len 0: any key), or anything below it, has rows. */
 int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;
 
+/* True in *ret when a row of the key waits that took over a row which may have left an object of another
+ * kind to be removed: whenever it is not fresh. */
+int outbox_replaces(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 /* regions: a bit for each that an upload of key's content is owed to or has just brought: rows in UPLOAD, and uploaded ones
  * that wait to be announced. */
 int outbox_uploading(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;

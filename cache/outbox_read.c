@@ -363,3 +363,29 @@ int outbox_newest(struct conn *conn, unsigned region, enum outbox_state state, u
 		sqlite3_reset(s);
 	return 0;
 }
+
+int outbox_replaces(struct conn *conn, struct slice key, bool *ret)
+{
+	unsigned ids[REGION_MAX], count = 0;
+	bool replaces = false;
+	int r = outbox_region_ids(conn, ids, &count);
+
+	for (unsigned i = 0; !r && !replaces && i < count; i++) {
+		sqlite3_stmt *s =
+			conn_statement(conn, "SELECT fresh FROM outbox WHERE region = ?1 AND key = ?2");
+
+		if (!s)
+			return conn_error(conn);
+		bind_int(s, 1, ids[i]);
+		bind_slice(s, 2, key);
+		r = conn_row(conn, s);
+		if (r == 1) {
+			replaces = sqlite3_column_int(s, 0) == 0;
+			sqlite3_reset(s);
+			r = 0;
+		}
+	}
+	if (!r)
+		*ret = replaces;
+	return r;
+}
