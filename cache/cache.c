@@ -225,6 +225,8 @@ static int load_meta(struct cache *c, const struct cache_options *options)
 		r = sweep_load(c, conn);
 	if (!r)
 		r = evict_load(c, conn);
+	if (!r)
+		r = pressure_load(c, conn);
 	if (!r) {
 		r = cache_commit(conn);
 		conn = NULL;
@@ -350,6 +352,7 @@ static void release(struct cache *c)
 	times_free(c->times);
 	sweep_free(c->sweep);
 	removals_free(c->removals);
+	durability_rules_free(c->durability);
 	hashings_free(c->hashings);
 	atimes_free(c->atimes);
 	free(c->xattrs);
@@ -422,6 +425,8 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 		c->state_volatile = cache_dir_volatile(c->state_dir);
 		c->reserve_bytes =
 			options->reserve_bytes ? options->reserve_bytes : default_reserve(c);
+		c->max_dirty = options->max_dirty;
+		c->max_backlog = options->max_backlog;
 		c->cache_size = options->cache_size;
 		c->min_free = options->min_free;
 		c->min_free_percent = options->min_free_percent;

@@ -11,6 +11,8 @@
  *   progress.h regions, cursors, watermarks, conflicts, small settings
  *   project.h  entries made visible in the tree
  *   evict.h    content that goes because it can be fetched again
+ *   durability.h  fsync that waits for regions
+ *   pressure.h    writers that are slowed and refused
  *
  * Keys are paths relative to the mount's root, components joined by '/', no leading or trailing
  * one; the root is the empty key. They are bytes, not text; struct slice carries them.
@@ -98,6 +100,10 @@ struct cache_options {
 	unsigned min_free_percent;
 	uint64_t partial_block; /* bytes of a block of partial content; 0: 1 MiB. Tests have less */
 	uint64_t map_min; /* tests: CONTENT_MAP_MIN of content_map.h is another; 0: it is not */
+	/* What may wait for regions before writers are slowed and refused (pressure.h): bytes of content,
+	 * rows of the journal and the outbox. 0: no limit. */
+	uint64_t max_dirty;
+	uint64_t max_backlog;
 	bool sync_off; /* tests and the simulation: never flush to disk */
 	bool no_lock;  /* tests: do not flock */
 	/* Tests: another boot of the machine, another machine. NULL: this one's. */

@@ -657,6 +657,7 @@ static void leave(struct conn *conn)
 	conn->account = (struct totals){0};
 	conn->ceiling = conn->longest_key = 0;
 	conn->ino_next = conn->ino_limit = 0;
+	conn->journal_added = 0;
 	conn->in_transaction = false;
 	conn->found.ino = 0;
 	tally_clear(conn->tally);
@@ -696,6 +697,7 @@ static void publish(struct conn *conn)
 	struct cache *c = conn->cache;
 
 	sweep_publish(conn);
+	pressure_publish(conn);
 	if (conn->ceiling)
 		atomic_store(&c->hlc_ceiling, conn->ceiling);
 	if (conn->longest_key)

@@ -772,7 +772,7 @@ static int write_all(int fd, const void *p, size_t n, uint64_t offset)
 }
 
 /* With rec->lock. */
-static int write_locked(struct record *rec, const void *p, size_t n, uint64_t offset, bool append)
+static int write_locked(struct cache *c, struct record *rec, const void *p, size_t n, uint64_t offset, bool append)
 {
 	int r, fd = atomic_load(&rec->fd);
 	struct stat st;
@@ -785,6 +785,9 @@ static int write_locked(struct record *rec, const void *p, size_t n, uint64_t of
 		return -EFBIG;
 	record_changing(rec, offset, n);
 	r = write_all(fd, p, n, offset);
+	if (!r)
+		pressure_wrote(c, rec, n,
+			offset + n > (uint64_t)st.st_size ? offset + n : (uint64_t)st.st_size);
 	/* Whole or not at all, as far as the size goes: nothing was acknowledged. */
 	if (r && offset + n > (uint64_t)st.st_size && ftruncate(fd, st.st_size) != 0)
 		return -EIO;
@@ -801,13 +804,20 @@ ssize_t file_write(struct file *f, const void *p, size_t n, uint64_t offset, boo
 		return -EINVAL;
 	if (n == 0)
 		return 0;
-	r = content_check_reserve(f->cache, n);
+	r = content_check_new(f->cache, n);
 	if (r)
 		return r;
 	mutex_lock(&f->rec->lock);
-	r = write_locked(f->rec, p, n, offset, append);
+	r = write_locked(f->cache, f->rec, p, n, offset, append);
 	mutex_unlock(&f->rec->lock);
 	return r ? r : (ssize_t)n;
+}
+
+static bool grows(const struct file *f, uint64_t size)
+{
+	struct stat st;
+
+	return fstat(file_fd(f), &st) == 0 && size > (uint64_t)st.st_size;
 }
 
 int file_truncate(struct file *f, uint64_t size)
@@ -816,6 +826,9 @@ int file_truncate(struct file *f, uint64_t size)
 
 	if (!f->writable)
 		return -EBADF;
+	r = grows(f, size) ? content_check_new(f->cache, 0) : 0;
+	if (r)
+		return r;
 	mutex_lock(&f->rec->lock);
 	r = truncate_locked(f->cache, f->rec, size);
 	mutex_unlock(&f->rec->lock);
@@ -832,7 +845,7 @@ int file_allocate(struct file *f, int mode, uint64_t offset, uint64_t length)
 	if (length == 0 || offset > INT64_MAX || length > INT64_MAX - offset)
 		return length ? -EFBIG : -EINVAL;
 	if (!(mode & FALLOC_FL_PUNCH_HOLE))
-		r = content_check_reserve(f->cache, length);
+		r = content_check_new(f->cache, length);
 	if (r)
 		return r;
 	mutex_lock(&rec->lock);
@@ -860,7 +873,7 @@ ssize_t file_copy(struct file *from, uint64_t offset, struct file *to, uint64_t 
 		return 0;
 	if (file_partial(from))
 		return -EOPNOTSUPP; /* the kernel reads it */
-	r = content_check_reserve(to->cache, n);
+	r = content_check_new(to->cache, n);
 	if (r)
 		return r;
 	mutex_lock(&rec->lock);
@@ -930,6 +943,7 @@ static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 	uint64_t generation = 0;
 	int64_t changed_ms;
 	bool retry, due;
+	struct stat st;
 	int r;
 
 	record_observe(c, rec);
@@ -939,6 +953,8 @@ static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)
 		atomic_load(&rec->unseen_flags) & UNSEEN_MAPS && !atomic_load(&rec->changed_ms))
 		record_assume_changed(rec);
 	changed_ms = atomic_load(&rec->changed_ms);
+	if (changed_ms && record_is_unseen(rec) && fstat(atomic_load(&rec->fd), &st) == 0)
+		pressure_unsealed(c, rec, (uint64_t)st.st_size);
 	due = changed_ms && clock_monotonic_ms() + 1 - changed_ms >= age_ms &&
 	      atomic_load(&rec->writers) > 0;
 	mutex_unlock(&rec->lock);

@@ -20,6 +20,7 @@
 #include "cache/cache.h"
 #include "cache/db.h"
 #include "cache/dir_key.h"
+#include "cache/durability.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/row_cache.h"
@@ -43,6 +44,7 @@ struct note; /* db.c: queued invalidations and removals */
 
 struct sweep; /* sweep.c */
 
+struct durability_rules; /* durability.c */
 struct partial;
 struct partials; /* partial.c */
 
@@ -71,6 +73,7 @@ struct conn {
 	struct note *notes;
 	struct note **notes_end;
 	bool journalled;
+	int64_t journal_added; /* rows, less those removed */
 	uint64_t last_put; /* the inode that the last rows of the group's journal are of, or 0 */
 	uint64_t ceiling;     /* new hlc_ceiling, 0: unchanged */
 	uint64_t longest_key; /* likewise */
@@ -173,6 +176,18 @@ struct cache {
 	struct troubles *troubles;
 	cache_hold_fn hold; /* guarded by hook_lock, as the next */
 	void *hold_ctx;
+	uint64_t max_dirty;   /* limits for pressure.c; 0: none, as the next */
+	uint64_t max_backlog;
+	_Atomic int64_t journal_rows;
+	_Atomic int64_t unsealed; /* bytes: the sum of the records' */
+	_Atomic uint64_t owed_skip; /* a bit for each region that does not count */
+	struct {
+		_Atomic int64_t rows;
+		_Atomic int64_t bytes;
+	} owed[8]; /* REGION_MAX: the outbox's totals, by region */
+	struct durability_rules *durability; /* constant; NULL: all is local */
+	durability_wait_fn durability_wait; /* guarded by hook_lock, as the next */
+	void *durability_ctx;
 	bool stores_show;    /* a store into a mapping changes the times of a content file */
 	bool times_distinct; /* the content's file system gives a write after a stat another ctime */
 
@@ -471,6 +486,24 @@ void removals_free(struct removals *q);
 void removals_add(struct cache *c, uint64_t ino, uint64_t replaced_by);
 /* Removes what waits now; true: there was something. */
 bool removals_drain(struct cache *c);
+
+/* ---- pressure.c ---- */
+
+struct record;
+int pressure_load(struct cache *c, struct conn *conn) MUST_CHECK; /* at open */
+int pressure_reload(struct conn *conn) MUST_CHECK; /* of regions, when one came or went */
+void pressure_publish(struct conn *conn);	    /* at commit, under the writer's lock */
+/* So many bytes were written to an open file since it was sealed; or were just written to it, whose
+ * size that is now. */
+void pressure_unsealed(struct cache *c, struct record *rec, uint64_t bytes);
+void pressure_wrote(struct cache *c, struct record *rec, uint64_t bytes, uint64_t size);
+/* content_check_reserve for what an application makes or writes; -ENOSPC also when too much waits for
+ * regions. */
+int content_check_new(struct cache *c, uint64_t bytes) MUST_CHECK;
+
+/* ---- durability.c ---- */
+
+void durability_rules_free(struct durability_rules *r); /* NULL is fine */
 
 /* ---- partial.c ---- */
 

@@ -29,8 +29,10 @@ int journal_append(
 	if (op == JOURNAL_RENAME || op == JOURNAL_RENAME_DIR)
 		bind_slice(s, 4, hint);
 	r = conn_run(conn, s);
-	if (!r)
+	if (!r) {
 		conn->journalled = true;
+		conn->journal_added++;
+	}
 	conn->last_put = 0;
 	return r;
 }
@@ -67,13 +69,17 @@ int journal_read(
 int journal_remove(struct conn *conn, uint64_t first, uint64_t last)
 {
 	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM journal WHERE seq BETWEEN ?1 AND ?2");
+	int r;
 
 	CHECK(conn_writable(conn));
 	if (!s)
 		return conn_error(conn);
 	bind_int(s, 1, (int64_t)first);
 	bind_int(s, 2, (int64_t)last);
-	return conn_run(conn, s);
+	r = conn_run(conn, s);
+	if (!r)
+		conn->journal_added -= sqlite3_changes(conn->db);
+	return r;
 }
 
 /* ---- pending ---- */
@@ -185,17 +191,22 @@ int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void 
 
 int journal_stats(struct conn *conn, struct journal_stats *ret)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT (SELECT count(*) FROM journal),"
-					       " (SELECT time FROM journal ORDER BY seq LIMIT 1)");
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT time FROM journal ORDER BY seq LIMIT 1");
+	int64_t rows = atomic_load(&conn->cache->journal_rows) + (conn->writer ? conn->journal_added : 0);
 	int r;
 
 	if (!s)
 		return conn_error(conn);
 	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -EIO;
-	ret->rows = (uint64_t)sqlite3_column_int64(s, 0);
-	ret->oldest_ms = hlc_ms((uint64_t)sqlite3_column_int64(s, 1));
+	if (r < 0)
+		return r;
+	*ret = (struct journal_stats){0};
+	if (r == 0)
+		return 0;
+	/* The count is the last commit's, which may be later than this view. */
+	ret->rows = rows > 0 ? (uint64_t)rows : 1;
+	ret->oldest_ms = hlc_ms((uint64_t)sqlite3_column_int64(s, 0));
 	sqlite3_reset(s);
 	return 0;
 }

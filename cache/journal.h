@@ -57,6 +57,7 @@ struct journal_stats {
 	uint64_t rows;
 	uint64_t oldest_ms; /* hlc_ms of the oldest row, 0 when empty */
 };
+/* Cheap, however many rows there are. */
 int journal_stats(struct conn *conn, struct journal_stats *ret) MUST_CHECK;
 
 /* Waits until a row was appended since *seen (a counter that it then updates) or timeout_ms passed. */

@@ -134,8 +134,10 @@ void record_put(struct cache *c, struct record *rec)
 	mutex_lock(&c->files->lock);
 	gone = unref(c->files, rec);
 	mutex_unlock(&c->files->lock);
-	if (gone)
+	if (gone) {
+		pressure_unsealed(c, gone, 0);
 		record_free(gone);
+	}
 }
 
 bool record_is_idle(struct cache *c, struct record *rec)
@@ -449,6 +451,8 @@ bool record_try_clean(struct cache *c, uint64_t ino, uint64_t generation, bool r
 		atomic_store(&rec->marked, false);
 		clean = atomic_load(&rec->writers) == 0 &&
 			atomic_load(&rec->generation) == generation;
+		if (atomic_load(&rec->generation) == generation)
+			pressure_unsealed(c, rec, 0);
 		if (clean)
 			atomic_store(&rec->sealed_open, false);
 		else

@@ -77,6 +77,7 @@ struct record {
 	size_t copying_bytes;
 	bool copying_failed; /* the map could not grow */
 
+	_Atomic uint64_t unsealed; /* bytes: pressure.c */
 	_Atomic bool unseen;	       /* file_unseen was called: writers write unseen */
 	_Atomic unsigned unseen_flags; /* UNSEEN_ of all that called it */
 	_Atomic uint64_t unseen_count; /* of those calls */

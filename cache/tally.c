@@ -22,6 +22,8 @@ struct tally {
 	unsigned regions;
 	unsigned region[REGION_MAX];
 	struct outbox_totals totals[REGION_MAX];
+	struct outbox_totals written[REGION_MAX]; /* in this transaction */
+	bool cleared[REGION_MAX];
 	struct {
 		bool known;
 		bool changed;
@@ -58,6 +60,8 @@ void tally_clear(struct tally *t)
 		return;
 	clear_dirs(t);
 	memset(t->totals, 0, sizeof(t->totals));
+	memset(t->written, 0, sizeof(t->written));
+	memset(t->cleared, 0, sizeof(t->cleared));
 	memset(t->counter, 0, sizeof(t->counter));
 	t->regions_known = false;
 	t->any = false;
@@ -180,9 +184,23 @@ static int write_totals(struct conn *conn, unsigned region)
 	bind_int(s, 4, t->parked);
 	bind_int(s, 5, t->unannounced);
 	r = conn_run(conn, s);
-	if (!r)
+	if (!r) {
+		struct outbox_totals *w = &conn->tally->written[region];
+
+		w->rows += t->rows;
+		w->bytes += t->bytes;
 		*t = (struct outbox_totals){0};
+	}
 	return r;
+}
+
+bool tally_written(struct conn *conn, unsigned region, struct outbox_totals *ret, bool *cleared)
+{
+	const struct tally *t = conn->tally;
+
+	*ret = t->written[region];
+	*cleared = t->cleared[region];
+	return t->any && (*cleared || ret->rows || ret->bytes);
 }
 
 /* ---- heads ---- */
@@ -289,8 +307,11 @@ int tally_dir(struct conn *conn, unsigned region, uint64_t dir)
 
 void tally_forget(struct conn *conn, unsigned region)
 {
-	if (region < REGION_MAX)
+	if (region < REGION_MAX) {
 		conn->tally->totals[region] = (struct outbox_totals){0};
+		conn->tally->written[region] = (struct outbox_totals){0};
+		conn->tally->cleared[region] = conn->tally->any = true;
+	}
 	/* Of its directories there are no rows: their heads go when they are written. */
 	conn->tally->regions_known = false;
 }

@@ -31,6 +31,9 @@ struct outbox_totals {
 int tally_totals(struct conn *conn, unsigned region, const struct outbox_totals *add) MUST_CHECK;
 /* Rows of that directory changed in a way that may move its head. */
 int tally_dir(struct conn *conn, unsigned region, uint64_t dir) MUST_CHECK;
+/* What the transaction has written of a region's rows and bytes, after it has cleared it or not; false: nothing. */
+bool tally_written(
+	struct conn *conn, unsigned region, struct outbox_totals *ret, bool *cleared);
 /* All of a region's rows go; the caller writes it. */
 void tally_forget(struct conn *conn, unsigned region);
 /* The regions' ids, which do not change in a transaction that changes the outbox. */

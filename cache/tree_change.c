@@ -501,7 +501,7 @@ static int prepare(struct cache *c, struct creation *n, uint32_t mode, uint32_t 
 	int r = n->name.len ? name_check(n->parent, n->name) : 0;
 
 	if (!r)
-		r = content_check_reserve(c, 4096);
+		r = content_check_new(c, 4096);
 	if (!r)
 		r = cache_new_ino(c, &n->row.ino);
 	n->row.mode = mode & (S_IFMT | 07777);
@@ -745,7 +745,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	int r = name_check(parent, name);
 
 	if (!r)
-		r = content_check_reserve(c, 4096);
+		r = content_check_new(c, 4096);
 	if (!r)
 		r = cache_begin_op(c, &conn);
 	if (!r)

@@ -9,8 +9,12 @@
  *              report only frees it
  * It always ends by its report, which may come after the mount is gone: hence the reference on
  * struct fs.
+ *
+ * An fsync that waits until regions have a file is parked in the same way; its report is its answer.
  */
 #include "fs/internal.h"
+
+#include "cache/durability.h"
 
 #define ATTEMPTS_MAX 3 /* content that is evicted again before it can be opened, so often: EIO */
 
@@ -19,6 +23,8 @@ struct fetch {
 	fuse_req_t req;
 	fuse_ino_t ino;
 	bool open;
+	bool sync;
+	size_t written;		  /* sync: by the write that it is part of; 0: none */
 	struct fuse_file_info fi; /* open */
 	struct file *file;	  /* read; else NULL. The kernel keeps it open until the answer */
 	size_t size;
@@ -58,7 +64,7 @@ static void unlink_locked(struct fetch *f)
 	if (f->next)
 		f->next->prev = f->prev;
 	f->prev = f->next = NULL;
-	fs->fetches_waiting--;
+	*(f->sync ? &fs->syncs_waiting : &fs->fetches_waiting) -= 1;
 }
 
 /* False when the mount is ending. */
@@ -74,7 +80,7 @@ static bool wait_begin(struct fetch *f)
 		if (f->next)
 			f->next->prev = f;
 		fs->fetches = f;
-		fs->fetches_waiting++;
+		*(f->sync ? &fs->syncs_waiting : &fs->fetches_waiting) += 1;
 	}
 	mutex_unlock(&fs->lock);
 	return ok;
@@ -117,7 +123,9 @@ static void start(struct fetch *f)
 		return;
 	}
 	fuse_req_interrupt_func(f->req, on_interrupt, f);
-	if (partial)
+	if (f->sync)
+		durability_wait(cache, ino, on_fetched, f);
+	else if (partial)
 		cache_range(cache, partial, offset, size, on_fetched, f);
 	else if (f->file)
 		on_fetched(f, 0); /* all of it has come meanwhile */
@@ -183,7 +191,11 @@ static void on_fetched(void *arg, int result)
 	}
 	/* Waits for an interrupt that is just looking at f. */
 	fuse_req_interrupt_func(f->req, NULL, NULL);
-	if (result && result != -EALREADY) {
+	if (f->sync && !result && f->written) {
+		fuse_reply_write(f->req, f->written);
+	} else if (f->sync) {
+		reply(f->req, result);
+	} else if (result && result != -EALREADY) {
 		reply_inode(f->req, result);
 	} else if (!repeat(f)) {
 		again = ++f->attempts < ATTEMPTS_MAX;
@@ -248,6 +260,26 @@ void fetch_setattr(fuse_req_t req, fuse_ino_t ino, unsigned mask, const struct i
 		return;
 	f->mask = mask;
 	f->v = *v;
+	start(f);
+}
+
+void wait_durable(fuse_req_t req, fuse_ino_t ino, size_t written)
+{
+	struct fs *fs = fs_of(req);
+	struct fetch *f;
+
+	if (!durability_matters(fs->cache)) {
+		if (written)
+			fuse_reply_write(req, written);
+		else
+			reply(req, 0);
+		return;
+	}
+	f = fetch_new(req, ino);
+	if (!f)
+		return;
+	f->sync = true;
+	f->written = written;
 	start(f);
 }
 

@@ -85,6 +85,7 @@ struct fs_stats {
 	uint64_t errors; /* requests that were answered with an error, absent names and attributes
 			    aside */
 	uint64_t fetches_waiting; /* opens and truncations that wait for content from a region */
+	uint64_t syncs_waiting;	  /* fsync and the like that wait until regions have the file */
 	uint64_t invalidations;
 	uint64_t invalidations_pending;
 	char passthrough[FS_PASSTHROUGH_SIZE]; /* "on", or "off (reason)" */

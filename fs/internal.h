@@ -28,7 +28,8 @@ struct handle {
 	struct passthrough_open open;
 	/* setid_generation + 1 when the file had no set-id bits; 0: not looked up */
 	_Atomic uint64_t setid_seen;
-	bool writes; /* constant once linked */
+	bool writes; /* constant once linked, as the next */
+	bool waits;  /* its writes are durable when they return, and nobody but us can see to it */
 	struct handle *prev, *next;
 };
 
@@ -72,6 +73,18 @@ struct hold {
 	pthread_t thread;
 };
 
+/* Calls that are slowed (pace.c). */
+enum pace_call { PACE_WRITE, PACE_CREATE, PACE_MKNOD, PACE_MKDIR, PACE_SYMLINK };
+struct paced;
+struct pace {
+	struct mutex lock; /* leaf; guards what follows */
+	struct cond changed;
+	struct paced *head; /* by time */
+	bool closed;
+	bool started; /* written before and after there are other threads */
+	pthread_t thread;
+};
+
 /* Requests that wait for content from a region (fetch.c). */
 struct fetch;
 
@@ -103,11 +116,13 @@ struct fs {
 	struct handle *handles;
 	struct fetch *fetches;
 	uint64_t fetches_waiting;
+	uint64_t syncs_waiting;
 	unsigned fetches_running;
 	bool closing;
 
 	struct notifier notifier;
 	struct slow_pool slow;
+	struct pace pace;
 	struct hold hold;
 	struct gone gone;
 	struct passthrough passthrough;
@@ -226,6 +241,8 @@ bool ids_in_group(fuse_req_t req, uint32_t gid);
 void fetch_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
 void fetch_setattr(fuse_req_t req, fuse_ino_t ino, unsigned mask, const struct inode *v);
 void fetch_read(fuse_req_t req, fuse_ino_t ino, struct file *file, size_t size, uint64_t offset);
+/* Answers when the regions that ino's durability wants have it. written as in slow_sync. */
+void wait_durable(fuse_req_t req, fuse_ino_t ino, size_t written);
 /* Answers those that wait with EIO and waits for those that are being answered. */
 void fetches_cancel(struct fs *fs);
 void fs_unref(struct fs *fs);
@@ -269,14 +286,28 @@ bool hold_setxattr(
 int fs_hold(void *fs, uint64_t ino, struct slice key, cache_hold_run work,
 	void *arg); /* cache_hold_fn */
 
+/* pace.c */
+void pace_init(struct pace *p);
+void pace_done(struct pace *p);
+int pace_start(struct fs *fs) MUST_CHECK;
+/* Does what waits, at once, and joins. */
+void pace_stop(struct fs *fs);
+/* Answers a write, later when writers are slowed. */
+void pace_write(fuse_req_t req, size_t written);
+/* True: the call is put off, and done later. What it does not take is 0 or NULL. */
+bool pace_call(fuse_req_t req, enum pace_call call, fuse_ino_t parent, const char *name,
+	mode_t mode, dev_t rdev, const char *target, const struct fuse_file_info *fi);
+
 /* slow.c */
 void slow_init(struct slow_pool *s);
 void slow_done(struct slow_pool *s);
 int slow_start(struct fs *fs) MUST_CHECK;
 /* Finishes what is queued and joins. */
 void slow_stop(struct fs *fs);
-/* file NULL: everything committed so far. */
-void slow_sync(fuse_req_t req, struct file *file, bool data_only);
+/* Flushes, waits for the regions that ino's durability wants, and answers. file NULL: everything
+ * committed so far. written: the answer, of a write; else 0. */
+void slow_sync(
+	fuse_req_t req, uint64_t ino, struct file *file, bool data_only, size_t written);
 /* Answers from another thread, once the interrupt handler that calls this has returned. */
 void slow_reply(struct fs *fs, fuse_req_t req, int r);
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/durability.h"
 #include "src/base/log.h"
 
 #define COPY_MAX ((size_t)16 << 20) /* of one request: a worker is away so long */
@@ -76,9 +77,14 @@ static int handle_answer(struct fs *fs, struct handle *h, struct fuse_file_info 
 	int id = passthrough_begin(fs, &h->open, fi->flags, &keep_cache);
 
 	h->writes = wants_write(fi->flags);
+	h->waits = id > 0 && (fi->flags & O_DSYNC) && h->writes && durability_matters(fs->cache);
 	handle_link(fs, h);
 	fi->fh = (uintptr_t)h;
 	fi->keep_cache = keep_cache;
+	/* Each of its writes waits for regions, so they have to come here; where nothing is passed through
+	 * the kernel asks for the flush itself. */
+	if (h->waits)
+		fi->direct_io = 1;
 	fi->noflush = !wants_write(fi->flags);
 	return id;
 }
@@ -159,12 +165,15 @@ void op_create(
 {
 	struct fs *fs = fs_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct handle *h = calloc(1, sizeof(*h));
+	struct handle *h;
 	uint32_t uid, gid;
 	struct fuse_entry_param e;
 	struct inode inode;
 	int r, id;
 
+	if (pace_call(req, PACE_CREATE, parent, name, mode, 0, NULL, fi))
+		return;
+	h = calloc(1, sizeof(*h));
 	if (!h) {
 		reply(req, -ENOMEM);
 		return;
@@ -251,8 +260,18 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *p, size_t size, off_t 
 	n = file_write(h->open.file, p, size, (uint64_t)off, append);
 	if (n < 0)
 		reply(req, (int)n);
+	else if (h->waits && !fi->writepage)
+		slow_sync(req, ino, h->open.file, (fi->flags & O_SYNC) != O_SYNC, (size_t)n);
 	else
-		fuse_reply_write(req, (size_t)n);
+		pace_write(req, (size_t)n);
+}
+
+static bool closes_durably(struct fs *fs, const struct handle *h, uint64_t ino)
+{
+	struct durability_wish wish;
+
+	return h->writes && durability_on_close(fs->cache) &&
+	       durability_of(fs->cache, ino, &wish) == 0 && wish.on_close;
 }
 
 void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -262,7 +281,10 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	 * is nothing to the caller: the release puts the row again. */
 	if (file_flush(handle_of(fi)->open.file))
 		(void)0;
-	fuse_reply_err(req, 0);
+	if (closes_durably(fs_of(req), handle_of(fi), ino))
+		slow_sync(req, ino, handle_of(fi)->open.file, false, 0);
+	else
+		fuse_reply_err(req, 0);
 }
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -273,12 +295,12 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	slow_sync(req, handle_of(fi)->open.file, datasync);
+	slow_sync(req, ino, handle_of(fi)->open.file, datasync, 0);
 }
 
 void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	slow_sync(req, NULL, datasync);
+	slow_sync(req, ino, NULL, datasync, 0);
 }
 
 void op_fallocate(

@@ -307,6 +307,7 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 		fs->ids = *o->ids;
 	notifier_init(&fs->notifier);
 	slow_init(&fs->slow);
+	pace_init(&fs->pace);
 	hold_init(&fs->hold);
 	gone_init(&fs->gone);
 	passthrough_init(&fs->passthrough, !o->no_passthrough);
@@ -416,6 +417,8 @@ int fs_run(struct fs *fs)
 
 	r = slow_start(fs);
 	if (r == 0)
+		r = pace_start(fs);
+	if (r == 0)
 		r = notifier_start(fs);
 	if (r == 0)
 		r = passthrough_start(fs);
@@ -442,6 +445,7 @@ int fs_run(struct fs *fs)
 		pthread_join(workers[i].thread, NULL);
 		free(workers[i].buf.mem);
 	}
+	pace_stop(fs);
 	slow_stop(fs);
 	fetches_cancel(fs);
 	passthrough_stop(fs);
@@ -483,6 +487,7 @@ void fs_free(struct fs *fs)
 	fs->session = NULL;
 	notifier_done(&fs->notifier);
 	slow_done(&fs->slow);
+	pace_done(&fs->pace);
 	hold_done(&fs->hold);
 	gone_done(&fs->gone);
 	passthrough_done(&fs->passthrough);
@@ -505,6 +510,7 @@ void fs_get_stats(struct fs *fs, struct fs_stats *ret)
 	passthrough_describe(fs, s.passthrough);
 	mutex_lock(&fs->lock);
 	s.fetches_waiting = fs->fetches_waiting;
+	s.syncs_waiting = fs->syncs_waiting;
 	mutex_unlock(&fs->lock);
 	mutex_lock(&fs->notifier.lock);
 	s.invalidations_pending = fs->notifier.pending;

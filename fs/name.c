@@ -310,6 +310,8 @@ void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, 
 	uint32_t uid, gid;
 	int r;
 
+	if (pace_call(req, PACE_MKNOD, parent, name, mode, rdev, NULL, NULL))
+		return;
 	if (S_ISREG(mode)) {
 		create(req, parent, name, mode, NULL);
 		return;
@@ -323,12 +325,14 @@ void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, 
 
 void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	create(req, parent, name, S_IFDIR | (mode & 07777), NULL);
+	if (!pace_call(req, PACE_MKDIR, parent, name, mode, 0, NULL, NULL))
+		create(req, parent, name, S_IFDIR | (mode & 07777), NULL);
 }
 
 void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	create(req, parent, name, S_IFLNK | 0777, target);
+	if (!pace_call(req, PACE_SYMLINK, parent, name, 0, 0, target, NULL))
+		create(req, parent, name, S_IFLNK | 0777, target);
 }
 
 void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)

@@ -26,6 +26,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "cache/pressure.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 
@@ -158,7 +159,8 @@ static void turn_off(struct passthrough *p, const char *reason)
 	log_info("passthrough is off reason=\"%s\"", reason);
 }
 
-/* With the lock. Writes that are passed through know no reserve (cache.h), so near to it files are not:
+/* With the lock. Writes that are passed through know no reserve (cache.h) and no limit on what waits for regions
+ * (pressure.h), so near to them files are not:
  * whoever opens one then gets ENOSPC in time. Who had one open before may use the reserve up. */
 static bool is_short_of_space(struct fs *fs)
 {
@@ -169,8 +171,9 @@ static bool is_short_of_space(struct fs *fs)
 	if (p->space_ms && now - p->space_ms < SPACE_EVERY_MS)
 		return p->short_of_space;
 	p->space_ms = now;
-	p->short_of_space = tree_statfs(fs->cache, &st) == 0 &&
-			    (uint64_t)st.f_bavail * st.f_frsize < SPACE_MARGIN;
+	p->short_of_space = (tree_statfs(fs->cache, &st) == 0 &&
+				    (uint64_t)st.f_bavail * st.f_frsize < SPACE_MARGIN) ||
+			    pressure_delay_ms(fs->cache) > 0;
 	return p->short_of_space;
 }
 

@@ -127,7 +127,8 @@ int backing_attach(struct fs *fs)
 static struct open_out open_out_of(const struct fuse_file_info *fi, int id)
 {
 	return (struct open_out){.fh = fi->fh,
-		.open_flags = OPEN_PASSTHROUGH | (fi->noflush ? OPEN_NOFLUSH : 0),
+		.open_flags = OPEN_PASSTHROUGH | (fi->noflush ? OPEN_NOFLUSH : 0) |
+			      (fi->direct_io ? FOPEN_DIRECT_IO : 0),
 		.backing_id = id};
 }
 

@@ -13,7 +13,9 @@ struct slow_job {
 	bool answer; /* only answers, with result */
 	int result;
 	struct file *file; /* cannot be released before the answer: the caller holds it open */
+	uint64_t ino;
 	bool data_only;
+	size_t written; /* what is answered, by a write that is to be durable; 0: none */
 };
 
 void slow_init(struct slow_pool *s)
@@ -35,10 +37,13 @@ static void run_job(struct fs *fs, const struct slow_job *job)
 		/* Waits for the interrupt handler that holds the request's lock. */
 		fuse_req_interrupt_func(job->req, NULL, NULL);
 		reply(job->req, job->result);
-	} else if (job->file) {
-		reply(job->req, file_fsync(job->file, job->data_only));
 	} else {
-		reply(job->req, cache_sync(fs->cache));
+		int r = job->file ? file_fsync(job->file, job->data_only) : cache_sync(fs->cache);
+
+		if (r)
+			reply(job->req, r);
+		else
+			wait_durable(job->req, job->ino, job->written);
 	}
 }
 
@@ -111,9 +116,13 @@ static void submit(struct fs *fs, struct slow_job job)
 	mutex_unlock(&s->lock);
 }
 
-void slow_sync(fuse_req_t req, struct file *file, bool data_only)
+void slow_sync(fuse_req_t req, uint64_t ino, struct file *file, bool data_only, size_t written)
 {
-	submit(fs_of(req), (struct slow_job){.req = req, .file = file, .data_only = data_only});
+	submit(fs_of(req), (struct slow_job){.req = req,
+				   .ino = ino,
+				   .file = file,
+				   .data_only = data_only,
+				   .written = written});
 }
 
 void slow_reply(struct fs *fs, fuse_req_t req, int r)

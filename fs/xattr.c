@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #include "cache/acl.h"
+#include "cache/durability.h"
 
 #define CAPABILITY "security.capability"
 #define SELINUX "security.selinux"
@@ -40,6 +41,29 @@ static int absent(struct fs *fs, const char *name)
 	return -ENODATA;
 }
 
+/* Made when it is asked for; neither listed, or programs that copy attributes would copy it, nor stored. */
+static bool is_made(const char *name)
+{
+	return strcmp(name, DURABILITY_XATTR) == 0;
+}
+
+static void get_made(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	struct buf text CLEANUP(buf_done) = {.max = DURABILITY_TEXT_MAX};
+	int r = durability_text(fs_of(req)->cache, ino, &text);
+
+	if (!r && text.failed)
+		r = -ENOMEM;
+	if (r)
+		reply_inode(req, r);
+	else if (size == 0)
+		fuse_reply_xattr(req, text.len);
+	else if (text.len > size)
+		reply(req, -ERANGE);
+	else
+		fuse_reply_buf(req, (const char *)text.data, text.len);
+}
+
 void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct fs *fs = fs_of(req);
@@ -47,6 +71,10 @@ void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	void *p = NULL;
 	ssize_t n;
 
+	if (is_made(name)) {
+		get_made(req, ino, size);
+		return;
+	}
 	if (!supported(fs, name)) {
 		reply(req, -EOPNOTSUPP);
 		return;
@@ -156,7 +184,9 @@ void op_setxattr(
 
 	if (hold_setxattr(req, ino, name, value, size))
 		return;
-	if (supported(fs, name))
+	if (is_made(name))
+		r = -EPERM;
+	else if (supported(fs, name))
 		r = is_acl(name) ? set_acl(req, ino, name, value, size)
 				 : tree_setxattr(fs->cache, ino, name, value, size, flags);
 	reply_inode(req, r);
@@ -167,7 +197,9 @@ void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	struct fs *fs = fs_of(req);
 	int r = -EOPNOTSUPP;
 
-	if (supported(fs, name))
+	if (is_made(name))
+		r = -EPERM;
+	else if (supported(fs, name))
 		r = is_acl(name) ? set_acl(req, ino, name, NULL, 0)
 				 : tree_removexattr(fs->cache, ino, name);
 	reply_inode(req, r);

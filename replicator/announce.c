@@ -375,6 +375,19 @@ static int move_on(
 	return outbox_advance(conn, a->o.region->id, key, stamp, OUTBOX_OBJECT);
 }
 
+/* Not of files whose content is neither in the segment nor in an object. */
+static void tell(struct announcer *a, const struct batch *b)
+{
+	for (unsigned i = 0; a->o.told && i < b->in; i++) {
+		const struct item *item = &b->items[i];
+
+		if (!item->gone && (item->entry.kind != KIND_FILE || item->has_content ||
+					   b->rows[i].uploaded))
+			a->o.told(a->o.ctx, a->o.region->id, key_slice(&b->rows[i].key),
+				b->rows[i].stamp);
+	}
+}
+
 static int sent(
 	struct announcer *a, struct region_progress *p, const struct batch *b, bool continues)
 {
@@ -398,8 +411,10 @@ static int sent(
 	}
 	metric_add(METRIC_SEGMENTS_SENT, 1);
 	r = cache_commit(conn);
-	if (r == 0)
-		a->group_open = continues;
+	if (r < 0)
+		return r;
+	a->group_open = continues;
+	tell(a, b);
 	return r;
 }
 

@@ -17,6 +17,8 @@ struct delivery_options {
 	struct inline_cache *inline_cache;
 	uint64_t inline_max;
 	unsigned threads;
+	/* Told that a segment with this version of key is in the region; may not block. NULL: nobody. */
+	void (*told)(void *ctx, unsigned region, struct slice key, struct stamp stamp);
 	/* Told when rows moved on; may not block. */
 	void (*moved)(void *ctx);
 	void *ctx;

@@ -3,6 +3,7 @@
 #define REPLICATOR_INTERNAL_H
 
 #include "replicator/deliver.h"
+#include "replicator/durable.h"
 #include "replicator/fetch.h"
 #include "replicator/inline_cache.h"
 #include "replicator/pull.h"
@@ -32,17 +33,22 @@ struct replicator {
 	struct puller *puller;
 	struct ranger *ranger;
 	struct fetcher *fetcher;
+	struct durable *durable;
 
-	struct mutex lock; /* rank REPLICATOR; guards the four below */
+	struct mutex lock; /* rank REPLICATOR; guards the six below */
 	struct cond cond;
 	uint64_t generation; /* raised when there may be something to do */
 	bool hurry;	     /* somebody flushes: nothing is gathered any longer */
+	bool seal_now;	     /* somebody's fsync waits for the sealer */
+	uint64_t send_now;   /* a bit for each region (by index) that an fsync waits for */
 	bool stopping;
+
+	int64_t durable_next_ms; /* the durable thread's */
 
 	struct announce_thread announce[REGION_MAX];
 	pthread_t seal_thread, pull_thread, house_thread, remove_thread, evict_thread;
-	pthread_t watch_thread;
-	bool watch_started;
+	pthread_t watch_thread, durable_thread;
+	bool watch_started, durable_started;
 	bool seal_started, pull_started, house_started, remove_started, evict_started;
 	bool running;
 };

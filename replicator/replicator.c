@@ -26,6 +26,8 @@ enum {
 	POLL_INTERVAL_MS = 1000,
 	MAX_CLOCK_SKEW_MS = 300000,
 	OBJECT_THREADS = 16,
+	DURABILITY_TIMEOUT_MS = 30000,
+	DURABLE_IDLE_MS = 1000,
 	FETCH_THREADS = 8,
 	INLINE_CACHE_BYTES = 32 << 20,
 	SEAL_GATHER_MS = 20,
@@ -57,6 +59,8 @@ static void defaults(struct replicator_options *o)
 		o->max_clock_skew_ms = MAX_CLOCK_SKEW_MS;
 	if (!o->object_threads)
 		o->object_threads = OBJECT_THREADS;
+	if (!o->durability_timeout_ms)
+		o->durability_timeout_ms = DURABILITY_TIMEOUT_MS;
 }
 
 static void wake(void *ctx)
@@ -148,8 +152,31 @@ static bool takes_uploads(void *ctx, unsigned id)
 	return false;
 }
 
+static void told(void *ctx, unsigned region, struct slice key, struct stamp stamp)
+{
+	durable_told(((struct replicator *)ctx)->durable, region, key, stamp);
+}
+
+/* An fsync waits: its journal row is there. */
+static void durable_woken(void *ctx)
+{
+	struct replicator *r = ctx;
+
+	mutex_lock(&r->lock);
+	r->seal_now = true;
+	r->generation++;
+	cond_broadcast(&r->cond);
+	mutex_unlock(&r->lock);
+	journal_kick(r->cache);
+}
+
 static int make_parts(struct replicator *r)
 {
+	struct durable_options durable = {.regions = &r->regions,
+		.inline_max = r->o.inline_max,
+		.timeout_ms = r->o.durability_timeout_ms,
+		.woken = durable_woken,
+		.ctx = r};
 	struct sealer_options so = {.inline_max = r->o.inline_max,
 		.seal_after_ms = r->o.seal_after_ms,
 		.region_up = takes_uploads,
@@ -169,6 +196,7 @@ static int make_parts(struct replicator *r)
 			.inline_cache = r->inline_cache,
 			.inline_max = r->o.inline_max,
 			.threads = r->o.object_threads,
+			.told = told,
 			.moved = wake,
 			.ctx = r,
 		};
@@ -185,6 +213,8 @@ static int make_parts(struct replicator *r)
 		code = ranger_new(&r->regions, &r->ranger);
 	if (code == 0)
 		code = fetcher_new(&r->regions, r->ranger, &r->fetcher);
+	if (code == 0)
+		code = durable_new(&durable, &r->durable);
 	return code;
 }
 
@@ -245,6 +275,7 @@ void replicator_free(struct replicator *r)
 	if (!r)
 		return;
 	replicator_stop(r);
+	durable_free(r->durable);
 	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
@@ -376,7 +407,7 @@ static void wait_ms(struct replicator *r, int64_t ms, uint64_t *seen, bool unles
 	int64_t until = clock_monotonic_ms() + ms;
 
 	mutex_lock(&r->lock);
-	while (!r->stopping && !(unless_hurry && r->hurry) && !(seen && *seen != r->generation)) {
+	while (!r->stopping && !(unless_hurry && (r->hurry || r->seal_now)) && !(seen && *seen != r->generation)) {
 		int64_t left = until - clock_monotonic_ms();
 		if (left <= 0)
 			break;
@@ -425,7 +456,7 @@ static void *seal_loop(void *arg)
 }
 
 /* Gives the changes that wait the time until then to become more. */
-static void gather(struct replicator *r, int64_t until)
+static void gather(struct replicator *r, unsigned region, int64_t until)
 {
 	uint64_t sealed = metric_get(METRIC_RECORDS_SEALED);
 
@@ -434,7 +465,7 @@ static void gather(struct replicator *r, int64_t until)
 		bool over;
 
 		mutex_lock(&r->lock);
-		over = r->stopping || r->hurry || left <= 0 ||
+		over = r->stopping || r->hurry || (r->send_now >> region & 1) || left <= 0 ||
 		       metric_get(METRIC_RECORDS_SEALED) - sealed >= ENOUGH_RECORDS;
 		if (!over)
 			cond_wait_ms(&r->cond, &r->lock, left);
@@ -457,7 +488,7 @@ static int announce(struct replicator *r, unsigned region)
 		if (!announcer_behind(a)) {
 			if (!announcer_waiting(a))
 				return 0;
-			gather(r, until);
+			gather(r, region, until);
 		}
 		until = clock_monotonic_ms() + r->o.segment_delay_ms;
 		int code = replicator_step_announce(r, region, &did);
@@ -566,6 +597,54 @@ static void *evict_loop(void *arg)
 	return NULL;
 }
 
+int replicator_step_durable(struct replicator *r, bool *did)
+{
+	struct durable_need need;
+	uint64_t send = 0;
+	int code = durable_step(r->durable, did, &need);
+
+	for (unsigned i = 0; i < r->regions.count; i++)
+		send |= (need.regions >> r->regions.region[i].id & 1) << i;
+	mutex_lock(&r->lock);
+	/* Those that came meanwhile have raised it for themselves, and the generation with it. */
+	r->seal_now = need.seal;
+	if (send & ~r->send_now)
+		cond_broadcast(&r->cond);
+	r->send_now = send;
+	mutex_unlock(&r->lock);
+	r->durable_next_ms = need.next_ms;
+	return code;
+}
+
+void replicator_wait_durable(struct replicator *r, uint64_t ino, enum durability mode,
+	durability_done_fn done, void *arg)
+{
+	durable_wait(r->durable, ino, mode, done, arg);
+}
+
+/* Answers who waits until regions have a file, whenever something moved on. */
+static void *durable_loop(void *arg)
+{
+	struct replicator *r = arg;
+	uint64_t seen = 0;
+	int last = 0;
+
+	while (!is_stopping(r)) {
+		bool did = false;
+		int code = replicator_step_durable(r, &did);
+		int64_t left = r->durable_next_ms - clock_monotonic_ms();
+
+		local_failure(r, "waiting for regions", code, &last);
+		if (left > DURABLE_IDLE_MS)
+			left = DURABLE_IDLE_MS;
+		if (code < 0)
+			wait_ms(r, LOCAL_FAILURE_MS, NULL, false);
+		else
+			wait_ms(r, left > 0 ? left : 1, &seen, false);
+	}
+	return NULL;
+}
+
 /* Its own thread: a probe may hang for seconds. */
 static void *watch_loop(void *arg)
 {
@@ -637,6 +716,10 @@ static int start_threads(struct replicator *r)
 		code = thread_start(&r->evict_thread, "evict", evict_loop, r);
 		r->evict_started = code == 0;
 	}
+	if (code == 0 && durability_matters(r->cache)) {
+		code = thread_start(&r->durable_thread, "durable", durable_loop, r);
+		r->durable_started = code == 0;
+	}
 	if (code == 0 && r->regions.count > 1) {
 		code = thread_start(&r->watch_thread, "watch", watch_loop, r);
 		r->watch_started = code == 0;
@@ -664,6 +747,8 @@ int replicator_start(struct replicator *r, struct err *err)
 		return err_errno(err, code, "cannot start the replication threads");
 	}
 	cache_set_fetcher(r->cache, fetcher_fetch, r->fetcher);
+	durable_accept(r->durable, true);
+	cache_set_durability_waiter(r->cache, durable_wait, r->durable);
 	cache_set_ranger(r->cache, r->o.lazy_min ? ranger_read : NULL, r->ranger, r->o.lazy_min);
 	return 0;
 }
@@ -680,6 +765,7 @@ void replicator_stop(struct replicator *r)
 	if (!r->running)
 		return;
 	cache_set_fetcher(r->cache, NULL, NULL);
+	cache_set_durability_waiter(r->cache, NULL, NULL);
 	cache_set_ranger(r->cache, NULL, NULL, 0);
 	atomic_store(&r->regions.cancel, true);
 	mutex_lock(&r->lock);
@@ -696,6 +782,8 @@ void replicator_stop(struct replicator *r)
 	join(r->pull_thread, &r->pull_started);
 	join(r->house_thread, &r->house_started);
 	join(r->evict_thread, &r->evict_started);
+	join(r->durable_thread, &r->durable_started);
+	durable_accept(r->durable, false);
 	join(r->watch_thread, &r->watch_started);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		join(r->announce[i].thread, &r->announce[i].started);

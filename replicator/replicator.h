@@ -6,6 +6,7 @@
  *               object pool  outbox -> objects                                 deliver.h, object.h
  *   puller thread            segments of the home region -> merge              pull.h, merge.h
  *   fetch pool               content on first open                             fetch.h
+ *   durable thread           fsync that waits for regions                      durable.h
  *   housekeeper              checkpoints of the database
  *   evictor                  content that is too much here                     cache/evict.h
  *
@@ -15,6 +16,7 @@
 #define REPLICATOR_REPLICATOR_H
 
 #include "cache/cache.h"
+#include "cache/durability.h"
 #include "cache/outbox.h"
 #include "cache/upload_record.h"
 #include "cache/progress.h"
@@ -43,6 +45,7 @@ struct replicator_options {
 	int64_t max_clock_skew_ms; /* 0: 300,000 */
 	unsigned object_threads;   /* per region; 0: 16 */
 	bool push_copy;		   /* regions beside the home region copy contents from it */
+	int64_t durability_timeout_ms; /* 0: 30,000 */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
 };
 
@@ -73,6 +76,11 @@ int replicator_step_pull(struct replicator *r, bool *did) MUST_CHECK;
 /* One attempt to bring the content of ino here, on the calling thread: 0 it is here; -EAGAIN no
  * region has it now; -EIO no region answers; -ESTALE the inode does not want it any more. */
 int replicator_step_fetch(struct replicator *r, uint64_t ino) MUST_CHECK;
+/* Looks at those who wait until regions have a file, and answers them. */
+int replicator_step_durable(struct replicator *r, bool *did) MUST_CHECK;
+/* A durability_wait_fn. */
+void replicator_wait_durable(struct replicator *r, uint64_t ino, enum durability mode,
+	durability_done_fn done, void *arg);
 /* A batch of evict_step. */
 int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
 /* An evict_proof_fn; ctx is the replicator. Asks the regions one by one, the home region first, for the
@@ -126,6 +134,7 @@ struct replicator_status {
 	uint64_t bad_segments;
 	uint64_t entries;
 	uint64_t tombstones;
+	uint64_t durable_waiting; /* fsync and the like that wait for regions */
 };
 int replicator_status(struct replicator *r, struct replicator_status *ret) MUST_CHECK;
 

@@ -85,6 +85,7 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	for (unsigned i = 0; i < r->regions.count; i++)
 		region_state(&r->regions.region[i], &s->region[i]);
 	s->renaming = sealer_progress(r->sealer, &s->rename);
+	s->durable_waiting = durable_waiting(r->durable);
 	puller_status(r->puller, &pull);
 	memcpy(s->pull_region, pull.region, sizeof(s->pull_region));
 	s->pull_last_ms = pull.last_ms;

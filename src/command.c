@@ -34,6 +34,7 @@ static int fill_status(struct command_context *c, struct status *s, struct err *
 		return err_errno(err, r, "cannot read the state");
 	s->troubles = (unsigned)cache_troubles(
 		c->cache, s->trouble, STATUS_TROUBLES_MAX, s->trouble_count);
+	cache_pressure(c->cache, &s->pressure);
 	fs_get_stats(c->fs, &s->fs);
 	return 0;
 }

@@ -152,6 +152,9 @@ static void begin_policy(struct parse *p, const char *glob)
 	}
 	c->policies++;
 	section_set(p, SECTION_POLICY, policy, &policy->lines, policy->glob);
+	if (option_set_presets(config_policy_options, config_policy_option_count, policy, p->err) <
+		0)
+		fail(p);
 }
 
 static const char *skip_blanks(const char *s)
@@ -560,6 +563,17 @@ static int set_ids(struct config *c, struct err *err)
 	return 0;
 }
 
+static int check_policy(const struct config *c, const struct config_policy *policy, struct err *err)
+{
+	for (size_t i = 0; i < config_policy_option_count; i++)
+		if (policy->lines.of[i])
+			return 0;
+	return err_set(err, -EINVAL,
+		"%s:%u: [policy \"%s\"]: says nothing\nhint: write durability = …, sync_on_close = "
+		"… or merge = …",
+		c->path, policy->lines.section, policy->glob);
+}
+
 static int finish(struct config *c, struct err *err)
 {
 	int r;
@@ -573,10 +587,7 @@ static int finish(struct config *c, struct err *err)
 	for (unsigned i = 0; r == 0 && i < c->regions; i++)
 		r = check_region(c, &c->region[i], err);
 	for (unsigned i = 0; r == 0 && i < c->policies; i++)
-		if (!c->policy[i].lines.of[0])
-			r = err_set(err, -EINVAL,
-				"%s:%u: [policy \"%s\"] merge: missing\nhint: write merge = lww",
-				c->path, c->policy[i].lines.section, c->policy[i].glob);
+		r = check_policy(c, &c->policy[i], err);
 	if (r == 0)
 		r = check_home(c, err);
 	return r < 0 ? r : set_ids(c, err);
@@ -716,6 +727,29 @@ void config_print(const struct config *c, struct buf *out)
 		print_options(config_policy_options, config_policy_option_count, &c->policy[i],
 			&c->policy[i].lines, out);
 	}
+}
+
+void config_durability(const struct config *c, struct durability_wish *volume,
+	struct durability_rule rules[CONFIG_POLICY_MAX], unsigned *count)
+{
+	unsigned n = 0;
+
+	_Static_assert(CONFIG_POLICY_MAX <= DURABILITY_RULES_MAX, "a rule for each policy");
+	*volume = (struct durability_wish){
+		.mode = (enum durability)c->durability, .on_close = c->sync_on_close};
+	for (unsigned i = 0; i < c->policies; i++) {
+		const struct config_policy *p = &c->policy[i];
+
+		if (!p->durability && !p->sync_on_close)
+			continue;
+		rules[n++] = (struct durability_rule){.glob = p->glob,
+			.has_mode = p->durability != 0,
+			.has_on_close = p->sync_on_close != 0,
+			.wish = {.mode = p->durability ? (enum durability)(p->durability - 1)
+						       : DURABILITY_LOCAL,
+				.on_close = p->sync_on_close == 2}};
+	}
+	*count = n;
 }
 
 void config_store(const struct config *c, unsigned region, struct store_config *ret)

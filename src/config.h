@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/durability.h"
 #include "fs/fs.h"
 #include "replicator/store/store.h"
 #include "src/base/attribute.h"
@@ -51,6 +52,8 @@ struct config_policy {
 	struct config_lines lines;
 	char *glob;
 	unsigned merge;
+	unsigned durability;	/* 0: the volume's; else enum durability + 1 */
+	unsigned sync_on_close; /* 0: the volume's, 1: no, 2: yes */
 };
 
 struct config {
@@ -62,7 +65,11 @@ struct config {
 	uint64_t cache_size; /* 0: no limit */
 	struct option_share min_free;
 	uint64_t reserve_size;
-	unsigned durability;
+	uint64_t max_dirty;   /* 0: no limit, as the next */
+	uint64_t max_backlog;
+	unsigned durability; /* enum durability */
+	int64_t durability_timeout_ms;
+	bool sync_on_close;
 	unsigned push; /* 0: direct, 1: copy */
 	int64_t poll_interval_ms;
 	int64_t seal_after_ms;
@@ -126,6 +133,10 @@ int config_find(const char *source, char **ret, struct err *err) MUST_CHECK;
 
 /* Appends the whole effective configuration as a file that means the same. */
 void config_print(const struct config *c, struct buf *out);
+
+/* What [volume] and the policies say about durability, for durability_set; strings borrowed from c. */
+void config_durability(const struct config *c, struct durability_wish *volume,
+	struct durability_rule rules[CONFIG_POLICY_MAX], unsigned *count);
 
 /* A region's part for the replicator; strings borrowed from c. */
 void config_store(const struct config *c, unsigned region, struct store_config *ret);

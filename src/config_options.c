@@ -16,8 +16,10 @@
 #define HOUR (3600 * SECOND)
 #define DAY (24 * HOUR)
 
-static const char *const durabilities[] = {"local", NULL};
-static const char *const durabilities_later[] = {"home", "quorum", "all", NULL};
+/* As enum durability; a policy's have one more before them. */
+static const char *const policy_durabilities[] = {
+	"volume", "local", "home", "quorum", "all", NULL};
+static const char *const policy_bools[] = {"volume", "no", "yes", NULL};
 static const char *const pushes[] = {"direct", "copy", NULL};
 static const char *const passthroughs[] = {"auto", "off", NULL};
 static const char *const merges[] = {"lww", NULL};
@@ -70,13 +72,41 @@ const struct option_spec config_volume_options[] = {
 		.max = TIB,
 		.help = "Free space below which writes get ENOSPC; 0: the smaller of 16M and 5 % "
 			"of the disk"},
+	{.name = "max_dirty",
+		.type = OPTION_SIZE,
+		.offset = V(max_dirty),
+		.preset = "0",
+		.min = 0,
+		.max = 1024 * TIB,
+		.help = "Content that no region has yet, from 80 % of which writers are slowed and "
+			"beyond which they get ENOSPC; 0: no limit"},
+	{.name = "max_backlog",
+		.type = OPTION_COUNT,
+		.offset = V(max_backlog),
+		.preset = "0",
+		.min = 0,
+		.max = 1000000000,
+		.help = "The same for the number of changes that wait, each counted for each region "
+			"that lacks it; 0: no limit"},
 	{.name = "durability",
 		.type = OPTION_CHOICE,
 		.offset = V(durability),
 		.preset = "local",
-		.choices = durabilities,
-		.later = durabilities_later,
-		.help = "How many regions must hold a change before fsync returns"},
+		.choices = policy_durabilities + 1,
+		.help = "Which regions must have a file before fsync returns"},
+	{.name = "durability_timeout",
+		.type = OPTION_TIME,
+		.offset = V(durability_timeout_ms),
+		.preset = "30s",
+		.min = 10,
+		.max = DAY,
+		.help = "How long fsync waits for them; then it fails, and what was written stays "
+			"journalled"},
+	{.name = "sync_on_close",
+		.type = OPTION_BOOL,
+		.offset = V(sync_on_close),
+		.preset = "no",
+		.help = "Closing a file that was open for writing does what fsync does"},
 	{.name = "push",
 		.type = OPTION_CHOICE,
 		.offset = V(push),
@@ -258,10 +288,22 @@ const struct option_spec config_policy_options[] = {
 	{.name = "merge",
 		.type = OPTION_CHOICE,
 		.offset = P(merge),
-		.required = true,
+		.preset = "lww",
 		.choices = merges,
 		.later = merges_later,
 		.help = "How concurrent changes of these paths are settled"},
+	{.name = "durability",
+		.type = OPTION_CHOICE,
+		.offset = P(durability),
+		.preset = "volume",
+		.choices = policy_durabilities,
+		.help = "Which regions must have these files before fsync returns"},
+	{.name = "sync_on_close",
+		.type = OPTION_CHOICE,
+		.offset = P(sync_on_close),
+		.preset = "volume",
+		.choices = policy_bools,
+		.help = "Closing one of them does what fsync does"},
 };
 const size_t config_policy_option_count = ARRAY_SIZE(config_policy_options);
 

@@ -286,8 +286,21 @@ static int open_replicator(struct daemon *d, struct err *err)
 	o->poll_interval_ms = c->poll_interval_ms;
 	o->max_clock_skew_ms = c->max_clock_skew_ms;
 	o->object_threads = (unsigned)c->object_threads;
+	o->durability_timeout_ms = c->durability_timeout_ms;
 	r = replicator_new(d->cache, o, &d->replicator, err);
 	return r < 0 ? r : replicator_preflight(d->replicator, PREFLIGHT_MS, err);
+}
+
+static int set_durability(struct daemon *d, struct err *err)
+{
+	struct durability_rule rules[CONFIG_POLICY_MAX];
+	struct durability_wish volume;
+	unsigned count = 0;
+	int r;
+
+	config_durability(d->config, &volume, rules, &count);
+	r = durability_set(d->cache, volume, rules, count);
+	return r < 0 ? err_errno(err, r, "%s", d->config->name) : 0;
 }
 
 static int open_mount(struct daemon *d, struct err *err)
@@ -313,6 +326,8 @@ static int start(struct daemon *d, struct err *err)
 {
 	struct cache_options cache = {.state_dir = d->config->state_dir,
 		.reserve_bytes = d->config->reserve_size,
+		.max_dirty = d->config->max_dirty,
+		.max_backlog = d->config->max_backlog,
 		.cache_size = d->config->cache_size,
 		.min_free = d->config->min_free.bytes,
 		.min_free_percent = d->config->min_free.percent};
@@ -328,6 +343,8 @@ static int start(struct daemon *d, struct err *err)
 		log_warn("the state directory is in memory: what is not pushed dies with this "
 			 "machine state_dir=%s",
 			d->config->state_dir);
+	if (r == 0)
+		r = set_durability(d, err);
 	if (r == 0)
 		r = open_replicator(d, err);
 	if (r == 0)

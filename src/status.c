@@ -158,6 +158,26 @@ static void local_notes(const struct status *s, struct buf *out)
 			lost);
 }
 
+/* Only where there is a limit. */
+static void pressure_line(const struct status *s, struct buf *out)
+{
+	const struct cache_pressure *p = &s->pressure;
+	char a[TEXT_FIGURE_SIZE], b[TEXT_FIGURE_SIZE];
+
+	if (!p->max_dirty && !p->max_backlog)
+		return;
+	buf_printf(out, "  waiting    %s", text_bytes(p->dirty_bytes, a));
+	if (p->max_dirty)
+		buf_printf(out, " of %s", text_bytes(p->max_dirty, b));
+	buf_printf(out, " and %" PRIu64, p->backlog_rows);
+	if (p->max_backlog)
+		buf_printf(out, " of %" PRIu64, p->max_backlog);
+	buf_printf(out, " changes for regions: %u %% full%s\n", p->permille / 10,
+		p->permille >= 1000	       ? ", WRITERS ARE REFUSED (ENOSPC)"
+		: p->permille > PRESSURE_BEGIN ? ", writers are slowed"
+					       : "");
+}
+
 /* Files that need somebody's look, the first few by name. */
 static void troubles(const struct status *s, struct buf *out)
 {
@@ -201,6 +221,7 @@ static void figures(const struct status *s, struct buf *out)
 		s->config->cache_size ? text_bytes(s->config->cache_size, b) : "",
 		s->usage.content_files, s->usage.counting ? " (still counting)" : "",
 		text_bytes(s->usage.database_bytes, c), text_bytes(s->usage.free_bytes, d));
+	pressure_line(s, out);
 	if (s->partial.files)
 		buf_printf(out, "  partial    %s of %" PRIu64 " large files that are read by blocks\n",
 			text_bytes(s->partial.bytes, a), s->partial.files);
@@ -208,6 +229,26 @@ static void figures(const struct status *s, struct buf *out)
 	if (s->fs.fetches_waiting)
 		buf_printf(out, "  waiting    %" PRIu64 " opens and reads wait for content from a region\n",
 			s->fs.fetches_waiting);
+}
+
+static void durability_line(const struct status *s, struct buf *out)
+{
+	const struct config *c = s->config;
+	uint64_t failed = metric_get(METRIC_DURABLE_FAILURES);
+	unsigned rules = 0;
+
+	for (unsigned i = 0; i < c->policies; i++)
+		rules += c->policy[i].durability || c->policy[i].sync_on_close;
+	buf_printf(out, "  durability %s%s", durability_name((enum durability)c->durability),
+		c->sync_on_close ? ", also on close" : "");
+	if (rules)
+		buf_printf(out, ", other for %u patterns", rules);
+	if (s->replicator.durable_waiting)
+		buf_printf(out, "; %" PRIu64 " calls wait for regions",
+			s->replicator.durable_waiting);
+	if (failed)
+		buf_printf(out, "; %" PRIu64 " failed since the start", failed);
+	buf_put_str(out, "\n\n");
 }
 
 void status_text(const struct status *s, struct buf *out)
@@ -219,7 +260,7 @@ void status_text(const struct status *s, struct buf *out)
 		s->read_only ? ", read-only" : "", s->stopping ? ", stopping" : "");
 	buf_printf(out, "  daemon     %d, up %s, version %s, node %016" PRIx64 "\n", (int)s->pid,
 		text_age(s->now_ms - s->started_ms, figure), MERIDIAN_VERSION, s->node);
-	buf_printf(out, "  durability local\n\n");
+	durability_line(s, out);
 	buf_printf(out, "  %-18s %-18s %-18s %-8s %s\n", "REGION (* home)", "STATE", "BACKLOG",
 		"OLDEST", "LAST ERROR");
 	for (unsigned i = 0; i < r->regions; i++)
@@ -287,10 +328,21 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_int(j, "free_bytes", (int64_t)s->usage.free_bytes);
 	json_put_int(j, "total_bytes", (int64_t)s->usage.total_bytes);
 	json_end(j);
+	json_begin_object(j, "pressure");
+	json_put_int(j, "dirty_bytes", (int64_t)s->pressure.dirty_bytes);
+	json_put_int(j, "max_dirty", (int64_t)s->pressure.max_dirty);
+	json_put_int(j, "backlog_rows", (int64_t)s->pressure.backlog_rows);
+	json_put_int(j, "max_backlog", (int64_t)s->pressure.max_backlog);
+	json_put_int(j, "permille", s->pressure.permille);
+	json_put_bool(j, "slowed",
+		s->pressure.permille > PRESSURE_BEGIN && s->pressure.permille < 1000);
+	json_put_bool(j, "refused", s->pressure.permille >= 1000);
+	json_end(j);
 	json_begin_object(j, "fs");
 	json_put_int(j, "requests", (int64_t)s->fs.requests);
 	json_put_int(j, "errors", (int64_t)s->fs.errors);
 	json_put_int(j, "fetches_waiting", (int64_t)s->fs.fetches_waiting);
+	json_put_int(j, "syncs_waiting", (int64_t)s->fs.syncs_waiting);
 	json_put_int(j, "invalidations", (int64_t)s->fs.invalidations);
 	json_put_int(j, "invalidations_pending", (int64_t)s->fs.invalidations_pending);
 	json_put_str(j, "passthrough", s->fs.passthrough);
@@ -316,7 +368,8 @@ char *status_json(const struct status *s)
 	json_put_str(j, "mountpoint", s->mountpoint);
 	json_put_str(j, "state_dir", s->config->state_dir);
 	json_put_str(j, "home", s->config->home);
-	json_put_str(j, "durability", "local");
+	json_put_str(j, "durability", durability_name((enum durability)s->config->durability));
+	json_put_int(j, "durability_waiting", (int64_t)r->durable_waiting);
 	json_put_int(j, "pid", s->pid);
 	json_put_bool(j, "read_only", s->read_only);
 	json_put_bool(j, "stopping", s->stopping);

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include "cache/cache.h"
+#include "cache/pressure.h"
 #include "cache/partial.h"
 #include "fs/fs.h"
 #include "replicator/replicator.h"
@@ -26,6 +27,7 @@ struct status {
 	bool stopping;
 	struct replicator_status replicator;
 	struct cache_usage usage;
+	struct cache_pressure pressure;
 	struct partial_usage partial;
 	struct fs_stats fs;
 	struct cache_trouble_file trouble[STATUS_TROUBLES_MAX]; /* the first of them */

@@ -31,6 +31,13 @@
 	X(REGIONS_LEFT, "regions_left_total",                                                      \
 		"Times a region that was slow or failed was read last from then on")               \
 	X(CONFLICTS, "conflicts_total", "Concurrent changes settled, the loser kept")              \
+	X(WRITES_SLOWED, "writes_slowed_total",                                                    \
+		"Writes and new names delayed because too much waits for regions")                 \
+	X(WRITES_REFUSED, "writes_refused_total",                                                  \
+		"Writes and new names refused (ENOSPC) for the same reason")                       \
+	X(DURABLE_WAITS, "durable_waits_total", "fsync and the like that waited for regions")      \
+	X(DURABLE_FAILURES, "durable_failures_total",                                              \
+		"Of those, failed because too few regions had the file in time")                   \
 	X(STORE_REQUESTS, "store_requests_total", "Requests to object stores")                     \
 	X(STORE_RETRIES, "store_retries_total", "Requests repeated after a passing failure")       \
 	X(STORE_ERRORS, "store_errors_total", "Requests that failed for good")                     \

@@ -228,8 +228,11 @@ static void write_file(struct sim *s, unsigned n, struct target *t)
 		sim_fail(s, "n%u: write %s: %zd", n, t->path, w);
 	sim_trace(s, "n%u app write %s ino %" PRIu64 " \"%.24s\" %zu%s", n, t->path, t->inode.ino,
 		content, len, truncate ? "" : " append");
-	if (chance(15) && (r = file_fsync(file, true)) < 0)
+	bool sync = chance(30);
+	if (sync && (r = file_fsync(file, true)) < 0)
 		sim_fail(s, "n%u: fsync %s: %d", n, t->path, r);
+	if (sync)
+		sim_durability_sync(s, n, t->path, t->inode.ino);
 	sim_unseen_forget(s, n, t->inode.ino);
 	unsigned slot = (unsigned)random_below(SIM_OPEN_MAX);
 	bool keep = chance(25);
@@ -501,13 +504,17 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	case 3:
 		r = replicator_step_pull(node->replicator, &did);
 		break;
-	default:
+	case 4:
 		r = evict_some(s, n, &did);
+		break;
+	default:
+		did = sim_durability_step(s, n);
+		r = 0;
 	}
 	if (which == 3 && r == 0)
 		sim_order_check(s, n);
 	node->running = false;
-	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict"};
+	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable"};
 	if (did)
 		sim_trace(s, "n%u %s r%u", n, names[which], region);
 	if (r < 0)
@@ -518,7 +525,7 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 void sim_random_step(struct sim *s)
 {
 	/* One draw a statement: the seed means the same with every compiler. */
-	unsigned which = (unsigned)random_below(5);
+	unsigned which = (unsigned)random_below(6);
 	unsigned n = (unsigned)random_below(s->nodes);
 
 	step(s, n, which);
@@ -654,6 +661,7 @@ static void heal(struct sim *s)
 			if (r == 0)
 				sim_order_check(s, n);
 			did |= d;
+			did |= sim_durability_step(s, n);
 			if (r < 0)
 				sim_fail(s, "n%u: step after healing: %d", n, r);
 		}
@@ -724,6 +732,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	heal(s);
 	sim_check(s);
 	check_uploads(s);
+	sim_durability_done(s);
 	for (unsigned n = 0; n < s->nodes; n++) {
 		s->current = n;
 		replicator_free(s->node[n].replicator);
@@ -777,6 +786,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
+	if (seeds >= 100 && sim_durability_kept() == 0) {
+		fprintf(stderr, "sim: no fsync waited for regions\n");
+		return 1;
+	}
 	if (seeds >= 100 && !sim_flow_happened()) {
 		fprintf(stderr, "sim: no region was left for another, or nothing copied in a bucket or between two\n");
 		return 1;
@@ -790,7 +803,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
-	       " pairs of names, %" PRIu64 " evictions: all converge\n",
-		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED));
+	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " promises: all converge\n",
+		seeds, first, requests, pairs, metric_get(METRIC_CONTENT_EVICTED),
+		sim_durability_kept());
 	return 0;
 }

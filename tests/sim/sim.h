@@ -103,6 +103,13 @@ void sim_replaced_settle(struct sim *s, unsigned n);
 bool sim_was_replaced(const struct sim *s, struct slice key, struct stamp stamp);
 void sim_replaced_done(struct sim *s);
 
+/* sim_durability.c: fsync that waits for regions, of a file that was just synced here. */
+#define SIM_DURABILITY_MS 30000 /* the replicator's default limit */
+void sim_durability_sync(struct sim *s, unsigned n, const char *path, uint64_t ino);
+bool sim_durability_step(struct sim *s, unsigned n);
+void sim_durability_done(struct sim *s); /* every wait was answered */
+uint64_t sim_durability_kept(void);	 /* promises that were looked after */
+
 /* sim_unseen.c: writes of programs that the cache does not see, at any moment of a step. */
 void sim_unseen_begin(struct sim *s);
 /* A file that is open for writing: true when it is to be kept open, and written unseen. */

@@ -138,14 +138,14 @@ static void test_refused_with_line_and_key(void **state)
 	REFUSED("[region \"a\"]\nurl = gs://x\n", "orders.conf:2:", "gs://",
 		"does not have it yet");
 	REFUSED("[region \"a\"]\nurl = s3://x\nendpoint = ftp://x\n", "orders.conf:3:", "endpoint");
-	REFUSED("[volume]\ndurability = all\n" REGION, "orders.conf:2:", "durability",
-		"does not have it yet", "local");
+	REFUSED("[volume]\ndurability = most\n" REGION, "orders.conf:2:", "durability", "quorum");
+	REFUSED(REGION "[policy \"x\"]\nsync_on_close = maybe\n", "orders.conf:4:", "sync_on_close");
 	REFUSED("[volume]\ncache_size = 20 G\n" REGION, "orders.conf:2:", "cache_size", "20G");
 	REFUSED("[volume]\npoll_interval = 1ms\n" REGION, "orders.conf:2:", "poll_interval",
 		"from 50ms to 1h");
 	REFUSED(REGION "[policy \"x\"]\nmerge = counter\n", "orders.conf:4:", "counter",
 		"does not have it yet", "lww");
-	REFUSED(REGION "[policy \"x\"]\n", "orders.conf:3:", "merge: missing");
+	REFUSED(REGION "[policy \"x\"]\n", "orders.conf:3:", "says nothing");
 	REFUSED("", "orders.conf: no region");
 	REFUSED("[volume]\nname =\n" REGION, "orders.conf:2:", "name: empty");
 }
