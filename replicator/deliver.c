@@ -40,6 +40,7 @@
 #include "replicator/lost.h"
 #include "replicator/object.h"
 #include "replicator/placed.h"
+#include "replicator/recheck.h"
 #include "replicator/sources.h"
 #include "replicator/upload.h"
 #include "src/base/clock.h"
@@ -59,7 +60,6 @@ enum {
 	LOST_AFTER = 12,     /* attempts */
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
 	BULK_FROM = 1 << 20,
-	RECHECK_MS = 60000,  /* longer than a network holds a request */
 };
 
 enum fate { FATE_NONE, FATE_DONE, FATE_WAITS, FATE_FAILED, FATE_PARKED };
@@ -98,8 +98,7 @@ struct deliverer {
 	bool sweeping;	       /* likewise: somebody is at it */
 	bool listed;	       /* the sweeper's: it has been through the bucket's uploads */
 	int64_t sweep_at_ms;   /* monotonic; the dispatcher's, or deliverer_step's */
-	int64_t recheck_at_ms; /* this and marked: the dispatcher's, or deliverer_step's */
-	bool marked;
+	struct recheck recheck; /* the dispatcher's, or deliverer_step's */
 	pthread_t dispatcher;
 	bool dispatching;
 	pthread_t *workers;
@@ -473,77 +472,6 @@ static int due_rows(struct deliverer *d, enum lane lane, unsigned max, struct ou
 	return r;
 }
 
-/* A process that was killed may have left writes under way: of the rows that come first. */
-static int mark_interrupted(struct deliverer *d)
-{
-	AUTO_FREE struct outbox_row *rows = calloc(LANE_ROWS, sizeof(*rows));
-	AUTO_FREE struct lanes *from_start = calloc(1, sizeof(*from_start));
-	int64_t due_ms = clock_realtime_ms() + RECHECK_MS;
-	struct conn *conn;
-	int r = rows && from_start ? 0 : -ENOMEM;
-
-	for (enum lane lane = 0; r == 0 && lane < LANES; lane++) {
-		unsigned count = 0;
-
-		r = cache_read_begin(d->o.cache, &conn);
-		if (r < 0)
-			return r;
-		r = lane_due(from_start, conn, d->o.region->id, lane, clock_realtime_ms(), LANE_ROWS,
-			rows, &count);
-		cache_read_end(conn);
-		if (r < 0 || !count)
-			continue;
-		r = cache_begin_lazy(d->o.cache, &conn);
-		if (r < 0)
-			return r;
-		for (unsigned i = 0; r == 0 && i < count; i++)
-			r = touched_mark(conn, key_slice(&rows[i].key), due_ms);
-		if (r == 0)
-			r = cache_commit(conn);
-		else
-			cache_rollback(conn);
-	}
-	return r;
-}
-
-/* Looks again where a write may have arrived late. The dispatcher's thread. */
-static int recheck(struct deliverer *d)
-{
-	int64_t now = clock_realtime_ms();
-	struct conn *conn;
-	unsigned count = 0;
-
-	if (!d->marked) {
-		int code = mark_interrupted(d);
-		if (code < 0)
-			return code;
-		d->marked = true;
-	}
-	if (now < d->recheck_at_ms)
-		return 0;
-	int r = cache_read_begin(d->o.cache, &conn);
-	if (r < 0)
-		return r;
-	r = touched_next(conn, &d->recheck_at_ms);
-	cache_read_end(conn);
-	if (r < 0 || now < d->recheck_at_ms) {
-		/* Another region's deliverer may mark something in the meantime. */
-		if (d->recheck_at_ms > now + RECHECK_MS)
-			d->recheck_at_ms = now + RECHECK_MS;
-		return r;
-	}
-	d->recheck_at_ms = 0;
-	r = cache_begin_lazy(d->o.cache, &conn);
-	if (r < 0)
-		return r;
-	r = touched_enqueue(conn, now, FLUSH_ROWS, &count);
-	if (r < 0) {
-		cache_rollback(conn);
-		return r;
-	}
-	return cache_commit(conn);
-}
-
 /* The bucket's own list of uploads is gone through once in each run. */
 static void sweep(struct deliverer *d)
 {
@@ -587,7 +515,7 @@ int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 		return -ENOMEM;
 	if (sweep_due(d))
 		sweep(d);
-	r = recheck(d);
+	r = recheck_due(&d->recheck, d->o.cache, d->o.region->id);
 	for (enum lane lane = 0; r == 0 && lane < LANES && total < max; lane++) {
 		unsigned count = 0;
 
@@ -728,8 +656,8 @@ static void *dispatch(void *arg)
 		unsigned taken = 0;
 
 		flush(d);
-		if (recheck(d) < 0)
-			d->recheck_at_ms = clock_realtime_ms() + BACKOFF_FIRST_MS;
+		if (recheck_due(&d->recheck, d->o.cache, d->o.region->id) < 0)
+			d->recheck.at_ms = clock_realtime_ms() + BACKOFF_FIRST_MS;
 		if (region_begin(d->o.region, REGION_WRITE)) {
 			if (sweep_due(d))
 				order_sweep(d);

@@ -262,6 +262,9 @@ static enum store_result link_upload(struct store *st, const struct store_upload
 			l->sim->lost_begins += u->step == STORE_UPLOAD_BEGIN;
 		}
 	}
+	/* That of a copy is in no record: what is left of it goes after a week. */
+	if (u->step == STORE_UPLOAD_ABORT && r != STORE_OK)
+		l->sim->lost_begins++;
 	outcome(l, name[u->step], u->key, r);
 	return r;
 }
