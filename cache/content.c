@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/statvfs.h>
 
+#include "cache/hashing.h"
 #include "cache/record.h"
 #include "cache/snapshot.h"
 #include "src/base/clock.h"
@@ -299,12 +300,12 @@ int content_begin(struct cache *c, struct content_writer *ret)
 	return 0;
 }
 
-int content_append(struct content_writer *w, const void *p, size_t n)
+int content_overwrite(struct content_writer *w, const void *p, size_t n, uint64_t offset)
 {
 	const char *at = p;
 
 	while (n > 0) {
-		ssize_t put = pwrite(w->fd, at, n, (off_t)w->size);
+		ssize_t put = pwrite(w->fd, at, n, (off_t)offset);
 
 		if (put < 0 && errno == EINTR)
 			continue;
@@ -312,9 +313,40 @@ int content_append(struct content_writer *w, const void *p, size_t n)
 			return put < 0 ? -errno : -EIO;
 		at += put;
 		n -= (size_t)put;
-		w->size += (uint64_t)put;
+		offset += (uint64_t)put;
+		if (offset > w->size)
+			w->size = offset;
 	}
 	return 0;
+}
+
+int content_append(struct content_writer *w, const void *p, size_t n)
+{
+	return content_overwrite(w, p, n, w->size);
+}
+
+int content_resize(struct content_writer *w, uint64_t size)
+{
+	if (ftruncate(w->fd, (off_t)size) != 0)
+		return -errno;
+	w->size = size;
+	return 0;
+}
+
+int content_reopen(struct cache *c, struct content_writer *w)
+{
+	if (w->fd < 0)
+		w->fd = content_file(c, w->ino, O_RDWR);
+	return w->fd < 0 ? w->fd : 0;
+}
+
+int content_writer_hash(
+	struct cache *c, const struct content_writer *w, uint8_t hash[SHA256_SIZE])
+{
+	bool whole;
+	int r = content_hash(c, w->ino, w->fd, w->size, NULL, 0, false, -1, hash, &whole);
+
+	return r || whole ? r : -EIO;
 }
 
 int content_restart(struct content_writer *w)
@@ -369,7 +401,7 @@ int content_clone(
 	r = content_restart(w);
 	if (!r && ioctl(w->fd, FICLONE, from->fd) == 0)
 		w->size = from->size;
-	else if (!r)
+	else if (!r && !(r = content_check_reserve(c, from->size)))
 		r = copy_all(from, w);
 	/* A clone is of one instant; it is the wanted one if nothing had been written until after
 	 * it. */

@@ -129,6 +129,16 @@ struct content_writer {
 };
 int content_begin(struct cache *c, struct content_writer *ret) MUST_CHECK;
 int content_append(struct content_writer *w, const void *p, size_t n) MUST_CHECK;
+/* Over what is there, or behind it; w->size is as before, unless it ends behind that. */
+int content_overwrite(
+	struct content_writer *w, const void *p, size_t n, uint64_t offset) MUST_CHECK;
+/* Cuts it, or adds a hole. */
+int content_resize(struct content_writer *w, uint64_t size) MUST_CHECK;
+/* After content_finish: opens it again. */
+int content_reopen(struct cache *c, struct content_writer *w) MUST_CHECK;
+/* The hash of what an open one holds; keeps a map of it (content_map.h). Outside any transaction. */
+int content_writer_hash(
+	struct cache *c, const struct content_writer *w, uint8_t hash[SHA256_SIZE]) MUST_CHECK;
 /* Empties it again, for a repeated download. */
 int content_restart(struct content_writer *w) MUST_CHECK;
 void content_finish(struct content_writer *w); /* closes the descriptor, keeps the file */

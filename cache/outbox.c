@@ -56,6 +56,8 @@ struct row {
 	char error[OUTBOX_ERROR_SIZE];
 	struct key moved_from;
 	struct key moved_to;
+	bool has_base;
+	uint8_t base[SHA256_SIZE];
 };
 
 uint64_t outbox_dir_hash(struct slice key)
@@ -93,6 +95,10 @@ static int read_row(sqlite3_stmt *s, struct row *ret)
 	ret->attempts = (uint32_t)sqlite3_column_int64(s, 12);
 	ret->next_at_ms = sqlite3_column_int64(s, 13);
 	snprintf(ret->error, sizeof(ret->error), "%s", error ? error : "");
+	struct slice base = column_slice(s, 17);
+	ret->has_base = base.len == SHA256_SIZE;
+	if (ret->has_base)
+		memcpy(ret->base, base.p, SHA256_SIZE);
 	return key_set(&ret->moved_from, column_slice(s, 15)) &&
 			       key_set(&ret->moved_to, column_slice(s, 16))
 		       ? 0
@@ -117,6 +123,8 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 	memcpy(ret->error, row.error, sizeof(ret->error));
 	ret->moved_from = row.moved_from;
 	ret->moved_to = row.moved_to;
+	ret->has_base = row.has_base;
+	memcpy(ret->base, row.base, SHA256_SIZE);
 	return 0;
 }
 
@@ -165,6 +173,10 @@ static void bind_row(sqlite3_stmt *s, const struct row *row)
 		bind_slice(s, 15, key_slice(&row->moved_to));
 	else
 		sqlite3_bind_null(s, 15);
+	if (row->has_base)
+		bind_slice(s, 16, (struct slice){(const char *)row->base, SHA256_SIZE});
+	else
+		sqlite3_bind_null(s, 16);
 }
 
 static int insert_row(struct conn *conn, unsigned region, struct slice key, const struct row *row)
@@ -172,17 +184,17 @@ static int insert_row(struct conn *conn, unsigned region, struct slice key, cons
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO outbox(state, first, last, since_ms, time, node, size, fresh, "
 		"uploaded,"
-		" attempts, next_at_ms, error, moved_from, moved_to, region, key, dir)"
+		" attempts, next_at_ms, error, moved_from, moved_to, base, region, key, dir)"
 		" VALUES(?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,"
-		" ?18)"
+		" ?18, ?19)"
 		" ON CONFLICT(region, key) DO NOTHING");
 
 	if (!s)
 		return conn_error(conn);
 	bind_row(s, row);
-	bind_int(s, 16, region);
-	bind_slice(s, 17, key);
-	bind_int(s, 18, (int64_t)row->dir);
+	bind_int(s, 17, region);
+	bind_slice(s, 18, key);
+	bind_int(s, 19, (int64_t)row->dir);
 	return conn_run(conn, s);
 }
 
@@ -193,7 +205,7 @@ static int update_row(struct conn *conn, const struct row *row)
 				     "?4, since_ms = ?5, time = ?6, node = ?7,"
 				     " size = ?8, fresh = ?9, uploaded = ?10, attempts = "
 				     "?11, next_at_ms = ?12, error = ?13, moved_from = ?14,"
-				     " moved_to = ?15 WHERE id = ?1");
+				     " moved_to = ?15, base = ?16 WHERE id = ?1");
 
 	if (!s)
 		return conn_error(conn);
@@ -317,9 +329,19 @@ static int new_state(const struct outbox_change *change)
 	return change->upload ? OUTBOX_UPLOAD : OUTBOX_ANNOUNCE;
 }
 
+/* Large content over the version base goes as a delta first. */
+static void set_base(struct row *row, const uint8_t *base)
+{
+	row->has_base = base && row->state == OUTBOX_UPLOAD;
+	if (!row->has_base)
+		return;
+	memcpy(row->base, base, SHA256_SIZE);
+	row->state = OUTBOX_ANNOUNCE;
+}
+
 static struct row new_row(const struct outbox_change *change, uint64_t number)
 {
-	return (struct row){
+	struct row row = {
 		.dir = outbox_dir_hash(change->key),
 		.state = new_state(change),
 		.first = number,
@@ -329,6 +351,9 @@ static struct row new_row(const struct outbox_change *change, uint64_t number)
 		.size = change->size,
 		.fresh = change->fresh,
 	};
+
+	set_base(&row, change->base);
+	return row;
 }
 
 /* The row of old, which the change takes over. */
@@ -339,6 +364,11 @@ static struct row coalesce(
 	int stage = old->state & STAGE_MASK;
 
 	row.id = old->id;
+	/* What the region was told last is still what it was. */
+	if (!announced(old->state)) {
+		row.state = new_state(change);
+		set_base(&row, old->has_base ? old->base : NULL);
+	}
 	/* A hint, which the hash of the content guards. */
 	if (!row.moved_from.len && !announced(old->state))
 		row.moved_from = old->moved_from;
@@ -352,8 +382,11 @@ static struct row coalesce(
 	}
 	/* A repair must not swallow the announcement that waits; the object goes again, if it went
 	 * before. */
-	if (change->object_only && !announced(old->state))
+	if (change->object_only && !announced(old->state)) {
 		row.state = old->uploaded ? OUTBOX_UPLOAD : stage;
+		row.has_base = old->has_base;
+		memcpy(row.base, old->base, SHA256_SIZE);
+	}
 	return row;
 }
 
@@ -605,6 +638,19 @@ int outbox_put_off(struct conn *conn, unsigned region, struct slice key, struct 
 		return r;
 	row = old;
 	row.next_at_ms = next_at_ms;
+	return row_change(conn, region, &old, &row);
+}
+
+int outbox_send_whole(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
+{
+	struct row old, row;
+	int r = find_version(conn, region, key, stamp, &old);
+
+	if (r || !old.id || old.state != OUTBOX_ANNOUNCE || !old.has_base)
+		return r;
+	row = old;
+	row.state = OUTBOX_UPLOAD;
+	row.has_base = false;
 	return row_change(conn, region, &old, &row);
 }
 

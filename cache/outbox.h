@@ -13,7 +13,9 @@
  *   enqueue -> UPLOAD -> ANNOUNCE -> OBJECT -> gone      (the former name of a large one)
  *   enqueue -> UPLOAD -> ANNOUNCE -> OBJECT -> PARKED    (large, and no store takes it)
  *   enqueue -> ANNOUNCE -> OBJECT -> gone                (inline, tombstones, directories,
- *                                                        symlinks)
+ *                                                        symlinks; large, with a base: its
+ *                                                        change travels as a delta)
+ *   enqueue -> ANNOUNCE -> UPLOAD -> …                   (large, and no delta could be made)
  *
  * Order. Every enqueue draws the next number of one sequence. A row keeps the number of its oldest
  * change that is not announced (first) and of its newest (last). Within a directory a peer must
@@ -24,6 +26,7 @@
 #define CACHE_OUTBOX_H
 
 #include "cache/cache.h"
+#include "src/base/hash.h"
 
 /* Content up to this size travels in the segment (a row starts in ANNOUNCE); larger content is
  * an object first (UPLOAD). The default of the replicator's inline_max, and the rule for rows
@@ -51,6 +54,10 @@ struct outbox_row {
 	/* of the change; its former name where that was never announced either */
 	struct key moved_from;
 	struct key moved_to; /* of a tombstone: where its content is now, a hint */
+	/* large content, announced or to be announced by what it changes of this version, which is
+	 * the last one that the region was told of; its object may follow later */
+	bool has_base;
+	uint8_t base[SHA256_SIZE];
 };
 
 /* For every region of the region table. upload: state UPLOAD, else ANNOUNCE. object_only:
@@ -71,6 +78,9 @@ struct outbox_change {
 	struct slice moved_to;
 	/* another server wrote this path too: nothing is believed about the object any longer */
 	bool shared;
+	/* with upload: the hash of the version before, of which a delta can be made; else NULL.
+	 * Where that is what the region was told last the row starts in ANNOUNCE. */
+	const uint8_t *base;
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
 /* Removes the key's rows in all regions (its version lost to a remote one). */
@@ -133,6 +143,9 @@ int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct s
 /* Not before next_at_ms; no attempt was made. */
 int outbox_put_off(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
 	int64_t next_at_ms) MUST_CHECK;
+/* From ANNOUNCE with a base to UPLOAD without one: there will be no delta. */
+int outbox_send_whole(
+	struct conn *conn, unsigned region, struct slice key, struct stamp stamp) MUST_CHECK;
 /* All rows of a region become due now (it came back). Parked rows too when parked. */
 int outbox_retry_now(struct conn *conn, unsigned region, bool parked) MUST_CHECK;
 

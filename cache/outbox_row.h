@@ -11,7 +11,7 @@ enum { STAGE_MASK = 3, PARKED = 4 };
 
 #define ROW_COLUMNS                                                                                \
 	"id, key, dir, state, first, last, since_ms, time, node, size, fresh, uploaded, attempts," \
-	" next_at_ms, error, moved_from, moved_to"
+	" next_at_ms, error, moved_from, moved_to, base"
 
 /* A row of ROW_COLUMNS as callers see it. -EIO for what cannot be ours. */
 int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret) MUST_CHECK;

@@ -72,7 +72,8 @@ const char *const schema_replication[] = {
 	" next_at_ms INTEGER NOT NULL,"
 	" error TEXT NOT NULL,"
 	" moved_from BLOB,"
-	" moved_to BLOB) STRICT",
+	" moved_to BLOB,"
+	" base BLOB) STRICT",
 	"CREATE UNIQUE INDEX outbox_key ON outbox(region, key)",
 	"CREATE INDEX outbox_order ON outbox(region, state, first, next_at_ms)",
 	"CREATE INDEX outbox_size ON outbox(region, size, first, next_at_ms) WHERE state = 1",
@@ -124,6 +125,15 @@ const char *const schema_replication[] = {
 	"CREATE INDEX content_map_ino ON content_map(ino, objects, id)",
 	"CREATE TABLE content_map_total(bytes INTEGER NOT NULL) STRICT",
 	"INSERT INTO content_map_total VALUES (0)",
+	/* What makes content of other content; see content_delta.c. */
+	"CREATE TABLE content_delta("
+	" id INTEGER PRIMARY KEY," /* in order of age */
+	" hash BLOB NOT NULL UNIQUE,"
+	" size INTEGER NOT NULL,"
+	" base BLOB NOT NULL,"
+	" delta BLOB NOT NULL) STRICT",
+	"CREATE TABLE content_delta_total(bytes INTEGER NOT NULL) STRICT",
+	"INSERT INTO content_delta_total VALUES (0)",
 
 	"CREATE TABLE touched("
 	" key BLOB PRIMARY KEY,"

@@ -22,6 +22,10 @@
  * held back for it: the entry holds the newest of every register, and moving on a row needs its
  * stamp, so a row that was overtaken stays.
  *
+ * Large content whose row has a base goes as a delta (delta.h), and its object follows. A delta that cannot
+ * be made after all (too much has changed by now, or its maps are gone) sends the row the other way: its
+ * object first.
+ *
  * Content by another writer that is not here (only its attributes changed here) goes without bytes:
  * its author sent them, or its object has them.
  *
@@ -35,6 +39,7 @@
 
 #include "cache/journal.h"
 #include "replicator/body.h"
+#include "replicator/delta.h"
 #include "replicator/own_log.h"
 #include "replicator/segment.h"
 #include "src/base/clock.h"
@@ -52,8 +57,9 @@ struct announcer {
 
 struct item {
 	struct entry entry;
-	struct buf content;
+	struct buf content; /* or a delta */
 	bool has_content;
+	bool has_delta;
 	bool gone; /* no entry: nothing to tell anybody */
 	bool out;  /* stays for a later segment */
 };
@@ -180,12 +186,63 @@ static int read_content(struct announcer *a, const struct outbox_row *row, struc
 	return memcmp(hash, item->entry.hash, SHA256_SIZE) == 0 ? 0 : -EAGAIN;
 }
 
+/* Its object goes first, then it comes again. */
+static int send_whole(struct announcer *a, const struct outbox_row *row, struct item *item)
+{
+	struct conn *conn;
+	int r = cache_begin_lazy(a->o.cache, &conn);
+
+	item->out = true;
+	if (r < 0)
+		return r;
+	r = outbox_send_whole(conn, a->o.region->id, key_slice(&row->key), row->stamp);
+	if (r < 0) {
+		cache_rollback(conn);
+		return r;
+	}
+	r = cache_commit(conn);
+	if (r == 0 && a->o.moved)
+		a->o.moved(a->o.ctx);
+	return r;
+}
+
+static int add_delta(struct announcer *a, const struct outbox_row *row, struct item *item)
+{
+	CLEANUP(body_done) struct body body = {0};
+	const struct entry *e = &item->entry;
+	struct store_source source;
+	bool pending = false;
+
+	if (!row->has_base || row->uploaded || memcmp(row->base, e->hash, SHA256_SIZE) == 0 ||
+		e->content_stamp.node != cache_node(a->o.cache))
+		return 0;
+	int r = body_open_local(
+		&body, a->o.cache, a->o.inline_cache, key_slice(&row->key), e, &source);
+	if (r == 0)
+		r = delta_make(a->o.cache, row->base, e->hash, &source,
+			delta_limit(a->o.inline_max, e->size), &item->content);
+	if (r == 0) {
+		item->has_delta = true;
+		return 0;
+	}
+	buf_done(&item->content);
+	if (r != -EAGAIN && r != -ESTALE)
+		return r == -ENOENT ? send_whole(a, row, item) : r;
+	r = still_changing(a, key_slice(&row->key), &pending);
+	if (r < 0)
+		return r;
+	item->out = true;
+	return pending ? 0 : send_whole(a, row, item);
+}
+
 static int add_content(struct announcer *a, const struct outbox_row *row, struct item *item)
 {
 	bool pending = true;
 
-	if (item->gone || item->entry.kind != KIND_FILE || item->entry.size > a->o.inline_max)
+	if (item->gone || item->entry.kind != KIND_FILE)
 		return 0;
+	if (item->entry.size > a->o.inline_max)
+		return add_delta(a, row, item);
 	int r = read_content(a, row, item);
 	if (r == 0) {
 		item->has_content = true;
@@ -572,10 +629,14 @@ static int build(struct announcer *a, struct region_progress *p, const struct ba
 			.entry = item->entry,
 			.has_content = item->has_content,
 			.content = item->content.data,
+			.delta = item->has_delta ? item->content.data : NULL,
+			.delta_len = item->content.len,
 		};
 		/* Whoever has it under its former name need not fetch it. */
 		if (!item->has_content && item->entry.kind == KIND_FILE)
 			record.moved_from = b->rows[i].moved_from;
+		if (item->has_delta)
+			metric_add(METRIC_DELTAS_SENT, 1);
 		if (!item->gone)
 			segment_add(&w, &record);
 	}

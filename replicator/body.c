@@ -14,6 +14,7 @@
 
 #include "cache/project.h"
 #include "cache/tree.h"
+#include "replicator/delta.h"
 #include "replicator/object.h"
 #include "src/base/metrics.h"
 
@@ -126,6 +127,10 @@ static int download(struct body *b, struct region *from, const char *key,
 	if (result != STORE_OK)
 		return -EHOSTDOWN;
 	if (d.w->size != size || memcmp(got, hash, SHA256_SIZE) != 0) {
+		/* It may be an older version, and what came since be here. */
+		r = delta_follow(b->cache, got, hash, size, &b->spool);
+		if (r != -EAGAIN)
+			return r;
 		metric_add(METRIC_OBJECTS_CORRUPT, 1);
 		return -EAGAIN;
 	}

@@ -18,6 +18,10 @@
  * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of
  * another server when the path goes or changes its kind (merge_batch.c).
  *
+ * The object of a large file whose change was announced as a delta follows at a pace (delta_pace.h). A version that
+ * replaces it meanwhile does not stop it, else that of a file that is appended to all the time would never get
+ * there.
+ *
  * Large objects go in parts (upload.c), with the help of more threads: a quarter of the workers' number
  * for all uploads of the region together.
  *
@@ -59,6 +63,7 @@ enum {
 	WAIT_FOR_AUTHOR = 3, /* attempts */
 	LOST_AFTER = 12,     /* attempts */
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
+	PACE_LOOK_MS = 1000,
 	BULK_FROM = 1 << 20,
 };
 
@@ -203,6 +208,12 @@ static int open_body(void *ctx, struct store_source *ret)
 	return 0;
 }
 
+/* The region was told of this version by a delta; its object follows. */
+static bool follows(const struct outbox_row *row)
+{
+	return row->has_base && row->state == OUTBOX_OBJECT;
+}
+
 /* False: a newer version took the row over, or it is gone. */
 static bool current(void *ctx)
 {
@@ -214,6 +225,10 @@ static bool current(void *ctx)
 		return true;
 	int r = outbox_get(conn, o->d->o.region->id, key_slice(&o->row->key), &now);
 	cache_read_end(conn);
+	/* A file that changes all the time is never up to date, and its object has to be sent for
+	 * once; what came since follows it. */
+	if (r == 0 && follows(o->row) && now.has_base)
+		return true;
 	return r == 0 ? stamp_cmp(now.stamp, o->row->stamp) == 0 : r != -ENOENT;
 }
 
@@ -291,6 +306,20 @@ static bool was_placed(void *ctx, const uint8_t hash[SHA256_SIZE])
 	return placed_has(&o->d->placed, key_slice(&o->row->moved_to), hash);
 }
 
+/* Looked at again every second, for somebody may be in a hurry by then. */
+static bool is_too_soon(struct deliverer *d, struct job *j)
+{
+	int64_t wait = 0;
+
+	if (follows(&j->row))
+		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key_slice(&j->row.key));
+	if (wait > 0) {
+		j->fate = FATE_WAITS;
+		j->next_at_ms = clock_realtime_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);
+	}
+	return wait > 0;
+}
+
 /* False: the row is not to be delivered now, or not at all. */
 static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, struct sources *s)
 {
@@ -322,7 +351,10 @@ static void deliver(struct deliverer *d, struct job *j)
 	struct opener opener = {.d = d, .row = &j->row, .entry = &entry};
 	struct store_error error = {0};
 	struct object_outcome outcome = {0};
+	int64_t start_ms = clock_monotonic_ms();
 
+	if (is_too_soon(d, j))
+		return;
 	if (j->row.size > BULK_FROM)
 		call.priority = STORE_BULK;
 	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(j->row.stamp.time));
@@ -364,6 +396,8 @@ static void deliver(struct deliverer *d, struct job *j)
 	body_done(&opener.body);
 	if (result == STORE_OK)
 		upload_settled(&d->uploader, q.key, &call);
+	if (follows(&j->row))
+		delta_pace_sent(d->o.pace, d->o.region->id, q.key, start_ms);
 	j->lost = opener.nowhere && j->row.attempts >= LOST_AFTER &&
 		  entry.content_stamp.node == cache_node(d->o.cache);
 	if (outcome.copied)

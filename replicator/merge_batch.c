@@ -5,6 +5,10 @@
  * added (unless the entry here is as new already); so a batch costs about what its segments weigh
  * without content, at most BYTES_MAX.
  *
+ * Deltas. The content of a large file is made of a copy of its base as records are added, and one more change of
+ * the same file is applied to the same copy; before the commit each is checked once. Whoever has not got the base,
+ * or no room for the copy, keeps the delta and fetches the content from the object.
+ *
  * Local changes first. The transaction may see no unsealed change of a key that it merges: the
  * remote record would be merged with an older state, and the tree overwritten. So commit seals what
  * is pending, begins, looks again, and starts over if something came in between. A file that is
@@ -35,10 +39,12 @@
 
 #include <errno.h>
 
+#include "cache/content_delta.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/outbox.h"
 #include "cache/project.h"
+#include "replicator/delta.h"
 #include "replicator/seal.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -48,6 +54,7 @@
 #define ATTEMPTS 20u
 #define TOLERANT 3u
 #define DAMAGED_LOGGED 5u /* a segment: the rest is only counted */
+#define MADE_MAX 256u
 
 struct item {
 	size_t at; /* in merge_batch.records */
@@ -60,6 +67,12 @@ struct item {
 	struct content_writer content;
 };
 
+/* Content that was made by a delta, and is not checked yet. */
+struct made {
+	size_t item;
+	uint8_t hash[SHA256_SIZE]; /* what it is to be */
+};
+
 struct merge_batch {
 	struct cache *cache;
 	struct merger_options options;
@@ -67,6 +80,8 @@ struct merge_batch {
 	struct item *items;
 	size_t count;
 	size_t room;
+	struct made made[MADE_MAX];
+	unsigned made_count;
 	uint64_t damaged;   /* of the segment being added */
 	uint64_t conflicts; /* of the transaction under way */
 };
@@ -122,7 +137,8 @@ static int wants_content(struct merge_batch *b, const struct record *r, bool *re
 
 	*ret = false;
 	*ino = 0;
-	if (r->entry.kind != KIND_FILE || (!r->has_content && !r->moved_from.len))
+	if (r->entry.kind != KIND_FILE ||
+		(!r->has_content && !r->delta && !r->moved_from.len))
 		return 0;
 	code = cache_read_begin(b->cache, &conn);
 	if (code)
@@ -132,7 +148,7 @@ static int wants_content(struct merge_batch *b, const struct record *r, bool *re
 		code = 0;
 	*ret = stamp_cmp(r->entry.content_stamp, local.content_stamp) > 0 &&
 	       !entry_content_equal(&local, &r->entry);
-	if (!code && *ret && !r->has_content)
+	if (!code && *ret && !r->has_content && r->moved_from.len)
 		code = journal_local_state(conn, key_slice(&r->moved_from), &from);
 	cache_read_end(conn);
 	if (from.kind == KIND_FILE && from.has_hash && !from.dirty &&
@@ -172,6 +188,133 @@ static int keep_content(struct merge_batch *b, const struct record *r, struct it
 	return 0;
 }
 
+/* ---- deltas ---- */
+
+/* The key's own bytes, as record_encode wrote them. */
+static struct slice item_key(const struct merge_batch *b, const struct item *item)
+{
+	struct reader r = reader_of(b->records.data + item->at, item->len);
+	struct slice key;
+
+	key.p = (const char *)reader_bytes(&r, KEY_MAX, &key.len);
+	CHECK(!r.failed);
+	return key;
+}
+
+/* What an earlier record of the batch made of the same path, if it is the base. Nobody else needs it: that
+ * record is the older one of the two. */
+static bool take_made(struct merge_batch *b, const struct record *r, const struct delta *d,
+	struct item *item, struct made **made)
+{
+	for (unsigned i = b->made_count; i-- > 0;) {
+		struct item *before = &b->items[b->made[i].item];
+
+		if (memcmp(b->made[i].hash, d->base, SHA256_SIZE) != 0 ||
+			!slice_equal(item_key(b, before), key_slice(&r->key)))
+			continue;
+		item->content = before->content;
+		before->has_content = false;
+		*made = &b->made[i];
+		return true;
+	}
+	return false;
+}
+
+/* A copy of the file that the path shows, if it is the base. -EAGAIN: it is not here. */
+static int clone_base(
+	struct merge_batch *b, const struct record *r, const struct delta *d, struct item *item)
+{
+	CLEANUP(local_state_done) struct local_state state = {0};
+	struct conn *conn;
+	int code = cache_read_begin(b->cache, &conn);
+
+	if (code)
+		return code;
+	code = journal_local_state(conn, key_slice(&r->key), &state);
+	cache_read_end(conn);
+	if (code)
+		return code;
+	if (state.kind != KIND_FILE || !state.has_hash || state.dirty ||
+		memcmp(state.hash, d->base, SHA256_SIZE) != 0)
+		return -EAGAIN;
+	code = content_begin(b->cache, &item->content);
+	if (code)
+		return code;
+	code = content_clone(b->cache, state.ino, d->base, &item->content);
+	if (code)
+		content_discard(b->cache, &item->content);
+	return code;
+}
+
+/* The object may still be the base, or something that the base is made of, when the content is fetched. */
+static int keep_for_fetch(struct merge_batch *b, const struct record *r, const struct delta *d)
+{
+	int code = content_delta_keep(
+		b->cache, r->entry.hash, r->entry.size, d->base, r->delta, r->delta_len);
+
+	return code == -ENOSPC ? 0 : code;
+}
+
+/* Makes the content of the record by its delta. Whatever prevents that, the content is fetched then. */
+static int keep_delta(struct merge_batch *b, const struct record *r, struct item *item)
+{
+	struct made *made = NULL;
+	struct delta d;
+	uint64_t ino;
+	bool wants;
+
+	if (!r->delta || !delta_parse(r->delta, r->delta_len, r->entry.size, &d))
+		return 0;
+	int code = wants_content(b, r, &wants, &ino);
+	if (code || !wants)
+		return code;
+	if (!take_made(b, r, &d, item, &made)) {
+		code = b->made_count < MADE_MAX ? clone_base(b, r, &d, item) : -EAGAIN;
+		if (code)
+			return keep_for_fetch(b, r, &d);
+		made = &b->made[b->made_count++];
+	}
+	code = content_reopen(b->cache, &item->content);
+	if (!code)
+		code = delta_apply(&d, r->entry.size, &item->content);
+	content_finish(&item->content);
+	if (code) {
+		*made = b->made[--b->made_count];
+		content_discard(b->cache, &item->content);
+		metric_add(METRIC_DELTAS_USELESS, 1);
+		return code == -ENOMEM ? code : 0;
+	}
+	*made = (struct made){.item = b->count};
+	memcpy(made->hash, r->entry.hash, SHA256_SIZE);
+	item->has_content = true;
+	return 0;
+}
+
+/* What was made counts when it is what was promised. Once, of the last of several changes of a file. */
+static int check_made(struct merge_batch *b)
+{
+	while (b->made_count) {
+		const struct made *made = &b->made[b->made_count - 1];
+		struct item *item = &b->items[made->item];
+		uint8_t hash[SHA256_SIZE];
+		int code = content_reopen(b->cache, &item->content);
+
+		if (!code)
+			code = content_writer_hash(b->cache, &item->content, hash);
+		content_finish(&item->content);
+		if (code == -ENOMEM)
+			return code;
+		bool good = !code && memcmp(hash, made->hash, SHA256_SIZE) == 0;
+		metric_add(good ? METRIC_DELTAS_APPLIED : METRIC_DELTAS_USELESS, 1);
+		if (!good) {
+			content_discard(b->cache, &item->content);
+			item->has_content = false;
+		}
+		b->made_count--;
+	}
+	return 0;
+}
+
 static int room_for_one(struct merge_batch *b)
 {
 	size_t room = b->room ? 2 * b->room : 64;
@@ -205,6 +348,7 @@ int merge_batch_add_record(struct merge_batch *b, const struct record *r)
 		hlc_observe(cache_clock(b->cache), time);
 		bare.has_content = false;
 	}
+	bare.delta = NULL;
 	record_encode(&bare, &b->records);
 	if (b->records.failed) {
 		b->records.len = item.at;
@@ -214,6 +358,8 @@ int merge_batch_add_record(struct merge_batch *b, const struct record *r)
 	item.len = b->records.len - item.at;
 	if (!item.held) {
 		code = keep_content(b, r, &item);
+		if (!code && !item.has_content)
+			code = keep_delta(b, r, &item);
 		if (code) {
 			b->records.len = item.at;
 			return code;
@@ -251,17 +397,6 @@ int merge_batch_add_segment(struct merge_batch *b, const struct segment *s)
 }
 
 /* ---- local changes first ---- */
-
-/* The key's own bytes, as record_encode wrote them. */
-static struct slice item_key(const struct merge_batch *b, const struct item *item)
-{
-	struct reader r = reader_of(b->records.data + item->at, item->len);
-	struct slice key;
-
-	key.p = (const char *)reader_bytes(&r, KEY_MAX, &key.len);
-	CHECK(!r.failed);
-	return key;
-}
 
 static int seal_if_pending(struct merge_batch *b, struct slice key)
 {
@@ -630,6 +765,10 @@ static int attempt_commit(struct merge_batch *b, unsigned attempt,
 
 int merge_batch_commit(struct merge_batch *b, int (*extra)(void *ctx, struct conn *conn), void *ctx)
 {
+	int made = check_made(b);
+
+	if (made)
+		return made;
 	for (unsigned attempt = 0; attempt < ATTEMPTS; attempt++) {
 		bool again = false;
 		int code = attempt_commit(b, attempt, extra, ctx, &again);

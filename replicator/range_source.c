@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "cache/file.h"
+#include "replicator/delta.h"
 #include "replicator/fetch.h"
 #include "replicator/object.h"
 
@@ -140,6 +141,9 @@ int range_source_find(
 		r = object_key_from_path(v->key, false, name);
 		if (!r)
 			r = named = ask(all, name, v, ret, foreign);
+		/* An object that lags behind is brought up to date when it is fetched in one piece. */
+		if (r == -EAGAIN && delta_leads_to(all->cache, v->hash))
+			*foreign = true;
 	}
 	if (r == -EAGAIN && v->key.len) {
 		r = fetch_former_name(all, v->key, former);

@@ -196,6 +196,7 @@ static int make_parts(struct replicator *r)
 			.inline_cache = r->inline_cache,
 			.inline_max = r->o.inline_max,
 			.threads = r->o.object_threads,
+			.pace = &r->pace,
 			.told = told,
 			.moved = wake,
 			.ctx = r,
@@ -254,6 +255,7 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
 	snprintf(r->regions.volume, sizeof(r->regions.volume), "%s", o->volume ? o->volume : "");
 	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&r->cond);
+	delta_pace_init(&r->pace);
 	code = open_regions(r, o, err);
 	int parts =
 		make_parts(r); /* also after a failure, so that free finds everything initialised */
@@ -286,6 +288,7 @@ void replicator_free(struct replicator *r)
 	sealer_free(r->sealer);
 	inline_cache_free(r->inline_cache);
 	regions_done(&r->regions);
+	delta_pace_done(&r->pace);
 	cond_done(&r->cond);
 	mutex_done(&r->lock);
 	free(r);
@@ -602,6 +605,8 @@ int replicator_step_durable(struct replicator *r, bool *did)
 	struct durable_need need;
 	uint64_t send = 0;
 	int code = durable_step(r->durable, did, &need);
+	/* Large files are durable when their objects are there. */
+	atomic_store(&r->pace.awaited, need.waiting > 0);
 
 	for (unsigned i = 0; i < r->regions.count; i++)
 		send |= (need.regions >> r->regions.region[i].id & 1) << i;
@@ -847,19 +852,11 @@ static int flush_tell(struct flush *f, uint64_t left)
 	return f->progress(f->ctx, left) ? -ECANCELED : 0;
 }
 
-/* While it is being sealed. */
+/* While it is being sealed, mostly under the sealer's lock: who waits is told nothing, for that may block and
+ * takes locks of its own. */
 static int flush_tick(void *ctx)
 {
-	struct flush *f = ctx;
-	uint64_t left = 0;
-	bool waiting;
-
-	if (flush_over(f))
-		return -ETIMEDOUT;
-	if (!f->progress || clock_monotonic_ms() - f->told_ms < 1000)
-		return 0;
-	int code = rows_waiting(f->r, slice_of(""), &waiting, &left);
-	return code < 0 ? code : flush_tell(f, left);
+	return flush_over(ctx) ? -ETIMEDOUT : 0;
 }
 
 static int flush_wait(struct flush *f, struct slice key, struct err *err)
@@ -914,8 +911,12 @@ int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t 
 	mutex_lock(&r->lock);
 	r->hurry = true;
 	mutex_unlock(&r->lock);
+	if (wait)
+		atomic_fetch_add(&r->pace.hurry, 1);
 	wake_all(r);
 	code = wait ? flush_wait(&f, key, err) : 0;
+	if (wait)
+		atomic_fetch_sub(&r->pace.hurry, 1);
 	mutex_lock(&r->lock);
 	r->hurry = false;
 	mutex_unlock(&r->lock);

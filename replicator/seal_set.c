@@ -24,6 +24,7 @@
 #include "cache/outbox.h"
 #include "cache/progress.h"
 #include "cache/project.h"
+#include "replicator/delta.h"
 #include "src/base/clock.h"
 
 #define OVERTAKEN_MAX 8u
@@ -434,6 +435,23 @@ static int project(
 	return entry_live(e) ? 0 : project_ancestors(conn, t->key);
 }
 
+/* Whether e's content can be told by what it changes of old's. */
+static int find_base(struct sealer *s, struct conn *conn, struct seal_target *t,
+	const struct entry *old, const struct entry *e)
+{
+	uint64_t least = content_map_min(s->cache);
+
+	t->has_base = false;
+	if (least <= s->options.inline_max)
+		least = s->options.inline_max + 1;
+	if (old->kind != KIND_FILE || e->kind != KIND_FILE || old->size < least ||
+		e->size < least || memcmp(old->hash, e->hash, SHA256_SIZE) == 0)
+		return 0;
+	memcpy(t->base, old->hash, SHA256_SIZE);
+	return delta_fits(conn, old->hash, e->hash, delta_limit(s->options.inline_max, e->size),
+		&t->has_base);
+}
+
 /* was: the kind of old, -1 when there is none. */
 static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 	const struct entry *old, int was)
@@ -470,6 +488,8 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 		r = project_owner(conn, t->key);
 	if (!r && old->link.origin && changes & SEAL_CONTENT)
 		r = project_left(conn, old, t->local.ino);
+	if (!r)
+		r = find_base(s, conn, t, old, &e);
 	if (r)
 		return r;
 	t->changed = true;
@@ -582,6 +602,7 @@ static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target
 		.upload = t->size > s->options.inline_max,
 		.fresh = t->fresh && !t->enqueues, /* the second of a set leaves the first alone */
 		.shared = t->shared,
+		.base = t->has_base ? t->base : NULL,
 	};
 
 	if (t->size)

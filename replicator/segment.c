@@ -17,6 +17,7 @@
 #include <zlib.h>
 
 #include "cache/acl.h"
+#include "replicator/delta.h"
 
 #define MAGIC "MRDNSEG"
 #define MAGIC_SIZE 7
@@ -31,6 +32,7 @@
 
 #define RECORD_HAS_CONTENT 1u
 #define RECORD_HAS_LINK 2u
+#define RECORD_HAS_DELTA 0x10u
 #define RECORD_MUST_KNOW 0x0fu
 
 #define DEFLATE_RATIO_MAX 1040u /* deflate's own limit is 1,032 to 1 */
@@ -71,12 +73,14 @@ void record_encode(const struct record *r, struct buf *b)
 {
 	const struct entry *e = &r->entry;
 	bool content = r->has_content && e->kind == KIND_FILE;
+	bool delta = r->delta && !content && e->kind == KIND_FILE;
 
 	buf_put_bytes(b, r->key.p, r->key.len);
 	buf_put_bytes(b, r->moved_from.p, r->moved_from.len);
 	buf_put_u8(b, (uint8_t)e->kind);
 	buf_put_u8(b, (uint8_t)((content ? RECORD_HAS_CONTENT : 0) |
-				 (e->link.origin ? RECORD_HAS_LINK : 0)));
+				 (e->link.origin ? RECORD_HAS_LINK : 0) |
+				 (delta ? RECORD_HAS_DELTA : 0)));
 	if (e->kind == KIND_FILE) {
 		buf_put_varint(b, e->size);
 		buf_put(b, e->hash, SHA256_SIZE);
@@ -99,6 +103,8 @@ void record_encode(const struct record *r, struct buf *b)
 	vector_encode(&e->vector, b);
 	if (content)
 		buf_put_bytes(b, r->content, e->size);
+	if (delta)
+		buf_put_bytes(b, r->delta, r->delta_len);
 }
 
 static int bad(struct err *err, const struct record *r, const char *what)
@@ -238,6 +244,20 @@ static const char *decode_inline(struct reader *r, struct record *rec)
 	return NULL;
 }
 
+/* Only a saving, so one that is of no use is not there. */
+static void decode_delta(struct reader *r, struct record *rec)
+{
+	struct delta delta;
+	size_t n;
+	const uint8_t *p = reader_bytes(r, DELTA_BYTES_MAX, &n);
+
+	if (!p || rec->has_content || rec->entry.kind != KIND_FILE ||
+		!delta_parse(p, n, rec->entry.size, &delta))
+		return;
+	rec->delta = p;
+	rec->delta_len = n;
+}
+
 static const char *decode_fields(struct reader *r, struct record *rec)
 {
 	const char *what;
@@ -265,6 +285,8 @@ static const char *decode_fields(struct reader *r, struct record *rec)
 		what = decode_rest(r, &rec->entry);
 	if (!what && (flags & RECORD_HAS_CONTENT))
 		what = decode_inline(r, rec);
+	if (!what && (flags & RECORD_HAS_DELTA))
+		decode_delta(r, rec);
 	return what;
 }
 

@@ -29,6 +29,10 @@ struct record {
 	struct entry entry;
 	bool has_content;	/* the content of a KIND_FILE is inline */
 	const uint8_t *content; /* entry.size bytes; borrowed */
+	/* How the content of a KIND_FILE is made of another (delta.h); not together with has_content.
+	 * NULL: no delta. Borrowed. A malformed one is left out when a record is read. */
+	const uint8_t *delta;
+	size_t delta_len;
 };
 void record_done(struct record *r);
 

@@ -46,7 +46,11 @@
 		"Objects that stores copied from another key or bucket")                           \
 	X(BYTES_RECEIVED, "bytes_received_total", "Body bytes received from object stores")        \
 	X(BYTES_COPIED, "bytes_copied_total",                                                      \
-		"Bytes copied inside object stores rather than sent")
+		"Bytes copied inside object stores rather than sent")             \
+	X(DELTAS_SENT, "deltas_sent_total", "Changes of large files sent inside segments")         \
+	X(DELTAS_APPLIED, "deltas_applied_total", "Changes of large files applied to what is here") \
+	X(DELTAS_USELESS, "deltas_useless_total",                                                  \
+		"Changes of large files that did not give the content that was promised")
 
 enum metric {
 #define METRIC_ENUM(id, name, help) METRIC_##id,

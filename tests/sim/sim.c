@@ -536,7 +536,7 @@ static void random_event(struct sim *s)
 	unsigned n = (unsigned)random_below(s->nodes);
 	unsigned r = (unsigned)random_below(s->regions);
 
-	switch (random_below(26)) {
+	switch (random_below(28)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
 		sim_trace(s, "r%u %s", r, s->region[r].down ? "down" : "up");
@@ -573,6 +573,17 @@ static void random_event(struct sim *s)
 	case 11:
 	case 12:
 		sim_flow_event(s, n, r);
+		break;
+	case 13:
+		s->current = n;
+		sim_delta_read(s, n);
+		break;
+	case 14:
+		s->current = n;
+		s->now_ms += 1 + (int64_t)random_below(20);
+		sim_replaced_before(s, n);
+		sim_delta_append(s, n);
+		sim_replaced_after(s, n);
 		break;
 	default:
 		sim_random_step(s);
@@ -800,6 +811,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && metric_get(METRIC_BYTES_COPIED) == 0) {
 		fprintf(stderr, "sim: no part of a changed object was copied\n");
+		return 1;
+	}
+	if (seeds >= 100 && metric_get(METRIC_DELTAS_APPLIED) == 0) {
+		fprintf(stderr, "sim: no delta was applied\n");
 		return 1;
 	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64

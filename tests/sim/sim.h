@@ -94,6 +94,10 @@ bool sim_flow_happened(void);
 #define SIM_PATHS 9
 extern const char *const sim_paths[SIM_PATHS];
 
+/* sim_delta.c: what is there is read, which brings it here; a file is changed a little. */
+void sim_delta_read(struct sim *s, unsigned n);
+void sim_delta_append(struct sim *s, unsigned n);
+
 /* sim_replaced.c: versions of files that an application replaced or removed where it saw them. */
 void sim_replaced_before(struct sim *s, unsigned n); /* its operation on the node's tree */
 void sim_replaced_after(struct sim *s, unsigned n);
