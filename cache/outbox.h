@@ -108,10 +108,17 @@ int outbox_drop_some(struct conn *conn, unsigned region, unsigned limit, unsigne
  * further ones may go. */
 int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
 	unsigned *count, bool *more) MUST_CHECK;
-/* True in *ret when the first n of rows are a consistent cut: no row of the region that is not
- * among them, in a directory of one of them, has a first smaller than a last among them. */
+/* True in *ret when the first n of rows, with the group that is open, are a consistent cut: no row of the
+ * region that is not among them, in a directory of one of them or of the group, has a first smaller
+ * than a last among them (or the group's last there). */
 int outbox_cut_closed(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n,
 	bool *ret) MUST_CHECK;
+/* The open group of segments (outbox_group.c): a change, by its key and last, is out in one that says
+ * "continues". */
+int outbox_group_add(
+	struct conn *conn, unsigned region, struct slice key, uint64_t last) MUST_CHECK;
+int outbox_group_close(struct conn *conn, unsigned region) MUST_CHECK;
+int outbox_group_open(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
 
 /* The key's row in that region. -ENOENT: it has none. */
 int outbox_get(
@@ -181,6 +188,9 @@ int outbox_stats(struct conn *conn, unsigned region, struct outbox_stats *ret) M
 /* A bit for each region (1 << id) where the key (len 0: any key), or anything below it, has rows. */
 int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;
 
+/* True in *ret when a row of the key waits that took over a row which may have left an object of another
+ * kind to be removed: whenever it is not fresh. */
+int outbox_replaces(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 /* regions: a bit for each that an upload of key's content is owed to or has just brought: rows in UPLOAD, and uploaded ones
  * that wait to be announced. */
 int outbox_uploading(struct conn *conn, struct slice key, uint64_t *regions) MUST_CHECK;

@@ -139,8 +139,8 @@ static int member_cmp(const void *a, const void *b)
 }
 
 /* Whether each row that the statement (region, directory, last) finds is a member. */
-static int older_are_members(struct conn *conn, sqlite3_stmt *s, unsigned region, uint64_t last,
-	const struct member *members, size_t n, bool *ret)
+static int older_are_members(struct conn *conn, sqlite3_stmt *s, unsigned region, uint64_t dir,
+	uint64_t last, const struct member *members, size_t n, bool *ret)
 {
 	struct outbox_row *probe;
 	struct member wanted;
@@ -151,14 +151,14 @@ static int older_are_members(struct conn *conn, sqlite3_stmt *s, unsigned region
 	probe = malloc(sizeof(*probe));
 	if (!probe)
 		return -ENOMEM;
-	wanted = (struct member){members[0].dir, probe};
+	wanted = (struct member){dir, probe};
 	bind_int(s, 1, region);
-	bind_int(s, 2, (int64_t)members[0].dir);
+	bind_int(s, 2, (int64_t)dir);
 	bind_int(s, 3, (int64_t)last);
 	while ((r = conn_row(conn, s)) == 1) {
 		if (!key_set(&probe->key, column_slice(s, 0)))
 			r = -EIO;
-		else if (!bsearch(&wanted, members, n, sizeof(*members), member_cmp))
+		else if (!n || !bsearch(&wanted, members, n, sizeof(*members), member_cmp))
 			*ret = false;
 		if (r < 0 || !*ret) {
 			sqlite3_reset(s);
@@ -171,8 +171,8 @@ static int older_are_members(struct conn *conn, sqlite3_stmt *s, unsigned region
 
 /* Rows that are neither announced nor members and have a first below last: held ones, ready ones
  * that are older altogether, and ready ones that span it. */
-static int dir_closed(
-	struct conn *conn, unsigned region, const struct member *members, size_t n, bool *ret)
+static int dir_closed(struct conn *conn, unsigned region, uint64_t dir, uint64_t last,
+	const struct member *members, size_t n, bool *ret)
 {
 	static const char *const sql[] = {
 		"SELECT key FROM outbox INDEXED BY outbox_held"
@@ -182,17 +182,55 @@ static int dir_closed(
 		"SELECT key FROM outbox INDEXED BY outbox_span"
 		" WHERE region = ?1 AND dir = ?2 AND first < ?3 AND state = 2 AND first < last",
 	};
-	uint64_t last = 0;
 	int r = 0;
 
-	for (size_t i = 0; i < n; i++) {
-		if (members[i].row->last > last)
-			last = members[i].row->last;
-	}
 	for (size_t i = 0; !r && *ret && i < ARRAY_SIZE(sql); i++)
-		r = older_are_members(
-			conn, conn_statement(conn, sql[i]), region, last, members, n, ret);
+		r = older_are_members(conn, conn_statement(conn, sql[i]), region, dir, last,
+			members, n, ret);
 	return r;
+}
+
+/* The members of one directory, which are in order of directory. */
+static const struct member *of_dir(
+	const struct member *members, size_t count, uint64_t dir, size_t *n)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (members[middle].dir < dir)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (high = low; high < count && members[high].dir == dir; high++)
+		;
+	*n = high - low;
+	return members + low;
+}
+
+/* The directories of the open group. */
+static int group_closed(struct conn *conn, unsigned region, const struct member *members,
+	size_t count, bool *ret)
+{
+	uint64_t dir = 0, last = 0;
+	bool first = true;
+	int r;
+
+	while (*ret && (r = outbox_group_next(conn, region, first ? NULL : &dir, &dir, &last)) != 0) {
+		size_t n = 0;
+		const struct member *own;
+
+		if (r < 0)
+			return r;
+		first = false;
+		own = of_dir(members, count, dir, &n);
+		r = dir_closed(conn, region, dir, last, own, n, ret);
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 int outbox_cut_closed(
@@ -208,10 +246,16 @@ int outbox_cut_closed(
 		members[i] = (struct member){outbox_dir_hash(key_slice(&rows[i].key)), &rows[i]};
 	qsort(members, n, sizeof(*members), member_cmp);
 	for (unsigned i = 0, end; !r && closed && i < n; i = end) {
-		for (end = i + 1; end < n && members[end].dir == members[i].dir; end++)
-			;
-		r = dir_closed(conn, region, members + i, end - i, &closed);
+		uint64_t last = 0;
+
+		for (end = i; end < n && members[end].dir == members[i].dir; end++) {
+			if (members[end].row->last > last)
+				last = members[end].row->last;
+		}
+		r = dir_closed(conn, region, members[i].dir, last, members + i, end - i, &closed);
 	}
+	if (!r && closed)
+		r = group_closed(conn, region, members, n, &closed);
 	if (!r)
 		*ret = closed;
 	return r;
@@ -318,4 +362,30 @@ int outbox_newest(struct conn *conn, unsigned region, enum outbox_state state, u
 	if (r)
 		sqlite3_reset(s);
 	return 0;
+}
+
+int outbox_replaces(struct conn *conn, struct slice key, bool *ret)
+{
+	unsigned ids[REGION_MAX], count = 0;
+	bool replaces = false;
+	int r = outbox_region_ids(conn, ids, &count);
+
+	for (unsigned i = 0; !r && !replaces && i < count; i++) {
+		sqlite3_stmt *s =
+			conn_statement(conn, "SELECT fresh FROM outbox WHERE region = ?1 AND key = ?2");
+
+		if (!s)
+			return conn_error(conn);
+		bind_int(s, 1, ids[i]);
+		bind_slice(s, 2, key);
+		r = conn_row(conn, s);
+		if (r == 1) {
+			replaces = sqlite3_column_int(s, 0) == 0;
+			sqlite3_reset(s);
+			r = 0;
+		}
+	}
+	if (!r)
+		*ret = replaces;
+	return r;
 }

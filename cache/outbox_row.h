@@ -23,4 +23,9 @@ int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t
 /* The ids of the region table, in order, but of regions that are out (resync.h). */
 int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count) MUST_CHECK;
 
+/* The directory of the region's open group that follows *after (NULL: the first), by dir as a signed
+ * number: 1, 0 or -errno. */
+int outbox_group_next(struct conn *conn, unsigned region, const uint64_t *after, uint64_t *dir,
+	uint64_t *last) MUST_CHECK;
+
 #endif

@@ -93,6 +93,12 @@ const char *const schema_replication[] = {
 	" head INTEGER NOT NULL,"
 	" PRIMARY KEY(region, dir)) STRICT, WITHOUT ROWID",
 	"CREATE INDEX outbox_head_order ON outbox_head(region, head)",
+	/* The group of segments that is open; see outbox_group.c. */
+	"CREATE TABLE announce_group("
+	" region INTEGER NOT NULL,"
+	" dir INTEGER NOT NULL,"
+	" last INTEGER NOT NULL,"
+	" PRIMARY KEY(region, dir)) STRICT, WITHOUT ROWID",
 
 	/* Uploads in parts; see upload_record.c. */
 	"CREATE TABLE upload("

@@ -15,8 +15,8 @@
  * since it was sealed cannot go (a newer seal is coming); then every row of its directory with a
  * change after that file's first unsent one stays too. A cut by size may tear a directory: such a
  * segment says "continues", and so do the following ones until everything that belongs to the torn
- * directories is out. After a crash in the middle of such a group the rest is sent as if it were
- * new.
+ * directories is out. What the open group tore is recorded with the progress (cache/outbox_group.c), so
+ * that a crash in the middle of it changes nothing.
  *
  * The records are the entries as they are now. A row whose stamp differs from its entry's is not
  * held back for it: the entry holds the newest of every register, and moving on a row needs its
@@ -46,13 +46,11 @@
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
-enum { RENAME_AFTER_MS = 10000, GROUP_MAX = 256 };
+enum { RENAME_AFTER_MS = 10000 };
 
 struct announcer {
 	struct delivery_options o;
-	/* An open group: for each directory that it tore one row with the greatest last. */
-	struct outbox_row *group;
-	unsigned group_count;
+	bool group_open; /* as recorded, since the last step */
 	bool behind;
 	bool checked; /* own_log_check is done */
 };
@@ -100,7 +98,6 @@ void announcer_free(struct announcer *a)
 {
 	if (!a)
 		return;
-	free(a->group);
 	free(a);
 }
 
@@ -357,46 +354,28 @@ static int gather(struct announcer *a, struct batch *b)
  * out with it. */
 static int is_closed(struct announcer *a, const struct batch *b, bool *ret)
 {
-	unsigned n = b->in + a->group_count;
 	struct conn *conn;
-
-	AUTO_FREE struct outbox_row *rows = calloc(n, sizeof(*rows));
-	if (!rows)
-		return -ENOMEM;
-	memcpy(rows, b->rows, b->in * sizeof(*rows));
-	if (a->group_count)
-		memcpy(rows + b->in, a->group, a->group_count * sizeof(*rows));
 	int r = cache_read_begin(a->o.cache, &conn);
+
 	if (r < 0)
 		return r;
-	r = outbox_cut_closed(conn, a->o.region->id, rows, n, ret);
+	r = outbox_cut_closed(conn, a->o.region->id, b->rows, b->in, ret);
 	cache_read_end(conn);
 	return r;
 }
 
-static void group_add(struct announcer *a, const struct outbox_row *row)
+/* With the progress of the segment. */
+static int group_sent(
+	struct announcer *a, struct conn *conn, const struct batch *b, bool continues)
 {
-	for (unsigned i = 0; i < a->group_count; i++) {
-		if (!same_directory(&a->group[i], row))
-			continue;
-		if (row->last > a->group[i].last)
-			a->group[i] = *row;
-		return;
-	}
-	if (!a->group)
-		a->group = calloc(GROUP_MAX, sizeof(*a->group));
-	if (a->group && a->group_count < GROUP_MAX)
-		a->group[a->group_count++] = *row;
-}
+	int r = 0;
 
-static void group_sent(struct announcer *a, const struct batch *b, bool continues)
-{
-	if (!continues) {
-		a->group_count = 0;
-		return;
-	}
-	for (unsigned i = 0; i < b->in; i++)
-		group_add(a, &b->rows[i]);
+	if (!continues)
+		return a->group_open ? outbox_group_close(conn, a->o.region->id) : 0;
+	for (unsigned i = 0; r == 0 && i < b->in; i++)
+		r = outbox_group_add(
+			conn, a->o.region->id, key_slice(&b->rows[i].key), b->rows[i].last);
+	return r;
 }
 
 /* ---- progress ---- */
@@ -409,6 +388,8 @@ static int get_progress(struct announcer *a, struct region_progress *p)
 	if (r < 0)
 		return r;
 	r = region_progress_get(conn, a->o.region->id, p);
+	if (r == 0)
+		r = outbox_group_open(conn, a->o.region->id, &a->group_open);
 	cache_read_end(conn);
 	return r;
 }
@@ -465,7 +446,8 @@ static void tell(struct announcer *a, const struct batch *b)
 	}
 }
 
-static int sent(struct announcer *a, struct region_progress *p, const struct batch *b)
+static int sent(
+	struct announcer *a, struct region_progress *p, const struct batch *b, bool continues)
 {
 	struct conn *conn;
 
@@ -476,6 +458,8 @@ static int sent(struct announcer *a, struct region_progress *p, const struct bat
 	if (r < 0)
 		return r;
 	r = region_progress_set(conn, a->o.region->id, p);
+	if (r == 0)
+		r = group_sent(a, conn, b, continues);
 	for (unsigned i = 0; r == 0 && i < b->in; i++)
 		r = move_on(
 			a, conn, key_slice(&b->rows[i].key), b->rows[i].stamp, b->rows[i].uploaded);
@@ -485,8 +469,10 @@ static int sent(struct announcer *a, struct region_progress *p, const struct bat
 	}
 	metric_add(METRIC_SEGMENTS_SENT, 1);
 	r = cache_commit(conn);
-	if (r == 0)
-		tell(a, b);
+	if (r < 0)
+		return r;
+	a->group_open = continues;
+	tell(a, b);
 	return r;
 }
 
@@ -511,8 +497,9 @@ static int resolve_record(void *ctx, const struct record *record, const struct e
 	if (r->continues) {
 		int code = outbox_get(r->conn, r->a->o.region->id, key_slice(&record->key), r->row);
 		if (code == 0)
-			group_add(r->a, r->row);
-		else if (code != -ENOENT)
+			code = outbox_group_add(r->conn, r->a->o.region->id,
+				key_slice(&record->key), r->row->last);
+		if (code < 0 && code != -ENOENT)
 			return code;
 	}
 	return move_on(r->a, r->conn, key_slice(&record->key), entry_stamp(&record->entry),
@@ -535,14 +522,16 @@ static int take_as_sent(struct announcer *a, struct region_progress *p, const st
 	r = segment_each(s, resolve_record, &ctx);
 	if (r == 0)
 		r = region_progress_set(ctx.conn, a->o.region->id, p);
+	if (r == 0 && !s->continues)
+		r = outbox_group_close(ctx.conn, a->o.region->id);
 	if (r < 0) {
 		cache_rollback(ctx.conn);
 		return r;
 	}
 	metric_add(METRIC_SEGMENTS_SENT, 1);
 	r = cache_commit(ctx.conn);
-	if (r == 0 && !s->continues)
-		a->group_count = 0;
+	if (r == 0)
+		a->group_open = s->continues;
 	return r;
 }
 
@@ -742,10 +731,9 @@ static int send(struct announcer *a, struct region_progress *p, const struct bat
 		return r;
 	if (put_segment(a, p->pending_name, &out) != STORE_OK)
 		return 0; /* the next step finds out what became of it */
-	r = sent(a, p, b);
+	r = sent(a, p, b, !closed);
 	if (r < 0)
 		return r;
-	group_sent(a, b, !closed);
 	*did = true;
 	if (a->o.moved)
 		a->o.moved(a->o.ctx);
@@ -754,7 +742,7 @@ static int send(struct announcer *a, struct region_progress *p, const struct bat
 
 bool announcer_behind(const struct announcer *a)
 {
-	return a->behind || a->group_count > 0;
+	return a->behind || a->group_open;
 }
 
 int announcer_step(struct announcer *a, bool *did)
@@ -777,12 +765,12 @@ int announcer_step(struct announcer *a, bool *did)
 	if (r < 0 || !go)
 		return r;
 	r = gather(a, &b);
-	if (r < 0 || (!b.in && !a->group_count))
+	if (r < 0 || (!b.in && !a->group_open))
 		return r;
 	a->behind = b.more;
 	/* An open group whose last rows were taken by remote versions is closed by an empty
 	 * segment. */
-	if (live_items(&b) || a->group_count)
+	if (live_items(&b) || a->group_open)
 		return send(a, &p, &b, did);
 	*did = true;
 	return finish_gone(a, &b);

@@ -44,6 +44,8 @@
 #include "replicator/foreign.h"
 #include "replicator/lost.h"
 #include "replicator/object.h"
+#include "replicator/placed.h"
+#include "replicator/recheck.h"
 #include "replicator/sources.h"
 #include "replicator/upload.h"
 #include "src/base/clock.h"
@@ -64,7 +66,6 @@ enum {
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
 	PACE_LOOK_MS = 1000,
 	BULK_FROM = 1 << 20,
-	RECHECK_MS = 60000, /* longer than a network holds a request */
 };
 
 enum fate { FATE_NONE, FATE_DONE, FATE_WAITS, FATE_FAILED, FATE_PARKED };
@@ -92,6 +93,7 @@ struct deliverer {
 	struct cond work; /* workers: rows, or stopping */
 	struct cond news; /* dispatcher: completions, room, kicked, stopping */
 	struct lanes lanes;
+	struct placed placed;
 	uint64_t busy[BUSY_MAX]; /* hashes of keys */
 	unsigned busy_count;
 	struct job *done; /* completions; room for BUSY_MAX */
@@ -104,8 +106,7 @@ struct deliverer {
 	bool sweeping;	       /* likewise: somebody is at it */
 	bool listed;	       /* the sweeper's: it has been through the bucket's uploads */
 	int64_t sweep_at_ms;   /* monotonic; the dispatcher's, or deliverer_step's */
-	int64_t recheck_at_ms; /* this and marked: the dispatcher's, or deliverer_step's */
-	bool marked;
+	struct recheck recheck; /* the dispatcher's, or deliverer_step's */
 	pthread_t dispatcher;
 	bool dispatching;
 	pthread_t *workers;
@@ -131,6 +132,7 @@ int deliverer_new(const struct delivery_options *o, struct deliverer **ret)
 		return r;
 	}
 	mutex_init(&d->lock, LOCK_RANK_REPLICATOR);
+	placed_init(&d->placed);
 	cond_init(&d->work);
 	cond_init(&d->news);
 	*ret = d;
@@ -145,6 +147,7 @@ void deliverer_free(struct deliverer *d)
 	cond_done(&d->work);
 	cond_done(&d->news);
 	mutex_done(&d->lock);
+	placed_done(&d->placed);
 	free(d->workers);
 	free(d->done);
 	free(d);
@@ -300,6 +303,13 @@ static void check_overtaken(struct deliverer *d, struct job *j, const struct ent
 		    (now.content_stamp.node != cache_node(d->o.cache) || now.kind == KIND_ABSENT);
 }
 
+static bool was_placed(void *ctx, const uint8_t hash[SHA256_SIZE])
+{
+	const struct opener *o = ctx;
+
+	return placed_has(&o->d->placed, key_slice(&o->row->moved_to), hash);
+}
+
 /* Looked at again every second, for somebody may be in a hurry by then. */
 static bool is_too_soon(struct deliverer *d, struct job *j)
 {
@@ -331,6 +341,8 @@ static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, s
 		o->ready = body_open_local(&o->body, d->o.cache, d->o.inline_cache,
 				   key_slice(&j->row.key), o->entry, &o->source) == 0;
 	}
+	s->source[0].placed = was_placed;
+	s->source[0].ctx = o;
 	return j->fate == FATE_NONE;
 }
 
@@ -393,6 +405,8 @@ static void deliver(struct deliverer *d, struct job *j)
 	j->lost = j->gone &&
 		  ((j->row.unfetched && entry.content_stamp.node == cache_node(d->o.cache)) ||
 			  foreign_is_node(d->o.region->all, entry.content_stamp.node));
+	if (outcome.copied)
+		atomic_fetch_add(&d->o.region->bytes_copied, entry.size);
 	if (outcome.refused)
 		sources_refused(d->o.region, &error);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
@@ -403,6 +417,9 @@ static void deliver(struct deliverer *d, struct job *j)
 		j->note = object_note_of(&entry, &outcome);
 		check_overtaken(d, j, &entry);
 	}
+	if (j->fate == FATE_DONE && j->row.moved_from.len && !outcome.superseded &&
+		entry.kind == KIND_FILE)
+		placed_note(&d->placed, q.key, entry.hash);
 	j->mapped = j->fate == FATE_DONE && !outcome.superseded && entry.kind == KIND_FILE &&
 		    entry.size >= content_map_min(d->o.cache);
 	memcpy(j->hash, entry.hash, SHA256_SIZE);
@@ -502,77 +519,6 @@ static int due_rows(
 	return r;
 }
 
-/* A process that was killed may have left writes under way: of the rows that come first. */
-static int mark_interrupted(struct deliverer *d)
-{
-	AUTO_FREE struct outbox_row *rows = calloc(LANE_ROWS, sizeof(*rows));
-	AUTO_FREE struct lanes *from_start = calloc(1, sizeof(*from_start));
-	int64_t due_ms = clock_realtime_ms() + RECHECK_MS;
-	struct conn *conn;
-	int r = rows && from_start ? 0 : -ENOMEM;
-
-	for (enum lane lane = 0; r == 0 && lane < LANES; lane++) {
-		unsigned count = 0;
-
-		r = cache_read_begin(d->o.cache, &conn);
-		if (r < 0)
-			return r;
-		r = lane_due(from_start, conn, d->o.region->id, lane, clock_realtime_ms(),
-			LANE_ROWS, rows, &count);
-		cache_read_end(conn);
-		if (r < 0 || !count)
-			continue;
-		r = cache_begin_lazy(d->o.cache, &conn);
-		if (r < 0)
-			return r;
-		for (unsigned i = 0; r == 0 && i < count; i++)
-			r = touched_mark(conn, key_slice(&rows[i].key), due_ms);
-		if (r == 0)
-			r = cache_commit(conn);
-		else
-			cache_rollback(conn);
-	}
-	return r;
-}
-
-/* Looks again where a write may have arrived late. The dispatcher's thread. */
-static int recheck(struct deliverer *d)
-{
-	int64_t now = clock_realtime_ms();
-	struct conn *conn;
-	unsigned count = 0;
-
-	if (!d->marked) {
-		int code = mark_interrupted(d);
-		if (code < 0)
-			return code;
-		d->marked = true;
-	}
-	if (now < d->recheck_at_ms)
-		return 0;
-	int r = cache_read_begin(d->o.cache, &conn);
-	if (r < 0)
-		return r;
-	r = touched_next(conn, &d->recheck_at_ms);
-	cache_read_end(conn);
-	if (r < 0 || now < d->recheck_at_ms) {
-		/* Another region's deliverer may mark something in the meantime. */
-		if (d->recheck_at_ms > now + RECHECK_MS)
-			d->recheck_at_ms = now + RECHECK_MS;
-		return r;
-	}
-	d->recheck_at_ms = 0;
-	r = cache_begin_lazy(d->o.cache, &conn);
-	if (r < 0)
-		return r;
-	r = touched_enqueue(conn, now, FLUSH_ROWS, &count);
-	if (r < 0) {
-		cache_rollback(conn);
-		return r;
-	}
-	return cache_commit(conn);
-}
-
 /* The bucket's own list of uploads is gone through once in each run. */
 static void sweep(struct deliverer *d)
 {
@@ -616,7 +562,7 @@ int deliverer_step(struct deliverer *d, unsigned max, bool *did)
 		return -ENOMEM;
 	if (sweep_due(d))
 		sweep(d);
-	r = recheck(d);
+	r = recheck_due(&d->recheck, d->o.cache, d->o.region->id);
 	for (enum lane lane = 0; r == 0 && lane < LANES && total < max; lane++) {
 		unsigned count = 0;
 
@@ -757,8 +703,8 @@ static void *dispatch(void *arg)
 		unsigned taken = 0;
 
 		flush(d);
-		if (recheck(d) < 0)
-			d->recheck_at_ms = clock_realtime_ms() + BACKOFF_FIRST_MS;
+		if (recheck_due(&d->recheck, d->o.cache, d->o.region->id) < 0)
+			d->recheck.at_ms = clock_realtime_ms() + BACKOFF_FIRST_MS;
 		if (region_begin(d->o.region, REGION_WRITE)) {
 			if (sweep_due(d))
 				order_sweep(d);

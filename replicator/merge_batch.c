@@ -556,12 +556,16 @@ static int note_touched(const struct step *s)
 }
 
 /* Nothing of ours won. Where the content was another's already, a row may be there to repair the
- * object, and that is still to be done. */
+ * object, and that is still to be done; so it is where the row took over a removal that waited: what it
+ * would have removed may have another key than what won. */
 static int drop_rows(const struct step *s)
 {
-	int code = outbox_drop(s->conn, key_slice(&s->record.key));
+	bool replaces = false;
+	int code = outbox_replaces(s->conn, key_slice(&s->record.key), &replaces);
 
-	if (code || (s->outcome.content_changed &&
+	if (!code)
+		code = outbox_drop(s->conn, key_slice(&s->record.key));
+	if (code || (!replaces && s->outcome.content_changed &&
 			    s->local.content_stamp.node == cache_node(s->batch->cache)))
 		return code;
 	return enqueue(s, true, false);

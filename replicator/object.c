@@ -22,7 +22,7 @@
  *
  * Stores without conditional writes: each write is followed by a HEAD, and what was lost by
  * it is found there and written again. A store that does not know If-Match on DELETE gets another
- * HEAD right before.
+ * HEAD right before, when something took time since the first one.
  *
  * Keeps no state, takes no lock.
  */
@@ -191,12 +191,13 @@ static enum store_result keep_foreign(struct delivery *d, const char *key, const
 	return keep(d, key, s, to);
 }
 
-/* Removes the version that was seen. STORE_PRECONDITION: it is another one by now. */
-static enum store_result remove_seen(struct delivery *d, const char *key, const struct seen *s)
+/* Removes the version that was seen, and just_now: right before. STORE_PRECONDITION: it is another one by now. */
+static enum store_result remove_seen(
+	struct delivery *d, const char *key, const struct seen *s, bool just_now)
 {
 	enum store_result r;
 
-	if (!has(d, STORE_CAP_DELETE_IF_MATCH)) {
+	if (!has(d, STORE_CAP_DELETE_IF_MATCH) && !just_now) {
 		struct store_object now = {0};
 
 		r = store_head(d->q->store, key, &now, NULL, &d->call, d->error);
@@ -231,6 +232,8 @@ static enum store_result lives_on(struct delivery *d, const struct seen *s)
 
 	if (!now->key || s->theirs.entry.kind == KIND_DIR)
 		return STORE_OK;
+	if (now->placed && now->placed(now->ctx, s->theirs.entry.hash))
+		return STORE_EXISTS;
 	enum store_result r = object_has(
 		now->store, now->key, &s->theirs.entry, &there, &object, &d->call, d->error);
 	return r == STORE_OK && there ? STORE_EXISTS : r;
@@ -252,8 +255,10 @@ static enum store_result remove_older(
 			*newer = s.theirs.entry.content_stamp;
 			return STORE_OK;
 		}
+		bool kept = false; /* which takes time */
 		if (s.foreign) {
 			r = keep_foreign(d, key, &s);
+			kept = true;
 		} else if ((r = lives_on(d, &s)) == STORE_EXISTS) {
 			r = STORE_OK;
 		} else if (r == STORE_OK && has(d, STORE_CAP_COPY) &&
@@ -263,9 +268,10 @@ static enum store_result remove_older(
 			strcat(prefix, "/");
 			keep_key(to, prefix, key, "");
 			r = keep(d, key, &s, to);
+			kept = true;
 		}
 		if (r == STORE_OK)
-			r = remove_seen(d, key, &s);
+			r = remove_seen(d, key, &s, !kept);
 		d->removed_own = r == STORE_OK && !s.foreign &&
 				 s.theirs.entry.content_stamp.node == stamp.node;
 		if (r != STORE_PRECONDITION && r != STORE_ABSENT)

@@ -5,6 +5,7 @@
 
 #include "cache/entry.h"
 #include "replicator/store/store.h"
+#include "src/base/hash.h"
 
 struct uploader;
 
@@ -13,6 +14,9 @@ struct object_source {
 	struct store *store; /* to be asked for it; the destination's own, or … */
 	const char *origin;  /* … another one's, by store_origin; NULL: its own */
 	const char *key;     /* NULL: there is no such source */
+	/* Of the name that a removed one has now: whether it was put there lately; NULL: not known. */
+	bool (*placed)(void *ctx, const uint8_t hash[SHA256_SIZE]);
+	void *ctx;
 };
 
 struct object_copy {

@@ -18,7 +18,9 @@
  * Failover: when the home region does not answer, or is left (health.h), the next healthy one is pulled; on first contact
  * from an hour before the home cursor, where writers' earlier numbers are taken as known.
  *
- * Memory: a page of 1,000 names, and one writer's run.
+ * With threads a few segments are fetched ahead of their merge (pull_ahead.c).
+ *
+ * Memory: a page of 1,000 names, one writer's run, and what is fetched ahead.
  *
  * Lock: status_lock (a leaf) guards status; all else belongs to the one thread.
  */
@@ -26,6 +28,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 
 #include "src/base/clock.h"
@@ -44,7 +47,8 @@ int puller_new(const struct puller_options *o, struct puller **ret)
 	p->current = o->home;
 	p->status.lag_ms = -1;
 	p->page = calloc(PAGE_NAMES, sizeof(*p->page));
-	if (!p->page) {
+	if (!p->page || ahead_new(&p->ahead) < 0) {
+		free(p->page);
 		free(p);
 		return -ENOMEM;
 	}
@@ -57,6 +61,7 @@ void puller_free(struct puller *p)
 {
 	if (!p)
 		return;
+	ahead_free(p->ahead);
 	mutex_done(&p->status_lock);
 	free(p->page);
 	free(p);
@@ -65,6 +70,10 @@ void puller_free(struct puller *p)
 void puller_set_threaded(struct puller *p, bool threaded)
 {
 	atomic_store(&p->threaded, threaded);
+	if (!threaded)
+		ahead_stop(p->ahead);
+	else if (ahead_start(p->ahead) < 0)
+		log_warn("segments are fetched one by one: there are no threads for more");
 }
 
 void puller_status(struct puller *p, struct puller_status *ret)
@@ -189,6 +198,7 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 		if (!is_new(&run, &names[i]))
 			continue;
 		note_late(l, &names[i]);
+		pull_fetch_ahead(l);
 		f = run_take(&run, &names[i]);
 	}
 	stopped = f != FETCHED;
@@ -219,7 +229,6 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 	struct name *n = &l->p->page[l->count];
 	const char *name = key + strlen(SEGMENT_PREFIX);
 
-	(void)object;
 	l->listed++;
 	if (strlen(key) < sizeof(l->last))
 		snprintf(l->last, sizeof(l->last), "%s", key);
@@ -236,6 +245,8 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 	if (n->id.node != l->p->node && n->id.ms > l->newest_ms)
 		l->newest_ms = n->id.ms;
 	snprintf(n->text, sizeof(n->text), "%s", name);
+	n->size = object ? object->size : 0;
+	n->fresh = false;
 	l->count++;
 	return 0;
 }
@@ -261,11 +272,47 @@ static bool list_page(struct pull *l)
 	return result == STORE_OK;
 }
 
+/* One writer's names that are above its watermark. One that waits for the end of a group is left
+ * alone. */
+static int mark_fresh(struct pull *l, struct name *names, unsigned count)
+{
+	struct run run = {.l = l, .node = names[0].id.node};
+
+	if (find_wait(l->p, run.node))
+		return 0;
+	int r = run_begin(&run);
+	for (unsigned i = 0; r == 0 && i < count; i++)
+		names[i].fresh = names[i].id.seq > run.seq;
+	return r;
+}
+
+void pull_fetch_ahead(struct pull *l)
+{
+	const struct name *names = l->p->page;
+	char key[SEGMENT_KEY_SIZE];
+
+	for (; l->ahead < l->count; l->ahead++) {
+		if (!names[l->ahead].fresh)
+			continue;
+		segment_key(key, names[l->ahead].text);
+		if (!ahead_add(l->p->ahead, l->region, key, names[l->ahead].size, l->ahead))
+			return;
+	}
+}
+
 static void pull_page(struct pull *l)
 {
 	struct name *names = l->p->page;
 
 	qsort(names, l->count, sizeof(*names), name_cmp);
+	l->ahead = 0;
+	for (unsigned i = 0, end; i < l->count && atomic_load(&l->p->threaded); i = end) {
+		for (end = i + 1; end < l->count && names[end].id.node == names[i].id.node; end++)
+			;
+		/* What cannot be known now is fetched when it is wanted. */
+		if (mark_fresh(l, names + i, end - i) < 0)
+			break;
+	}
 	for (unsigned i = 0, end; i < l->count && l->local == 0; i = end) {
 		for (end = i + 1; end < l->count && names[end].id.node == names[i].id.node; end++)
 			;
@@ -273,7 +320,10 @@ static void pull_page(struct pull *l)
 			l->failed = true;
 		else
 			pull_writer(l, names + i, end - i);
+		ahead_forget(l->p->ahead, end); /* it may have stopped early */
+		l->ahead = l->ahead > end ? l->ahead : end;
 	}
+	ahead_forget(l->p->ahead, UINT_MAX);
 }
 
 /* ---- cursor ---- */

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "replicator/pull.h"
+#include "replicator/pull_ahead.h"
 #include "replicator/segment.h"
 #include "src/base/thread.h"
 
@@ -35,6 +36,8 @@ enum {
 struct name {
 	struct segment_id id;
 	char text[SEGMENT_NAME_SIZE];
+	uint64_t size; /* as listed; 0: not known */
+	bool fresh;    /* to be fetched, by all that was known when the page was listed */
 };
 
 /* A writer whose group is not complete. */
@@ -66,6 +69,7 @@ struct puller {
 	unsigned current; /* index of the region pulled from */
 	struct pull_region_state region[REGION_MAX];
 	struct name *page; /* PAGE_NAMES */
+	struct ahead *ahead;
 	struct wait wait[WAITS_MAX];
 	unsigned wait_count;
 	uint64_t junk_logged;
@@ -87,6 +91,7 @@ struct pull {
 	unsigned count;		     /* names in the page */
 	char last[SEGMENT_KEY_SIZE]; /* last key listed */
 	unsigned listed;
+	unsigned ahead; /* names of the page before this one were fetched ahead, or need not be */
 	bool own;	      /* this server's are to be merged, too */
 	uint64_t cursor_ms;   /* when the step began */
 	uint64_t from_ms;     /* what is older was not listed */
@@ -120,6 +125,9 @@ enum fetched { FETCHED, FETCH_ABSENT, FETCH_BAD, FETCH_STOP, FETCH_LOCAL };
 
 /* Reads the watermark of run->node. */
 int run_begin(struct run *run) MUST_CHECK;
+/* Has the next segments of the page fetched. */
+void pull_fetch_ahead(struct pull *l);
+void segment_key(char key[SEGMENT_KEY_SIZE], const char *name);
 /* Adds a segment that was listed, and those before it that were not; passes over what cannot be
  * had, with a record for the operator. FETCHED: go on. */
 enum fetched run_take(struct run *run, const struct name *n) MUST_CHECK;

@@ -23,7 +23,7 @@
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
-static void segment_key(char key[SEGMENT_KEY_SIZE], const char *name)
+void segment_key(char key[SEGMENT_KEY_SIZE], const char *name)
 {
 	snprintf(key, SEGMENT_KEY_SIZE, "%s%s", SEGMENT_PREFIX, name);
 }
@@ -163,8 +163,11 @@ static enum fetched fetch_once(
 	char key[SEGMENT_KEY_SIZE];
 
 	segment_key(key, n->text);
-	enum store_result result = store_get_buf(
-		l->region->store, key, SEGMENT_BYTES_MAX, &b, NULL, NULL, &call, &error);
+	enum store_result result;
+
+	if (!ahead_take(l->p->ahead, key, &b, &result, &error))
+		result = store_get_buf(
+			l->region->store, key, SEGMENT_BYTES_MAX, &b, NULL, NULL, &call, &error);
 	region_end(l->region, REGION_READ, result, &error, "get segment");
 	if (result == STORE_ABSENT)
 		return FETCH_ABSENT;

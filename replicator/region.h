@@ -41,6 +41,7 @@ struct region {
 	atomic_bool copy_refused;
 	bool optional; /* constant, as the next */
 	struct resync_bound bound;
+	_Atomic uint64_t bytes_copied; /* contents that its store copied and that were not sent */
 
 	struct mutex lock; /* leaf; guards everything below */
 	enum region_state state;

@@ -101,6 +101,33 @@ static void wake_all(void *ctx)
 	}
 }
 
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Regions of one provider and one account: a name of a bucket means the same to both. */
+static bool beside(const struct replicator_region_options *a, const struct replicator_region_options *b)
+{
+	const struct store_config *x = &a->store, *y = &b->store;
+
+	return same_text(x->endpoint, y->endpoint) && same_text(x->profile, y->profile) &&
+	       same_text(x->credentials_file, y->credentials_file);
+}
+
+static void find_home(struct replicator *r, const struct replicator_options *o)
+{
+	const char *origin = store_origin(r->regions.region[o->home].store);
+
+	for (unsigned i = 0; o->push_copy && i < o->regions; i++) {
+		struct region *region = &r->regions.region[i];
+
+		if (i != o->home && store_origin(region->store) &&
+			beside(&o->region[i], &o->region[o->home]))
+			region->home_origin = origin;
+	}
+}
+
 static int open_regions(struct replicator *r, const struct replicator_options *o, struct err *err)
 {
 	const char *names[REGION_MAX];
@@ -136,6 +163,7 @@ static int open_regions(struct replicator *r, const struct replicator_options *o
 			region->store = o->region[i].opened;
 		}
 	}
+	find_home(r, o);
 	return 0;
 }
 

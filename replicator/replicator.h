@@ -26,6 +26,7 @@
 #include "cache/resync.h"
 #include "src/base/hash.h"
 #include "replicator/reconcile.h"
+#include "replicator/seal.h"
 #include "replicator/store/store.h"
 
 struct buf;
@@ -58,6 +59,7 @@ struct replicator_options {
 	uint64_t checkpoint_segments;	/* that make one worth while; 0: 400 */
 	int64_t segment_keep_ms;	/* 0: 7 days */
 	int64_t gone_after_ms;		/* a server of which nothing is heard that long is gone; 0: 1 day */
+	bool push_copy;		   /* regions beside the home region copy contents from it */
 	int64_t durability_timeout_ms; /* 0: 30,000 */
 	bool force_regions;	   /* drop the outbox of regions no longer named */
 	int64_t reconcile_interval_ms; /* 0: only when asked */
@@ -141,6 +143,10 @@ struct region_status {
 	unsigned failing_percent; /* of reads, averaged */
 	struct outbox_stats outbox;
 	struct upload_stats upload; /* in parts, begun and not ended */
+	uint64_t bytes_sent;	    /* of bodies, since the start; likewise the two below */
+	uint64_t bytes_received;
+	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
+	bool copies;	       /* from the home region (push = copy) */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	struct resync_status resync;
 	struct reconcile_status reconcile;
@@ -156,6 +162,8 @@ struct replicator_status {
 	struct region_status region[REGION_MAX];
 	uint64_t journal_rows;
 	uint64_t journal_oldest_ms;
+	bool renaming; /* a directory's rename is being turned into changes of names */
+	struct seal_progress rename;
 	char pull_region[REGION_NAME_SIZE]; /* pulled from now */
 	int64_t pull_last_ms;		    /* realtime of the last complete pull; 0: never */
 	/* age of the newest merged segment when merged; -1: none yet */

@@ -54,6 +54,7 @@ int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_ca
 		return -ENOMEM;
 	}
 	mutex_init(&s->lock, LOCK_RANK_REPLICATOR);
+	mutex_init(&s->progress_lock, LOCK_RANK_LEAF);
 	*ret = s;
 	return 0;
 }
@@ -65,6 +66,7 @@ void sealer_free(struct sealer *s)
 	seal_set_done(&s->set);
 	buf_done(&s->bytes);
 	mutex_done(&s->lock);
+	mutex_done(&s->progress_lock);
 	free(s->rows);
 	free(s);
 }

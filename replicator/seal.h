@@ -42,6 +42,13 @@ int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
 int sealer_seal_attributes(struct sealer *s, struct conn *conn, struct slice key) MUST_CHECK;
 /* There is more than a batch to seal, and it has waited for a second: no time for pauses. */
 bool sealer_late(struct sealer *s);
+/* The rename of a directory that is being turned into changes of names. total is an estimate. */
+struct seal_progress {
+	struct key from, to;
+	uint64_t done, total; /* names */
+};
+/* False: there is none. Never waits for a sealing. */
+bool sealer_progress(struct sealer *s, struct seal_progress *ret);
 /* Directory times and files still open too: before a stop or for flush. tick (may be NULL) is called
  * between its steps, also while another thread's sealing is waited for; non-zero from it ends the call
  * and is returned, with what is sealed by then sealed. */

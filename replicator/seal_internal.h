@@ -103,6 +103,9 @@ struct sealer {
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
 	unsigned overtaken_rounds; /* in a row */
 	struct seal_wait waits[SEAL_WAITS];
+	struct mutex progress_lock; /* a leaf; guards the two below */
+	bool renaming;
+	struct seal_progress progress;
 	bool late; /* the last batch was a full one and its first row had waited for LATE_MS */
 };
 

@@ -14,7 +14,10 @@
 
 #include <errno.h>
 
+#include "src/base/clock.h"
+#include "src/base/hlc.h"
 #include "src/base/metrics.h"
+#include "src/base/thread.h"
 
 #define BATCH 500
 
@@ -56,6 +59,59 @@ static int defer_blocked(struct conn *conn, struct seal_set *set)
 	return 0;
 }
 
+/* ---- progress, for operators ---- */
+
+/* Names under the new name are walked first, then those that the map still has under the old one. */
+static int begin_progress(struct sealer *s, const struct journal_row *row)
+{
+	uint64_t old = 0, new = 0;
+	struct conn *conn;
+	int r = cache_read_begin(s->cache, &conn);
+
+	if (r)
+		return r;
+	r = entry_count_below(conn, key_slice(&row->hint), &old);
+	if (!r)
+		r = entry_count_below(conn, key_slice(&row->key), &new);
+	cache_read_end(conn);
+	if (r)
+		return r;
+	mutex_lock(&s->progress_lock);
+	s->renaming = true;
+	s->progress.from = row->hint;
+	s->progress.to = row->key;
+	s->progress.done = 0;
+	s->progress.total = (old > new ? old : new) + old;
+	mutex_unlock(&s->progress_lock);
+	return 0;
+}
+
+static void add_progress(struct sealer *s, unsigned names)
+{
+	mutex_lock(&s->progress_lock);
+	s->progress.done += names;
+	if (s->progress.total < s->progress.done)
+		s->progress.total = s->progress.done;
+	mutex_unlock(&s->progress_lock);
+}
+
+static void end_progress(struct sealer *s)
+{
+	mutex_lock(&s->progress_lock);
+	s->renaming = false;
+	mutex_unlock(&s->progress_lock);
+}
+
+bool sealer_progress(struct sealer *s, struct seal_progress *ret)
+{
+	mutex_lock(&s->progress_lock);
+	bool renaming = s->renaming;
+	if (renaming)
+		*ret = s->progress;
+	mutex_unlock(&s->progress_lock);
+	return renaming;
+}
+
 static int seal_list(struct sealer *s, const struct journal_row *row, const struct key_list *list,
 	bool *did, int *failure)
 {
@@ -64,6 +120,7 @@ static int seal_list(struct sealer *s, const struct journal_row *row, const stru
 	unsigned sealed = 0;
 	int code;
 
+	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(row->time));
 	seal_set_clear(&s->set);
 	s->set.moved_to = key_slice(&row->key);
 	s->set.moved_from = key_slice(&row->hint);
@@ -88,6 +145,8 @@ static int seal_list(struct sealer *s, const struct journal_row *row, const stru
 		return code;
 	}
 	code = cache_commit(conn);
+	if (!code)
+		add_progress(s, list->count);
 	if (!code && sealed) {
 		metric_add(METRIC_RECORDS_SEALED, sealed);
 		*did = true;
@@ -161,11 +220,14 @@ static int remove_row(struct sealer *s, uint64_t seq)
 
 int seal_rename_dir(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
 {
-	int r = seal_top(s, row, did, failure);
+	int r = begin_progress(s, row);
 
+	if (!r)
+		r = seal_top(s, row, did, failure);
 	if (!r)
 		r = seal_all_of(s, row, true, did, failure);
 	if (!r)
 		r = seal_all_of(s, row, false, did, failure);
+	end_progress(s);
 	return r ? r : remove_row(s, row->seq);
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "cache/journal.h"
+#include "replicator/store/layers.h"
 #include "src/base/buf.h"
 #include "src/base/clock.h"
 #include "src/base/json.h"
@@ -16,7 +17,13 @@
 static void region_state(struct region *r, struct region_status *ret)
 {
 	int64_t now = clock_monotonic_ms(), retry_ms;
+	struct store_counts counts;
 
+	store_stats_read(r->store, &counts);
+	ret->bytes_sent = counts.bytes_sent;
+	ret->bytes_received = counts.bytes_received;
+	ret->bytes_copied = atomic_load(&r->bytes_copied);
+	ret->copies = r->home_origin && !atomic_load(&r->copy_refused);
 	memcpy(ret->name, r->name, sizeof(ret->name));
 	memcpy(ret->url, r->url, sizeof(ret->url));
 	ret->home = r->home;
@@ -83,6 +90,7 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 		region_state(&r->regions.region[i], &s->region[i]);
 	for (unsigned i = 0; i < r->regions.count; i++)
 		reconciler_status(r->reconciler, i, &s->region[i].reconcile);
+	s->renaming = sealer_progress(r->sealer, &s->rename);
 	s->durable_waiting = durable_waiting(r->durable);
 	puller_status(r->puller, &pull);
 	memcpy(s->pull_region, pull.region, sizeof(s->pull_region));

@@ -73,6 +73,7 @@ struct config {
 	unsigned durability; /* enum durability */
 	int64_t durability_timeout_ms;
 	bool sync_on_close;
+	unsigned push; /* 0: direct, 1: copy */
 	int64_t poll_interval_ms;
 	int64_t seal_after_ms;
 	int64_t segment_delay_ms;

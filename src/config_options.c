@@ -23,6 +23,7 @@ static const char *const policy_durabilities[] = {
 static const char *const policy_bools[] = {"volume", "no", "yes", NULL};
 static const char *const refreshes[] = {
 	[REFRESH_LAZY] = "lazy", [REFRESH_CACHED] = "cached", [REFRESH_ALL] = "all", NULL};
+static const char *const pushes[] = {"direct", "copy", NULL};
 static const char *const passthroughs[] = {"auto", "off", NULL};
 static const char *const merges[] = {"lww", NULL};
 static const char *const merges_later[] = {"counter", "set", "append", "command", "manual", NULL};
@@ -109,6 +110,13 @@ const struct option_spec config_volume_options[] = {
 		.offset = V(sync_on_close),
 		.preset = "no",
 		.help = "Closing a file that was open for writing does what fsync does"},
+	{.name = "push",
+		.type = OPTION_CHOICE,
+		.offset = V(push),
+		.preset = "direct",
+		.choices = pushes,
+		.help = "Send contents to each region, or to the home region and let the stores of "
+			"others copy them from there"},
 	{.name = "poll_interval",
 		.type = OPTION_TIME,
 		.offset = V(poll_interval_ms),

@@ -353,7 +353,7 @@ int control_start(const char *directory, control_handler handler, void *ctx, str
 	c->dir_fd = c->listen_fd = c->stop_fd = -1;
 	c->handler = handler;
 	c->ctx = ctx;
-	mutex_init(&c->lock, LOCK_RANK_CONTROL);
+	mutex_init(&c->lock, LOCK_RANK_LEAF);
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
 		c->client[i].fd = -1;
 	r = make_socket(c, directory);

@@ -282,6 +282,7 @@ static int open_replicator(struct daemon *d, struct err *err)
 		o->region[i].resync_age_ms = c->region[i].resync_age_ms;
 	}
 	o->home = c->home_index;
+	o->push_copy = c->push == 1;
 	o->inline_max = c->inline_max;
 	o->lazy_min = c->lazy_min;
 	o->refresh = (enum refresh_mode)c->refresh;

@@ -193,6 +193,17 @@ static void pull_line(const struct status *s, struct buf *out)
 			text_age(age(s, r->checkpoint_ms), figure), r->checkpoint_segments);
 }
 
+static void rename_line(const struct status *s, struct buf *out)
+{
+	const struct replicator_status *r = &s->replicator;
+
+	if (r->renaming)
+		buf_printf(out,
+			"  rename     of a directory: %" PRIu64 " of about %" PRIu64
+			" names done, now called %s\n",
+			r->rename.done, r->rename.total, r->rename.to.p);
+}
+
 /* What is wrong with this machine's part; nothing where nothing is. */
 static void local_notes(const struct status *s, struct buf *out)
 {
@@ -270,6 +281,7 @@ static void figures(const struct status *s, struct buf *out)
 			out, ", the oldest %s", text_age(age(s, (int64_t)r->journal_oldest_ms), a));
 	buf_put_u8(out, '\n');
 	pull_line(s, out);
+	rename_line(s, out);
 	buf_printf(out,
 		"  attention  %" PRIu64 " conflicts, %" PRIu64 " held, %" PRIu64 " bad segments\n",
 		r->conflicts, r->held, r->bad_segments);
@@ -367,6 +379,10 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "upload_bytes", (int64_t)r->upload.bytes);
 	json_put_int(j, "upload_sent_bytes", (int64_t)r->upload.sent);
 	reconcile_json(r, j);
+	json_put_int(j, "bytes_sent", (int64_t)r->bytes_sent);
+	json_put_int(j, "bytes_received", (int64_t)r->bytes_received);
+	json_put_int(j, "bytes_copied", (int64_t)r->bytes_copied);
+	json_put_bool(j, "copies_from_home", r->copies);
 	json_put_int(j, "last_ok_ms", r->last_ok_ms);
 	json_put_int(j, "retry_at_ms", r->retry_at_ms);
 	json_put_str(j, "error", r->error);
@@ -442,6 +458,14 @@ char *status_json(const struct status *s)
 	for (unsigned i = 0; i < r->regions; i++)
 		region_json(s, &r->region[i], j);
 	json_end(j);
+	if (r->renaming) {
+		json_begin_object(j, "rename");
+		json_put_str(j, "from", r->rename.from.p);
+		json_put_str(j, "to", r->rename.to.p);
+		json_put_int(j, "done", (int64_t)r->rename.done);
+		json_put_int(j, "total", (int64_t)r->rename.total);
+		json_end(j);
+	}
 	json_put_int(j, "journal_rows", (int64_t)r->journal_rows);
 	json_put_int(j, "journal_oldest_ms", (int64_t)r->journal_oldest_ms);
 	json_put_int(j, "journal_oldest_age_ms", age(s, (int64_t)r->journal_oldest_ms));

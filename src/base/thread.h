@@ -13,7 +13,6 @@
 #include "src/base/attribute.h"
 
 enum lock_rank {
-	LOCK_RANK_CONTROL = 10,	   /* src: control socket */
 	LOCK_RANK_FS = 20,	   /* fs: handle tables */
 	LOCK_RANK_REPLICATOR = 30, /* replicator: region state, queues */
 	LOCK_RANK_FILE = 40,	   /* cache: one open file's content */

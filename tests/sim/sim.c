@@ -104,6 +104,7 @@ void sim_node_open(struct sim *s, unsigned n)
 	struct replicator_options ro = {.volume = "sim",
 		.regions = s->regions,
 		.home = node->home,
+		.push_copy = s->push_copy,
 		.inline_max = INLINE_MAX,
 		.refresh = (enum refresh_mode)random_below(3)};
 	struct err err = {0};
@@ -785,6 +786,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	s->foreign = seed % 4 == 0;
 	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
 	s->interleave_percent = chance(30) ? 0 : (unsigned)random_below(40);
+	s->push_copy = chance(40);
 	bool skewed = chance(50);
 	for (unsigned r = 0; r < s->regions; r++) {
 		s->region[r].mem = store_mem_new(s->capabilities);
@@ -878,7 +880,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	if (seeds >= 100 && !sim_flow_happened()) {
-		fprintf(stderr, "sim: no region was left for another, or no renamed file copied\n");
+		fprintf(stderr, "sim: no region was left for another, or nothing copied in a bucket or between two\n");
 		return 1;
 	}
 	if (seeds >= 100 && !sim_lazy_happened()) {

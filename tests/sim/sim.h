@@ -49,6 +49,7 @@ struct sim {
 	bool large; /* most files are over inline_max */
 	bool rename_dirs;
 	bool foreign; /* other tools write into the buckets */
+	bool push_copy;
 	unsigned fault_percent;	     /* of requests, while not healed */
 	unsigned interleave_percent; /* of requests during which another node takes a step */
 	bool healed;
@@ -88,6 +89,13 @@ void sim_order_done(void);
 
 /* sim_flow.c: regions get slow; a node watches its regions, and leaves and takes back some. */
 void sim_flow_event(struct sim *s, unsigned n, unsigned r);
+/* Requests of copies whose source is in another region's bucket (push = copy). */
+enum store_result sim_flow_copy(struct sim *s, unsigned region, const char *from, const char *to,
+	const struct store_meta *meta, const char *if_match, char *etag,
+	const struct store_call *call, struct store_error *error);
+enum store_result sim_flow_copy_part(struct sim *s, unsigned region, const struct store_upload *u,
+	const struct store_call *call, struct store_error *error);
+extern const char *const sim_origins[SIM_REGIONS_MAX];
 void sim_flow_heal(struct sim *s);
 bool sim_flow_happened(void);
 

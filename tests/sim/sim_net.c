@@ -230,7 +230,11 @@ static enum store_result link_copy(struct store *st, const char *from, const cha
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, "copy", to, error);
 	if (r == STORE_OK) {
-		r = store_copy(bucket(l), from, to, meta, if_match, etag, call, error);
+		if (call->origin)
+			r = sim_flow_copy(l->sim, l->region, from, to, meta, if_match, etag, call,
+				error);
+		else
+			r = store_copy(bucket(l), from, to, meta, if_match, etag, call, error);
 		if (r == STORE_OK && lose_answer(l, "copy", to))
 			r = STORE_UNKNOWN;
 	}
@@ -250,12 +254,18 @@ static enum store_result link_upload(struct store *st, const struct store_upload
 	struct link *l = (struct link *)st;
 	enum store_result r = before(l, name[u->step], u->key, error);
 	if (r == STORE_OK) {
-		r = bucket(l)->ops->upload(bucket(l), u, call, error);
+		if (u->step == STORE_UPLOAD_COPY && call->origin)
+			r = sim_flow_copy_part(l->sim, l->region, u, call, error);
+		else
+			r = bucket(l)->ops->upload(bucket(l), u, call, error);
 		if (r == STORE_OK && lose_answer(l, name[u->step], u->key)) {
 			r = u->step == STORE_UPLOAD_END ? STORE_UNKNOWN : STORE_TRANSIENT;
 			l->sim->lost_begins += u->step == STORE_UPLOAD_BEGIN;
 		}
 	}
+	/* That of a copy is in no record: what is left of it goes after a week. */
+	if (u->step == STORE_UPLOAD_ABORT && r != STORE_OK)
+		l->sim->lost_begins++;
 	outcome(l, name[u->step], u->key, r);
 	return r;
 }
@@ -288,6 +298,7 @@ struct store *sim_link_new(struct sim *s, unsigned node, unsigned region)
 	l->s.ops = &link_ops;
 	l->s.capabilities = atomic_load(&s->region[region].mem->capabilities);
 	l->s.limits = *store_limits(s->region[region].mem);
+	l->s.origin = sim_origins[region];
 	l->sim = s;
 	l->node = node;
 	l->region = region;

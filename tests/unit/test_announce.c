@@ -135,8 +135,8 @@ static bool continues(struct store *s, const char *name)
 }
 
 /* Three segments of one directory that the first file's later change ties together; the answer of
- * the first is lost. */
-static void send_group(struct cluster *c, bool crash)
+ * the first is lost, or not. */
+static void send_group(struct cluster *c, bool lose, bool crash)
 {
 	enum { FILES = 180, SIZE = 60000 };
 	static char text[SIZE];
@@ -156,14 +156,14 @@ static void send_group(struct cluster *c, bool crash)
 	}
 	store_close(open_region(c, 0, &n));
 	unsigned before = n.count;
-	lose_answers = true;
+	lose_answers = lose;
 	announce(c, 0);
 	lose_answers = false;
 	if (crash) {
 		cluster_stop_node(c, 0, false);
 		cluster_start_node(c, 0);
 	}
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = lose ? 0 : 1; i < 3; i++)
 		announce(c, 0);
 	struct store *s = open_region(c, 0, &n);
 	assert_int_equal(n.count, before + 3);
@@ -178,12 +178,18 @@ static void send_group(struct cluster *c, bool crash)
 /* What the lost answer's segment tore is still to be closed. */
 static void test_group_stays_open(void **state)
 {
-	send_group(*state, false);
+	send_group(*state, true, false);
 }
 
 static void test_group_stays_open_after_crash(void **state)
 {
-	send_group(*state, true);
+	send_group(*state, true, true);
+}
+
+/* The same when the first segment is known to be there: the ones after it are still of its group. */
+static void test_group_is_remembered(void **state)
+{
+	send_group(*state, false, true);
 }
 
 /* ---- what a power cut leaves ---- */
@@ -385,6 +391,7 @@ int main(void)
 		CLUSTER_TEST(test_damaged),
 		CLUSTER_TEST(test_group_stays_open),
 		CLUSTER_TEST(test_group_stays_open_after_crash),
+		CLUSTER_TEST(test_group_is_remembered),
 		CLUSTER_TEST(test_flushed_before_it_is_sent),
 		CLUSTER_TEST(test_content_comes_back_from_segments),
 		CLUSTER_TEST(test_lost_content_removes_nothing),

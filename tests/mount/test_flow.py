@@ -1,0 +1,129 @@
+"""The flow to the regions: a directory's rename that a kill -9 cuts, contents that one region copies from the other, a limit of the
+bandwidth, and a region that is left for reading and taken back."""
+import os
+import time
+import unittest
+
+from harness import Ceph, World, converge, main, wait_until
+
+FILES = 2000
+LARGE = 300_000
+
+
+class Flow(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.ceph = Ceph(cls.world, gateways=2)
+        cls.clients = [cls.ceph.client(n) for n in (1, 2)]
+        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
+        # one gateway in front of both buckets: one provider
+        beside = {name: dict(options, endpoint=regions["region-1"]["endpoint"]) for name, options in regions.items()}
+        cls.a = cls.world.server("a", beside, home="region-1", volume={"push": "copy"})
+        cls.b = cls.world.server("b", regions, home="region-2")
+        cls.a.start()
+        cls.b.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            assert cls.a.stop() == 0, cls.a.tail()
+            assert cls.b.stop() == 0, cls.b.tail()
+        finally:
+            cls.world.close()
+
+    def counters(self, server):
+        return server.status()["counters"]
+
+    def keys(self, n, prefix):
+        pages = self.clients[n].get_paginator("list_objects_v2").paginate(Bucket=self.ceph.buckets[n], Prefix="app/" + prefix)
+        return [o["Key"] for page in pages for o in page.get("Contents", [])]
+
+    def test_directory_of_many_renamed(self):
+        os.mkdir(self.a.mount / "many")
+        for i in range(FILES):
+            (self.a.mount / "many" / f"f{i}").write_bytes(b"%d" % i)
+        for i in range(20):
+            (self.a.mount / "many" / f"large{i}").write_bytes(b"%08d" % i * (LARGE // 8))
+        self.a.flush()
+        converge(self.a, self.b)
+        for i in range(20):
+            (self.b.mount / "many" / f"large{i}").read_bytes()
+        fetched = self.counters(self.b)["content_fetched_total"]
+        sent = self.counters(self.a)["bytes_sent_total"]
+        began = time.monotonic()
+        os.rename(self.a.mount / "many", self.a.mount / "moved")
+        self.assertLess(time.monotonic() - began, 0.5)
+        self.assertEqual(len(os.listdir(self.a.mount / "moved")), FILES + 20)
+        # in the middle: some names are told of, and not all have their objects
+        wait_until("the first names are sealed", lambda: self.a.status()["regions"][0]["backlog_rows"] > 100, 30, 0.02)
+        self.a.kill()
+        self.a.start()
+        self.a.flush()
+        converge(self.a, self.b)
+        for i in (0, 7, 19):
+            self.assertEqual((self.b.mount / "moved" / f"large{i}").read_bytes(), b"%08d" % i * (LARGE // 8))
+        self.assertEqual((self.b.mount / "moved" / "f1999").read_bytes(), b"1999")
+        self.assertEqual(self.counters(self.b)["content_fetched_total"], fetched)
+        # no large content was sent by the second daemon, nor by the first as far as it told
+        self.assertLess(self.counters(self.a)["bytes_sent_total"], 20 * LARGE)
+        self.assertGreater(sent, 20 * LARGE)
+        for n in (0, 1):
+            self.assertEqual(self.keys(n, "many"), [])
+            self.assertEqual(len(self.keys(n, "moved/")), FILES + 21)
+            self.assertEqual(self.keys(n, ".meridian/trash/"), [])
+        self.assertNotIn("rename", self.a.status())
+
+    def test_contents_leave_once(self):
+        before = {r["name"]: r for r in self.a.status()["regions"]}
+        content = self.world.random.randbytes(3_000_000)
+        (self.a.mount / "once").write_bytes(content)
+        self.a.flush()
+        after = {r["name"]: r for r in self.a.status()["regions"]}
+        self.assertTrue(after["region-2"]["copies_from_home"])
+        self.assertGreaterEqual(after["region-1"]["bytes_sent"] - before["region-1"]["bytes_sent"], len(content))
+        self.assertLess(after["region-2"]["bytes_sent"] - before["region-2"]["bytes_sent"], 100_000)
+        self.assertEqual(after["region-2"]["bytes_copied"] - before["region-2"]["bytes_copied"], len(content))
+        wait_until("the other server sees it", lambda: (self.b.mount / "once").exists(), 30)
+        self.assertEqual((self.b.mount / "once").read_bytes(), content)
+
+    def test_bandwidth_is_kept(self):
+        regions = {f"region-{n}": dict(self.ceph.region(n), rate_limit="1M") for n in (1, 2)}
+        slow = self.world.server("slow", regions, home="region-1")
+        slow.start()
+        try:
+            os.mkdir(slow.mount / "apart")
+            slow.flush()
+            began = time.monotonic()
+            (slow.mount / "paced").write_bytes(self.world.random.randbytes(5 << 20))
+            time.sleep(0.5)
+            # what others wait for does not stand behind it
+            (slow.mount / "apart" / "note").write_bytes(b"now")
+            wait_until("a small file overtakes", lambda: (self.b.mount / "apart" / "note").exists(), 20, 0.02)
+            self.assertFalse((self.b.mount / "paced").exists())
+            slow.flush()
+            self.assertGreater(time.monotonic() - began, 4)
+        finally:
+            self.assertEqual(slow.stop(), 0, slow.tail())
+
+    def test_zz_dead_home_is_left_and_taken_back(self):
+        def read_last():
+            return self.b.region("region-2")["read_last"]
+
+        self.assertFalse(read_last())
+        self.ceph.kill(2)
+        wait_until("the home region is left", read_last, 60)
+        self.assertIn("read last", self.b.status_text())
+        (self.a.mount / "meanwhile").write_bytes(b"seen")
+        wait_until("changes come from elsewhere", lambda: (self.b.mount / "meanwhile").exists(), 30)
+        self.assertEqual((self.b.mount / "meanwhile").read_bytes(), b"seen")
+        self.assertEqual(self.b.status()["pull_region"], "region-1")
+        self.ceph.restart(2)
+        wait_until("the region answers", lambda: self.b.region("region-2")["up"], 60)
+        self.assertTrue(read_last())  # not with its first answer
+        wait_until("it is taken back", lambda: not read_last(), 60)
+        wait_until("and pulled", lambda: self.b.status()["pull_region"] == "region-2", 10)
+
+
+if __name__ == "__main__":
+    main()
