@@ -228,7 +228,7 @@ static int step_running(struct cache *c, struct conn *conn, unsigned region,
 int resync_step(
 	struct cache *c, unsigned region, const struct resync_bound *bound, bool up, bool *more)
 {
-	struct resync_status status;
+	struct resync_status status = {0};
 	struct conn *conn AUTO_READ_END = NULL;
 	bool out = false, over = false;
 	int r;

@@ -77,7 +77,7 @@ static void join(struct sim *s)
 		return;
 	snprintf(node->dir, sizeof node->dir, "%.*s%u", (int)strlen(s->node[0].dir) - 1,
 		s->node[0].dir, n);
-	node->home = (unsigned)random_below(s->regions);
+	node->home = (unsigned)random_below(s->regions - s->optional);
 	sim_trace(s, "n%u joins, home r%u", n, node->home);
 	sim_node_open(s, n);
 	s->nodes++;
