@@ -210,24 +210,24 @@ static void test_edit_and_link_are_nowhere(void **state)
 
 /* ---- content that was here, and was written over while a directory hid it ---- */
 
-/* The file of name, sealed and open for writing; name becomes a directory by another server's file in
- * it, taken is replaced by that server as well (NULL: it is not). */
+/* The file of name, sealed and open for writing; name becomes a directory by an older file of another
+ * server in it, taken is replaced by that server as well (NULL: it is not). */
 static struct file *open_and_hide(struct cluster *c, const char *name, const char *taken)
 {
 	struct file *f;
 	struct inode inode;
+	bool did;
 
+	cluster_mkdir(c, 1, name);
+	cluster_puts(c, 1, "dir/x", "of the other server");
+	clock_sleep_ms(5);
 	write_big(c, 0, name, '1');
 	if (taken)
 		link_name(c, 0, name, taken);
-	c->down[0] = c->down[1] = true;
-	cluster_push(c, 0);
-	c->down[0] = c->down[1] = false;
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
 	inode = cluster_resolve(c, 0, name);
 	assert_int_equal(file_open(c->node[0].cache, inode.ino, true, false, &f), 0);
 	clock_sleep_ms(5);
-	cluster_mkdir(c, 1, name);
-	cluster_puts(c, 1, "dir/x", "of the other server");
 	if (taken)
 		cluster_puts(c, 1, taken, "of the other server");
 	cluster_push(c, 1);
@@ -285,7 +285,7 @@ static void test_lost_while_hidden(void **state)
 		cluster_pull(c, 1);
 		clock_sleep_ms(60000);
 	}
-	assert_int_equal(cluster_backlog(c, 0), 2);
+	assert_true(cluster_backlog(c, 0) >= 2); /* and what waits behind it in its directory */
 }
 
 int main(void)
