@@ -630,6 +630,40 @@ static int replace_hidden(
 	return r;
 }
 
+/* A hidden row becomes a conflict like any other. */
+static int list_hidden(struct conn *conn, int64_t id, const struct entry *by)
+{
+	CLEANUP(buf_done) struct buf won = {0};
+	sqlite3_stmt *s;
+	int r;
+
+	entry_encode(by, &won);
+	if (won.failed)
+		return -ENOMEM;
+	s = conn_statement(
+		conn, "UPDATE conflict SET winner = ?2, at_ms = ?3, reason = ?4 WHERE id = ?1");
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, id);
+	bind_slice(s, 2, (struct slice){(const char *)won.data, won.len});
+	bind_int(s, 3, clock_realtime_ms());
+	bind_text(s, 4, "hidden by a directory that was then removed or replaced here");
+	r = conn_run(conn, s);
+	return r ? r : counter_add(conn, COUNTER_CONFLICT, 1, NULL);
+}
+
+int project_over_hidden(
+	struct conn *conn, struct slice key, const struct entry *old, const struct entry *by)
+{
+	struct hidden hidden;
+	int r;
+
+	if (old->kind != KIND_FILE)
+		return 0;
+	r = find_hidden(conn, key, old->hash, &hidden);
+	return r == 1 ? list_hidden(conn, hidden.id, by) : r;
+}
+
 /* ---- making ---- */
 
 static int finish_make(struct place *p, uint64_t ino, const struct look *look)

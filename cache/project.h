@@ -66,6 +66,12 @@ int project_sealed(struct conn *conn, struct slice key, const struct entry *e) M
  * more, and what that shows is decided without this name. */
 int project_left(struct conn *conn, const struct entry *old, uint64_t ino) MUST_CHECK;
 
+/* Before old, the entry at key, is sealed as by, of other content: an application removed, renamed or
+ * replaced what was shown there. When that was a directory over the file that old is, nobody saw the
+ * file go: what is kept here of it becomes a conflict. */
+int project_over_hidden(struct conn *conn, struct slice key, const struct entry *old,
+	const struct entry *by) MUST_CHECK;
+
 /* Whether the directory ino, of that key, is there only because of what lies below it, over a live
  * file or symlink: nobody made it. */
 int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *ret) MUST_CHECK;

@@ -478,6 +478,8 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 		return 0;
 	stamp = new_stamp(s, t, old, state.shown);
 	r = seal_apply(old, &state, changes, stamp, &e);
+	if (!r && changes & SEAL_CONTENT)
+		r = project_over_hidden(conn, t->key, old, &e);
 	if (!r)
 		r = entry_put_over(conn, t->key, was, &e);
 	if (!r)

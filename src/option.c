@@ -69,6 +69,10 @@ bool option_parse_time(const char *s, int64_t *ret)
 
 	if (!parse_digits(s, &value, &unit))
 		return false;
+	if (!value && !*unit) { /* nothing is nothing in any unit */
+		*ret = 0;
+		return true;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(times); i++) {
 		if (strcmp(unit, times[i].name) != 0)
 			continue;

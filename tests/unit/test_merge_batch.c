@@ -476,6 +476,45 @@ static void removed_directory_gains_a_file(void **state)
 	assert_converged(&s[0], &s[1]);
 }
 
+/* Nobody saw the file when the directory over it was renamed. */
+static void a_hidden_file_does_not_go_with_the_directory(void **state)
+{
+	struct server *s = *state;
+	struct file *f;
+	char p[32] = {0};
+
+	do_mkdir(&s[0], "d");
+	do_write(&s[0], "d/x", "below");
+	do_write(&s[1], "d", "kept");
+	seal(&s[0]);
+	seal(&s[1]);
+	carry(&s[0], &s[1], "d/x");
+	assert_content(&s[1], "d/x", "below");
+	assert_int_equal(conflicts(&s[1]), 0);
+	do_rename(&s[1], "d", "e");
+	assert_int_equal(sealer_seal_all(s[1].sealer, NULL, NULL), 0);
+	assert_false(exists(&s[1], "d"));
+	assert_content(&s[1], "e/x", "below");
+	assert_int_equal(conflicts(&s[1]), 1);
+	see_conflicts(&s[1]);
+	assert_int_equal(seen.count, 1);
+	assert_string_equal(seen.key, "d");
+	assert_int_equal(seen.size, 4);
+	assert_int_not_equal(seen.ino, 0);
+	assert_int_equal(file_open(s[1].cache, seen.ino, false, false, &f), 0);
+	assert_int_equal(file_read(f, p, sizeof(p), 0), 4);
+	assert_string_equal(p, "kept");
+	file_release(f);
+	/* What is written there later replaces the removal, and not what was kept. */
+	do_write(&s[1], "d", "new");
+	seal(&s[1]);
+	do_write(&s[1], "d", "newer");
+	seal(&s[1]);
+	assert_int_equal(conflicts(&s[1]), 1);
+	see_conflicts(&s[1]);
+	assert_int_equal(seen.size, 4);
+}
+
 /* A directory that nobody made here follows its parent's owner, also when that changes here. */
 static void implied_directory_follows_owner(void **state)
 {
@@ -762,6 +801,7 @@ int main(void)
 		TEST(far_future_is_held),
 		TEST(moved_content_is_cloned),
 		TEST(removed_directory_gains_a_file),
+		TEST(a_hidden_file_does_not_go_with_the_directory),
 		TEST(implied_directory_follows_owner),
 		TEST(root_attributes),
 		TEST(at_once),

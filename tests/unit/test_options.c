@@ -70,7 +70,7 @@ static void test_sizes_and_times(void **state)
 		{"16777216T", false, 0}, {"18446744073709551616", false, 0}, {"", false, 0},
 		{"K", false, 0}, {"-1", false, 0}, {"1k", false, 0}, {"1KB", false, 0},
 		{"1 K", false, 0}, {"1.5G", false, 0}},
-	  times[] = {{"250ms", true, 250}, {"5s", true, 5000}, {"5m", true, 300000},
+	  times[] = {{"0", true, 0}, {"250ms", true, 250}, {"5s", true, 5000}, {"5m", true, 300000},
 		  {"2h", true, 7200000}, {"30d", true, 2592000000}, {"5", false, 0}, {"", false, 0},
 		  {"s", false, 0}, {"-5s", false, 0}, {"5sec", false, 0},
 		  {"106751991168d", false, 0}, {"9223372036854775808ms", false, 0}};
