@@ -529,6 +529,28 @@ int project_hidden_ino(
 	return r < 0 ? r : find_linked(conn, hash, ino);
 }
 
+int project_hidden_kept(struct conn *conn, struct slice key, const struct entry *e, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn,
+		"SELECT 1 FROM inode WHERE hash = ?4 AND ino IN("
+		"SELECT ino FROM conflict INDEXED BY conflict_key WHERE key = ?1 AND ino <> 0"
+		" UNION ALL SELECT ino FROM link_id INDEXED BY link_id_file"
+		" WHERE origin = ?2 AND number = ?3 AND ?2 <> 0) LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_slice(s, 1, key);
+	bind_int(s, 2, (int64_t)e->link.origin);
+	bind_int(s, 3, (int64_t)e->link.number);
+	sqlite3_bind_blob(s, 4, e->hash, SHA256_SIZE, SQLITE_STATIC);
+	r = conn_row(conn, s);
+	if (r == 1)
+		sqlite3_reset(s);
+	*ret = r == 1;
+	return r < 0 ? r : 0;
+}
+
 /* The same under another name of that file. */
 static int find_hidden_linked(struct conn *conn, const struct entry *e, struct hidden *ret)
 {

@@ -81,4 +81,9 @@ int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *r
 int project_hidden_ino(struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE],
 	uint64_t *ino) MUST_CHECK;
 
+/* Whether an inode that is kept for a conflict at key, or is the file of e, says that e's content is what
+ * was sealed of it last, wherever that is now. */
+int project_hidden_kept(
+	struct conn *conn, struct slice key, const struct entry *e, bool *ret) MUST_CHECK;
+
 #endif

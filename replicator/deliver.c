@@ -79,7 +79,8 @@ struct job {
 	bool deputy;	/* content of another's was put */
 	struct object_note note;
 	bool gone;	/* no region has its content, nor is it here */
-	bool lost;	/* and it never was here: lost.h */
+	bool lost;	/* and lost.h may have an answer */
+	bool was_here;	/* it was here once */
 	bool settled;	/* a former name, whose new one is there */
 	bool mapped;	/* the object is now the version with that hash, which may have a map */
 	uint8_t hash[SHA256_SIZE];
@@ -402,9 +403,9 @@ static void deliver(struct deliverer *d, struct job *j)
 	if (follows(&j->row))
 		delta_pace_sent(d->o.pace, d->o.region->id, q.key, start_ms);
 	j->gone = opener.nowhere && j->row.attempts >= LOST_AFTER;
-	j->lost = j->gone &&
-		  ((j->row.unfetched && entry.content_stamp.node == cache_node(d->o.cache)) ||
-			  foreign_is_node(d->o.region->all, entry.content_stamp.node));
+	bool foreign = foreign_is_node(d->o.region->all, entry.content_stamp.node);
+	j->lost = j->gone && (entry.content_stamp.node == cache_node(d->o.cache) || foreign);
+	j->was_here = !j->row.unfetched && !foreign;
 	if (outcome.copied)
 		atomic_fetch_add(&d->o.region->bytes_copied, entry.size);
 	if (outcome.refused)
@@ -475,7 +476,8 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 			r = enqueue_repair(conn, &j->row);
 		return r;
 	default:
-		if (j->lost && (r = lost_content(d->o.cache, conn, &j->row, d->o.inline_max)) != 0)
+		if (j->lost && (r = lost_content(d->o.cache, conn, &j->row, j->was_here,
+					d->o.inline_max)) != 0)
 			return r < 0 ? r : 0;
 		if (j->fate == FATE_PARKED && j->row.state == OUTBOX_UPLOAD)
 			return outbox_announce_unsent(conn, region, key, j->row.stamp);

@@ -10,7 +10,11 @@
  * loss is listed as a conflict.
  *
  * Content that was here and is gone (a power cut, a damaged disk) is none of this: what its row says
- * may still be true somewhere, and nothing is taken from anybody for it.
+ * may still be true somewhere, and nothing is taken from anybody for it. But a directory from elsewhere
+ * may have hidden the file while a program had it open, here or under another name of it. What that
+ * writes then is kept as a conflict, and the version before it is no more: none of the inodes that could
+ * have it says that it has. No other server was told of that version as long as its content waited, so
+ * it gives way like the others; one that was announced stays.
  *
  * Keeps no state, takes no lock.
  */
@@ -87,36 +91,51 @@ static int publish(
 }
 
 /* Whether key is still what the row says, shown or hidden by a directory, with nothing of an application's on the way. */
-static int still_so(
-	struct conn *conn, const struct outbox_row *row, const struct entry *e, bool *ret)
+static int still_so(struct conn *conn, const struct outbox_row *row, const struct entry *e,
+	bool *hidden, bool *ret)
 {
 	CLEANUP(local_state_done) struct local_state local = {0};
-	bool pending = false, hidden = false;
+	bool pending = false;
 	int r = journal_pending(conn, key_slice(&row->key), &pending);
 
 	if (!r)
 		r = journal_local_state(conn, key_slice(&row->key), &local);
 	if (!r && local.kind == KIND_DIR)
-		r = project_shadowing(conn, key_slice(&row->key), local.ino, &hidden);
+		r = project_shadowing(conn, key_slice(&row->key), local.ino, hidden);
 	if (!r)
 		*ret = !pending && e->kind == KIND_FILE &&
 		       stamp_cmp(entry_stamp(e), row->stamp) == 0 &&
-		       (hidden || (local.kind == KIND_FILE && !local.dirty && local.has_hash &&
+		       (*hidden || (local.kind == KIND_FILE && !local.dirty && local.has_hash &&
 					  memcmp(local.hash, e->hash, SHA256_SIZE) == 0));
 	return r;
 }
 
-int lost_content(
-	struct cache *c, struct conn *conn, const struct outbox_row *row, uint64_t inline_max)
+/* Whether content that was here is gone because it was written over while it was hidden. */
+static int written_over(struct conn *conn, const struct outbox_row *row, const struct entry *e,
+	bool hidden, bool *ret)
+{
+	bool kept = true;
+	int r = 0;
+
+	if (hidden && row->state == OUTBOX_UPLOAD)
+		r = project_hidden_kept(conn, key_slice(&row->key), e, &kept);
+	*ret = !kept;
+	return r;
+}
+
+int lost_content(struct cache *c, struct conn *conn, const struct outbox_row *row, bool was_here,
+	uint64_t inline_max)
 {
 	CLEANUP(entry_done) struct entry old = {0};
 	CLEANUP(entry_done) struct entry other = {0};
 	CLEANUP(entry_done) struct entry next = {0};
-	bool same = false;
+	bool same = false, hidden = false;
 	int r = entry_get(conn, key_slice(&row->key), &old);
 
 	if (r == 0)
-		r = still_so(conn, row, &old, &same);
+		r = still_so(conn, row, &old, &hidden, &same);
+	if (r == 0 && same && was_here)
+		r = written_over(conn, row, &old, hidden, &same);
 	if (r < 0 || !same)
 		return r == -ENOENT ? 0 : r;
 	r = -ENOENT;
@@ -134,7 +153,8 @@ int lost_content(
 		r = publish(conn, row, &next, inline_max);
 	if (!r)
 		r = conflict_add(conn, key_slice(&row->key), &old, &next, 0,
-			"written elsewhere before its content was fetched here");
+			was_here ? "written over here while a directory hid it"
+				 : "written elsewhere before its content was fetched here");
 	if (r)
 		return r;
 	log_warn("content is nowhere any more, %s key=\"%s\"",

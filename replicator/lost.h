@@ -6,10 +6,11 @@
 
 #include "cache/outbox.h"
 
-/* Inside a write transaction, for the row of a file that this server published without having its
- * content, when no region has it either. 1: the path has a new version, which took the row over;
- * 0: it is not so any more, the row stays. */
-int lost_content(struct cache *c, struct conn *conn, const struct outbox_row *row,
+/* Inside a write transaction, for the row of a file whose content neither this server nor any region has.
+ * was_here: this server had it when it published the file; then it counts only where the file was written
+ * over while it was hidden. 1: the path has a new version, which took the row over; 0: that is not so, or
+ * not any more, and the row stays. */
+int lost_content(struct cache *c, struct conn *conn, const struct outbox_row *row, bool was_here,
 	uint64_t inline_max) MUST_CHECK;
 
 #endif

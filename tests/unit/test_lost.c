@@ -208,6 +208,86 @@ static void test_edit_and_link_are_nowhere(void **state)
 	}
 }
 
+/* ---- content that was here, and was written over while a directory hid it ---- */
+
+/* The file of name, sealed and open for writing; name becomes a directory by an older file of another
+ * server in it, taken is replaced by that server as well (NULL: it is not). */
+static struct file *open_and_hide(struct cluster *c, const char *name, const char *taken)
+{
+	struct file *f;
+	struct inode inode;
+	bool did;
+
+	cluster_mkdir(c, 1, name);
+	cluster_puts(c, 1, "dir/x", "of the other server");
+	clock_sleep_ms(5);
+	write_big(c, 0, name, '1');
+	if (taken)
+		link_name(c, 0, name, taken);
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	inode = cluster_resolve(c, 0, name);
+	assert_int_equal(file_open(c->node[0].cache, inode.ino, true, false, &f), 0);
+	clock_sleep_ms(5);
+	if (taken)
+		cluster_puts(c, 1, taken, "of the other server");
+	cluster_push(c, 1);
+	cluster_pull(c, 0);
+	assert_true(S_ISDIR(cluster_resolve(c, 0, name).mode));
+	return f;
+}
+
+static void expect_given_way(struct cluster *c)
+{
+	struct replicator_status *s;
+
+	settle_long(c);
+	for (unsigned n = 0; n < 2; n++)
+		cluster_expect(c, n, "dir/x", "of the other server");
+	s = cluster_status(c, 0);
+	assert_true(s->conflicts >= 1);
+	free(s);
+}
+
+static void test_written_over_while_hidden(void **state)
+{
+	struct cluster *c = *state;
+	struct file *f = open_and_hide(c, "dir", NULL);
+
+	assert_int_equal(file_write(f, "more", 4, 0, false), 4);
+	file_release(f);
+	expect_given_way(c);
+}
+
+static void test_written_over_under_another_name(void **state)
+{
+	struct cluster *c = *state;
+	struct file *f = open_and_hide(c, "dir", "taken");
+
+	assert_int_equal(file_write(f, "more", 4, 0, false), 4);
+	file_release(f);
+	expect_given_way(c);
+	cluster_expect(c, 0, "taken", "of the other server");
+	cluster_expect(c, 1, "taken", "of the other server");
+}
+
+/* The disk lost it: it stays, and says so. */
+static void test_lost_while_hidden(void **state)
+{
+	struct cluster *c = *state;
+	char command[160];
+
+	file_release(open_and_hide(c, "dir", NULL));
+	snprintf(command, sizeof(command), "find '%s/content' -type f -size +100k -exec rm {} +",
+		c->node[0].state);
+	assert_int_equal(system(command), 0);
+	for (unsigned i = 0; i < 40; i++) {
+		cluster_push(c, 0);
+		cluster_pull(c, 1);
+		clock_sleep_ms(60000);
+	}
+	assert_true(cluster_backlog(c, 0) >= 2); /* and what waits behind it in its directory */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -225,6 +305,12 @@ int main(void)
 			test_overwritten_before_the_link, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_edit_and_link_are_nowhere, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_written_over_while_hidden, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_written_over_under_another_name, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_lost_while_hidden, cluster_setup, cluster_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
