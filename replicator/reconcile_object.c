@@ -382,13 +382,14 @@ static bool can_repair(struct scan *s, const struct item *i, bool *sure)
 {
 	CLEANUP(body_done) struct body body = {0};
 	struct store_source source;
-	struct inline_cache *none = inline_cache_new(0);
 	struct regions *all = s->region->all;
+	struct inline_cache *none;
 	bool here;
 
 	*sure = true;
 	if (i->entry.kind != KIND_FILE)
 		return true;
+	none = inline_cache_new(0);
 	if (!none) {
 		*sure = false;
 		return false;
