@@ -530,6 +530,7 @@ static int enqueue(const struct step *s, bool object_only, bool upload)
 		.upload = upload && size > s->batch->options.inline_max,
 		.object_only = object_only,
 		.shared = true,
+		.remote = true, /* as far as this tells: what is said of the content stays */
 	};
 
 	return outbox_enqueue(s->conn, &change);
