@@ -85,7 +85,8 @@ class Lazy(unittest.TestCase):
         fd = os.open(self.b.mount / "large", os.O_RDONLY)
         self.expect(fd, 131 * MIB + 5000, 8192)
         self.expect(fd, 30 * MIB, MIB)
-        self.assertEqual(self.b.status()["cache"]["partial_bytes"], cache["partial_bytes"])
+        kept = self.b.status()["cache"]["partial_bytes"] - cache["partial_bytes"]
+        self.assertTrue(0 <= kept <= 2 * MIB, f"{kept}: more than what the kernel reads ahead of the last one")
 
         # In sequence, by two at once: all of it once, and then it is content.
         before = self.received()
