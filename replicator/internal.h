@@ -68,4 +68,12 @@ struct replicator {
 	bool running;
 };
 
+/* There may be something to do; wake_all: for the deliverers, too. ctx is the replicator. */
+void replicator_wake(void *ctx);
+void replicator_wake_all(void *ctx);
+bool replicator_stopping(struct replicator *r);
+/* Until the time is over, stop, or (while seen is given) the generation is another one, which seen
+ * then is; unless_hurry: or somebody flushes. */
+void replicator_wait_ms(struct replicator *r, int64_t ms, uint64_t *seen, bool unless_hurry);
+
 #endif
