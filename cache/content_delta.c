@@ -18,18 +18,8 @@ static struct slice hash_slice(const uint8_t hash[SHA256_SIZE])
 
 static int add_total(struct conn *conn, int64_t bytes, int64_t *total)
 {
-	sqlite3_stmt *s = conn_statement(
-		conn, "UPDATE content_delta_total SET bytes = bytes + ?1 RETURNING bytes");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, bytes);
-	int r = conn_row(conn, s);
-	if (r <= 0)
-		return r < 0 ? r : -EIO;
-	*total = sqlite3_column_int64(s, 0);
-	sqlite3_reset(s);
-	return 0;
+	return conn_add(conn, "UPDATE content_delta_total SET bytes = bytes + ?1 RETURNING bytes",
+		bytes, total);
 }
 
 /* The oldest few. *bytes: what they had. */

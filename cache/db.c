@@ -865,6 +865,22 @@ int meta_set_int(struct conn *conn, const char *name, int64_t value)
 	return conn_run(conn, s);
 }
 
+int conn_add(struct conn *conn, const char *sql, int64_t value, int64_t *sum)
+{
+	sqlite3_stmt *s = conn_statement(conn, sql);
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, value);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r < 0 ? r : -EIO;
+	*sum = sqlite3_column_int64(s, 0);
+	sqlite3_reset(s);
+	return 0;
+}
+
 int conn_new_ino(struct conn *conn, uint64_t *ret)
 {
 	struct cache *c = conn->cache;

@@ -24,6 +24,9 @@ int conn_run(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
 /* Steps for one row: 1 there is one, 0 none (reset), or -errno (reset). The caller resets after
  * reading. */
 int conn_row(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
+/* Runs an UPDATE ... RETURNING that adds value (?1) to the one row of a table; *sum: the new one. sql is a
+ * literal. */
+int conn_add(struct conn *conn, const char *sql, int64_t value, int64_t *sum) MUST_CHECK;
 
 /* Everything is bound through these: they note what a change of an application binds (redo.h).
  * Bytes are borrowed until the statement is reset. */
