@@ -88,6 +88,24 @@ class Cli(unittest.TestCase):
         for region in ("east", "west"):
             self.assertEqual((self.world.dir / "buckets" / region / "late").read_text(), "late")
 
+    def test_a_daemon_that_ends_leaves_its_successor_alone(self):
+        """One whose mount is detached is ended when another one is on the same mount point: that stays known by it."""
+        old, new = (self.world.server(name, self.regions) for name in ("old", "new"))
+        self.assertEqual(self.run_it("mount", old.config, old.mount).returncode, 0)
+        pid = self.pid(old)
+        with open(old.mount / "held", "w", encoding="utf-8") as held:
+            subprocess.run(["umount", "-l", old.mount], check=True)
+            self.assertEqual(self.run_it("mount", new.config, old.mount).returncode, 0)
+            successor = json.loads(self.run_it("status", "--json", old.mount).stdout)["pid"]
+            self.assertNotEqual(successor, pid)
+            held.write("x")
+        wait_until("the first one ends", lambda: self.ended(pid), 40)
+        run = self.run_it("status", "--json", old.mount)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(json.loads(run.stdout)["pid"], successor)
+        self.assertEqual(self.run_it("umount", old.mount).returncode, 0)
+        wait_until("the second one ends", lambda: self.ended(successor), 40)
+
     def test_backlog_is_told_and_kept(self):
         """A region that does not answer: umount says what is left and leaves the volume mounted; SIGTERM keeps its bound."""
         regions = {**self.world.directories("here"), "away": {"url": "s3://bucket/x", "endpoint": "http://127.0.0.1:1"}}
