@@ -510,6 +510,29 @@ static void directory_rename(void **state)
 	assert_converged(&s[0], &s[1]);
 }
 
+static int end_at(void *ctx)
+{
+	unsigned *left = ctx;
+
+	return --*left ? 0 : -ETIMEDOUT;
+}
+
+/* Whoever waits may have enough of it between two batches; another call does the rest. */
+static void a_long_rename_is_left_and_gone_on_with(void **state)
+{
+	struct server *s = *state;
+	unsigned left = 2;
+
+	make_tree(s, 1200);
+	seal(s);
+	do_rename(s, "old", "new");
+	assert_int_equal(sealer_seal_all(s->sealer, end_at, &left), -ETIMEDOUT);
+	assert_int_equal(left, 0);
+	assert_true(journal_rows(s) > 0);
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
+	check_tree(s, 1200);
+}
+
 /* The name is in use again before anything was sealed. */
 static void directory_rename_and_new_one(void **state)
 {
@@ -1051,6 +1074,7 @@ int main(void)
 		TEST(rename_is_one_cut),
 		TEST(stamps_exceed_what_was_seen),
 		TEST(directory_rename),
+		TEST(a_long_rename_is_left_and_gone_on_with),
 		TEST(directory_rename_and_new_one),
 		TEST(attributes_outlive_the_name),
 		TEST(what_overtakes_a_seal_stays),
