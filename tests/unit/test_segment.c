@@ -101,7 +101,9 @@ static void assert_same(const struct record *a, const struct record *b)
 	assert_true(entry_attr_equal(&a->entry, &b->entry));
 	assert_int_equal(entry_mtime(&a->entry), entry_mtime(&b->entry));
 	assert_int_equal(stamp_cmp(entry_stamp(&a->entry), entry_stamp(&b->entry)), 0);
-	assert_memory_equal(&a->entry.vector, &b->entry.vector, sizeof(a->entry.vector));
+	assert_int_equal(a->entry.vector.count, b->entry.vector.count);
+	assert_memory_equal(a->entry.vector.item, b->entry.vector.item,
+		a->entry.vector.count * sizeof(struct stamp));
 	assert_int_equal(a->has_content, b->has_content);
 }
 
