@@ -36,7 +36,7 @@ enum {
 	STALLERS = 24, /* they mostly wait */
 	ATTEMPT_MS = 10000,
 	STALL_MS = 1000,
-	HEAD = 240,	   /* bytes of a direction of which a sample takes each */
+	HEAD = 200,	   /* bytes of a direction of which a sample takes each */
 	LARGE_HEAD = 1300, /* all of it, with the answer that asks for the body */
 	KEYS = 25,	   /* of the listing */
 	FAILURES_SHOWN = 5,
@@ -407,7 +407,7 @@ static int left_item(void *ctx, const char *key UNUSED, const char *id, int64_t 
 	return 0;
 }
 
-/* A beginning whose answer was lost leaves one upload without parts: its owner's next start aborts it. */
+/* A beginning whose answer was lost leaves one upload without parts, which goes after a week. */
 static bool upload_after(const struct exchange *x, const char *key)
 {
 	struct store_error e = {0};
@@ -453,7 +453,7 @@ static struct sequence sequences[ARRAY_SIZE(exchanges) * 6];
 static size_t boundary(const struct sequence *q, unsigned n)
 {
 	bool large = q->x->size > 65536, reset = q->action == 0;
-	size_t fine = reset && q->x->every ? 1 : 13;
+	size_t fine = reset && q->x->every ? 1 : large ? (reset ? 41 : 97) : 17;
 	size_t coarse = large ? q->x->size / (reset ? 16 : 5) : reset ? 47 : 211;
 	size_t in_head = (large ? LARGE_HEAD : HEAD) / fine;
 

@@ -11,6 +11,7 @@ An action is "reset" (both sides get a RST), "close" (both sides get a FIN) or "
 As a program, `proxy.py TARGET_HOST TARGET_PORT DELAY_MS` prints its port and serves until its input ends."""
 import asyncio
 import collections
+import contextlib
 import socket
 import struct
 import sys
@@ -87,7 +88,7 @@ class Flow(asyncio.Protocol):
     def eof_received(self):
         if not self.link.dead:
             self.put(None)
-        return True
+        return self.transport.get_extra_info("sslcontext") is None  # TLS has no half-closed connections
 
     def connection_lost(self, error):
         if not self.link.dead:
@@ -228,10 +229,9 @@ class Link:
             if flow.transport is None:
                 continue
             sock = flow.transport.get_extra_info("socket")
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            except OSError:
-                pass
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             flow.transport.abort()
 
     def half_closed(self, flow):
