@@ -147,6 +147,9 @@ struct region_status {
 	uint64_t bytes_received;
 	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
 	bool copies;	       /* from the home region (push = copy) */
+	uint64_t throttled;    /* requests that the store refused as too many, since the start */
+	unsigned connections;  /* requests at once, at most */
+	unsigned connections_allowed; /* now: fewer after it refused some */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	struct resync_status resync;
 	struct reconcile_status reconcile;

@@ -20,6 +20,8 @@ static void region_state(struct region *r, struct region_status *ret)
 	struct store_counts counts;
 
 	store_stats_read(r->store, &counts);
+	store_limit_read(r->store, &ret->connections_allowed, &ret->connections);
+	ret->throttled = counts.results[STORE_THROTTLED];
 	ret->bytes_sent = counts.bytes_sent;
 	ret->bytes_received = counts.bytes_received;
 	ret->bytes_copied = atomic_load(&r->bytes_copied);

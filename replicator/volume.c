@@ -33,7 +33,8 @@ static int failed(const struct region *r, const char *what, enum store_result re
 	if (result == STORE_DENIED)
 		return err_set(err, -EACCES,
 			"region \"%s\": access denied: %s\n"
-			"hint: check the credentials, the bucket's name and this machine's clock",
+			"hint: check the credentials, the bucket's name, this machine's clock and, where the store's "
+			"certificate is not trusted, ca_bundle",
 			r->name, text);
 	return err_set(err, -EHOSTDOWN, "region \"%s\": %s", r->name, text);
 }

@@ -782,5 +782,6 @@ void config_store(const struct config *c, unsigned region, struct store_config *
 		.rate_limit = r->rate_limit,
 		.request_limit = r->request_limit,
 		.timeout_ms = r->timeout_ms,
+		.stall_timeout_ms = r->stall_timeout_ms,
 	};
 }

@@ -49,6 +49,7 @@ struct config_region {
 	uint64_t resync_backlog;
 	int64_t resync_age_ms;
 	int64_t timeout_ms;
+	int64_t stall_timeout_ms;
 };
 
 struct config_policy {

@@ -365,6 +365,13 @@ const struct option_spec config_region_options[] = {
 		.min = SECOND,
 		.max = HOUR,
 		.help = "How long a request may take, repeats included"},
+	{.name = "stall_timeout",
+		.type = OPTION_TIME,
+		.offset = R(stall_timeout_ms),
+		.preset = "20s",
+		.min = SECOND,
+		.max = 600 * SECOND,
+		.help = "A connection on which nothing moves for so long is given up"},
 };
 const size_t config_region_option_count = ARRAY_SIZE(config_region_options);
 

@@ -149,6 +149,11 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			"after 10 good probes\n",
 			r->name, r->failing_percent,
 			r->latency_ms < 0 ? "-" : text_age(r->latency_ms, figure));
+	if (r->connections_allowed < r->connections)
+		buf_printf(out,
+			"  %s: is throttling: %" PRIu64 " requests refused since the start, now %u of %u "
+			"connections are used\n",
+			r->name, r->throttled, r->connections_allowed, r->connections);
 	resync_note(s, r, out);
 	if (r->outbox.parked)
 		buf_printf(out, "  %s: %" PRIu64 " changes failed for good and wait for you\n",
@@ -383,6 +388,9 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "bytes_received", (int64_t)r->bytes_received);
 	json_put_int(j, "bytes_copied", (int64_t)r->bytes_copied);
 	json_put_bool(j, "copies_from_home", r->copies);
+	json_put_int(j, "throttled_total", (int64_t)r->throttled);
+	json_put_int(j, "connections", r->connections);
+	json_put_int(j, "connections_allowed", r->connections_allowed);
 	json_put_int(j, "last_ok_ms", r->last_ok_ms);
 	json_put_int(j, "retry_at_ms", r->retry_at_ms);
 	json_put_str(j, "error", r->error);

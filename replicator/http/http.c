@@ -48,6 +48,7 @@ struct exchange {
 	bool malformed;
 	bool truncated; /* an error's body was cut at the capture limit: still an answer */
 	bool headers_final;
+	bool head_ended; /* the empty line came */
 	size_t header_bytes;
 };
 
@@ -243,10 +244,12 @@ static size_t on_header(char *p, size_t size, size_t count, void *ctx)
 	size_t len = size * count;
 	if (len >= 5 && memcmp(p, "HTTP/", 5) == 0) {
 		headers_clear(x); /* a 100 Continue came before */
+		x->head_ended = false;
 		return len;
 	}
 	if (x->headers_final)
 		return len; /* trailers */
+	x->head_ended = len <= 2 && (*p == '\r' || *p == '\n');
 	if (!header_add(x, p, len)) {
 		x->malformed = true;
 		snprintf(x->response->text, sizeof(x->response->text),
@@ -391,6 +394,9 @@ static void set_callbacks(CURL *c, struct exchange *x)
 
 static enum http_result result_of(const struct exchange *x, CURLcode code)
 {
+	/* libcurl takes a connection that is closed in the middle of the head for the head's end. */
+	if (code == CURLE_OK && !x->head_ended)
+		return HTTP_LOST;
 	if (code == CURLE_OK || x->truncated)
 		return HTTP_ANSWERED;
 	if (x->malformed)
@@ -452,6 +458,8 @@ enum http_result http_perform(struct http *h, const struct http_request *q, stru
 	result = result_of(&x, code);
 	if (result == HTTP_ANSWERED)
 		headers_finish(&x);
+	else if (code == CURLE_OK)
+		snprintf(r->text, sizeof(r->text), "the connection was closed within the answer's head");
 	else if (!r->text[0])
 		snprintf(r->text, sizeof(r->text), "%s", *text ? text : curl_easy_strerror(code));
 	r->maybe_sent = sent_whole(&x);

@@ -12,8 +12,12 @@ struct store *store_retry_new(struct store *inner, unsigned attempts, int64_t ti
 
 /* At most connections calls at once, of those at most three quarters (but one) bulk. Others wait,
  * urgent ones first, those of one priority in order of arrival, up to their deadline; an eighth of the
- * connections (but one) is bulk's before it is a normal call's. */
+ * connections (but one) is bulk's before it is a normal call's. A store that answers STORE_THROTTLED
+ * gets fewer at once, down to one, and more again as it answers otherwise. */
 struct store *store_limit_new(struct store *inner, unsigned connections);
+/* How many calls the limit layer at or below s lets through at once now, and at most; 0 and 0 when
+ * there is none. */
+void store_limit_read(struct store *s, unsigned *ret_allowed, unsigned *ret_connections);
 
 /* At most so many bytes of bodies a second each way, and so many calls; 0: no limit. Urgent calls do
  * not wait, but count. Deadlines are stretched to what 32 calls need that share the bandwidth. */

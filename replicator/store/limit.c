@@ -6,16 +6,24 @@
  * out either. A waiter leaves at its deadline or when its call is cancelled (looked at every
  * CANCEL_POLL_MS), having changed nothing.
  *
+ * How many that is follows the store: halved when it says that it is asked too much, at most once in
+ * CUT_PAUSE_MS, because calls that were under way together are refused together; and one more after
+ * GROW_ROUNDS times as many answers (additive increase, multiplicative decrease: Chiu and Jain 1989).
+ *
  * lock (LOCK_RANK_STORE) guards the counts, the queues and every waiter in them; it is never held
- * during a call. Invariant: free > 0 implies that only bulk calls wait, and that as many as may are
- * under way.
+ * during a call. Invariant: busy < allowed implies that only bulk calls wait, and that as many as may
+ * are under way.
  */
 #include "replicator/store/layers.h"
 
 #include "src/base/clock.h"
 #include "src/base/thread.h"
 
-enum { CANCEL_POLL_MS = 50 };
+enum {
+	CANCEL_POLL_MS = 50,
+	CUT_PAUSE_MS = 500,
+	GROW_ROUNDS = 8,
+};
 
 struct waiter {
 	struct waiter *next;
@@ -34,10 +42,13 @@ enum { PRIORITIES = STORE_BULK + 1 };
 struct limit {
 	struct store s;
 	struct mutex lock;
-	unsigned free;
-	unsigned bulk;	     /* under way */
-	unsigned bulk_max;   /* at once */
-	unsigned bulk_least; /* up to so many come before normal ones */
+	unsigned connections;
+	unsigned allowed; /* of them, 1 … connections */
+	unsigned busy;
+	unsigned bulk;	  /* of the busy ones */
+	bool bulk_was_last;
+	unsigned answers; /* since allowed changed */
+	int64_t cut_ms;	  /* when it was halved, monotonic */
 	struct queue queue[PRIORITIES];
 };
 
@@ -82,11 +93,15 @@ static void wait_once(struct limit *l, struct waiter *w, const struct store_call
 /* Whose turn it is; PRIORITIES: nobody's who may. */
 static unsigned next_queue(const struct limit *l)
 {
-	bool bulk = l->queue[STORE_BULK].first && l->bulk < l->bulk_max;
+	unsigned most = l->allowed * 3 / 4 ? l->allowed * 3 / 4 : 1;
+	unsigned least = l->allowed / 8 ? l->allowed / 8 : 1; /* of bulk, before normal ones */
+	bool bulk = l->queue[STORE_BULK].first && l->bulk < most;
+	/* With one place for all they take turns. */
+	bool turn = l->allowed > 1 || !l->bulk_was_last;
 
 	if (l->queue[STORE_URGENT].first)
 		return STORE_URGENT;
-	if (bulk && l->bulk < l->bulk_least)
+	if (bulk && turn && l->bulk < least)
 		return STORE_BULK;
 	if (l->queue[STORE_NORMAL].first)
 		return STORE_NORMAL;
@@ -98,12 +113,14 @@ static void hand_out(struct limit *l)
 {
 	unsigned which;
 
-	while (l->free && (which = next_queue(l)) != PRIORITIES) {
+	while (l->busy < l->allowed && (which = next_queue(l)) != PRIORITIES) {
 		struct waiter *w = l->queue[which].first;
 
 		queue_unlink(&l->queue[which], w);
-		l->free--;
+		l->busy++;
 		l->bulk += which == STORE_BULK;
+		if (which != STORE_URGENT)
+			l->bulk_was_last = which == STORE_BULK;
 		w->granted = true;
 		/* Under the lock: the waiter's cond lives on its stack. */
 		cond_signal(&w->wake);
@@ -133,13 +150,32 @@ static enum store_result enter(
 	return r;
 }
 
+/* Under the lock: what an answer says of how much the store takes. */
+static void adapt(struct limit *l, enum store_result r)
+{
+	int64_t now = clock_monotonic_ms();
+
+	if (r == STORE_THROTTLED) {
+		l->answers = 0;
+		if (l->cut_ms && now - l->cut_ms < CUT_PAUSE_MS)
+			return;
+		l->cut_ms = now;
+		l->allowed = l->allowed / 2 ? l->allowed / 2 : 1;
+	} else if (!store_result_passing(r) && r != STORE_LOCAL && l->allowed < l->connections &&
+		   ++l->answers >= GROW_ROUNDS * l->allowed) {
+		l->answers = 0;
+		l->allowed++;
+	}
+}
+
 static enum store_result leave(
 	struct store *s, const struct store_call *call, enum store_result r)
 {
 	struct limit *l = (struct limit *)s;
 
 	mutex_lock(&l->lock);
-	l->free++;
+	l->busy--;
+	adapt(l, r);
 	l->bulk -= call->priority == STORE_BULK;
 	hand_out(l);
 	mutex_unlock(&l->lock);
@@ -266,10 +302,22 @@ struct store *store_limit_new(struct store *inner, unsigned connections)
 	CHECK(l && connections > 0);
 	l->s.ops = &limit_ops;
 	l->s.inner = inner;
-	l->free = connections;
-	l->bulk_max = connections * 3 / 4 ? connections * 3 / 4 : 1;
-	l->bulk_least = connections / 8 ? connections / 8 : 1;
+	l->connections = l->allowed = connections;
 	mutex_init(&l->lock, LOCK_RANK_STORE);
 	atomic_store(&l->s.capabilities, atomic_load(&inner->capabilities));
 	return &l->s;
+}
+
+void store_limit_read(struct store *s, unsigned *ret_allowed, unsigned *ret_connections)
+{
+	*ret_allowed = *ret_connections = 0;
+	while (s && s->ops != &limit_ops)
+		s = s->inner;
+	if (!s)
+		return;
+	struct limit *l = (struct limit *)s;
+	mutex_lock(&l->lock);
+	*ret_allowed = l->allowed;
+	*ret_connections = l->connections;
+	mutex_unlock(&l->lock);
 }

@@ -11,8 +11,8 @@
  *   copy    the target has this metadata and the source's size: it happened.
  *   remove  the object is gone: it happened (or somebody else did it, which comes to the same).
  *   upload  its end, as a put; its other steps show nothing to anybody and are simply repeated (a
- *           beginning whose answer was lost leaves an upload without parts, which its owner's next
- *           start aborts)
+ *           beginning whose answer was lost leaves an upload without parts, which goes after a
+ *           week)
  * Otherwise the same request with the same condition goes out again. The first request may still
  * land in between, so when the repeat meets "exists" or "precondition lost", HEAD decides again
  * whether that is our own work. A change is never reported as failed by its condition while it may
@@ -34,6 +34,7 @@ enum {
 	BACKOFF_MAX_MS = 5000,
 	RETRY_AFTER_MAX_MS = 30000,
 	CANCEL_POLL_MS = 50,
+	THROTTLED_TIMES = 2, /* as many attempts where the store answers, and asks for patience */
 };
 
 struct retry {
@@ -74,12 +75,14 @@ static void pause_ms(const struct attempt *a, int64_t ms)
 
 /* After a passing failure: waits and returns true when there is another attempt. False: the failure
  * stands, with error as it is. */
-static bool attempt_again(struct attempt *a, struct store_error *error)
+static bool attempt_again(
+	struct attempt *a, enum store_result r, struct store_error *error)
 {
 	int64_t ceiling = a->used < 6 ? (int64_t)BACKOFF_FIRST_MS << a->used : BACKOFF_MAX_MS;
 	int64_t wait;
 
-	if (++a->used >= a->r->attempts || cancelled(a))
+	if (++a->used >= a->r->attempts * (r == STORE_THROTTLED ? THROTTLED_TIMES : 1) ||
+		cancelled(a))
 		return false;
 	if (ceiling > BACKOFF_MAX_MS)
 		ceiling = BACKOFF_MAX_MS;
@@ -141,7 +144,7 @@ static enum store_result retry_get(struct store *s, const char *key, uint64_t of
 		enum store_result r = store_get(s->inner, key, offset, length, if_match, &watched,
 			object, meta, &a.call, error);
 		if (!store_result_passing(r) || (k.dirty && !sink->reset) ||
-			!attempt_again(&a, error))
+			!attempt_again(&a, r, error))
 			return finish(&a, r, error);
 		int e = sink->reset ? sink->reset(sink->ctx) : 0;
 		if (e < 0)
@@ -155,7 +158,7 @@ static enum store_result head_attempts(struct attempt *a, const char *key,
 {
 	for (;;) {
 		enum store_result r = store_head(a->r->s.inner, key, object, meta, &a->call, error);
-		if (!store_result_passing(r) || !attempt_again(a, error))
+		if (!store_result_passing(r) || !attempt_again(a, r, error))
 			return r;
 	}
 }
@@ -213,7 +216,7 @@ static enum store_result retry_list(struct store *s, const char *prefix, const c
 			if (!call->deadline_ms)
 				a.call.deadline_ms = clock_monotonic_ms() + a.r->timeout_ms;
 		}
-		if (!attempt_again(&a, error))
+		if (!attempt_again(&a, r, error))
 			return finish(&a, r, error);
 	}
 }
@@ -403,7 +406,7 @@ static enum store_result retry_put(struct store *s, const char *key,
 		}
 		if (!store_result_passing(r))
 			return r;
-		if (!attempt_again(&a, error))
+		if (!attempt_again(&a, r, error))
 			return finish(&a, unknown ? STORE_UNKNOWN : r, error);
 	}
 }
@@ -436,7 +439,7 @@ static enum store_result retry_copy(struct store *s, const char *from, const cha
 		}
 		if (!store_result_passing(r))
 			return r;
-		if (!attempt_again(&a, error))
+		if (!attempt_again(&a, r, error))
 			return finish(&a, unknown ? STORE_UNKNOWN : r, error);
 	}
 }
@@ -465,7 +468,7 @@ static enum store_result retry_remove(struct store *s, const char *key, const ch
 		}
 		if (!store_result_passing(r))
 			return r;
-		if (!attempt_again(&a, error))
+		if (!attempt_again(&a, r, error))
 			return finish(&a, unknown ? STORE_UNKNOWN : r, error);
 	}
 }
@@ -517,7 +520,7 @@ static enum store_result retry_upload(struct store *s, const struct store_upload
 		}
 		if (!store_result_passing(r))
 			return r;
-		if (!attempt_again(&a, error))
+		if (!attempt_again(&a, r, error))
 			return finish(&a, unknown ? STORE_UNKNOWN : r, error);
 	}
 }
@@ -529,7 +532,7 @@ static enum store_result retry_uploads(struct store *s, const char *prefix, stor
 
 	for (;;) {
 		enum store_result r = store_inner_uploads(s, prefix, fn, ctx, &a.call, error);
-		if (!store_result_passing(r) || !attempt_again(&a, error))
+		if (!store_result_passing(r) || !attempt_again(&a, r, error))
 			return finish(&a, r, error);
 	}
 }

@@ -26,6 +26,8 @@
 #include "src/base/hash.h"
 #include "src/base/log.h"
 
+#define STALL_TIMEOUT_MS 20000
+
 bool s3_too_long(const struct s3 *s, const char *key)
 {
 	return strlen(s->prefix) + strlen(key) > STORE_KEY_MAX;
@@ -352,7 +354,7 @@ static enum store_result s3_copy(struct store *store, const char *from, const ch
 	struct s3_answer answer = {0};
 	s3_request_init(&q, s, "PUT", to);
 	q.change = true;
-	q.stall_timeout_ms = S3_COPY_STALL_MS;
+	q.stall_timeout_ms = S3_COPY_STALL * s->stall_ms;
 	s3_request_source(&q, s, from, call);
 	s3_request_header(&q, "x-amz-metadata-directive", "REPLACE");
 	s3_request_meta(&q, meta);
@@ -645,8 +647,10 @@ static int s3_init(struct s3 *s, const struct store_config *config, struct err *
 	if (r < 0)
 		return r;
 	s->timeout_ms = config->timeout_ms ? config->timeout_ms : 60000;
-	const struct http_config http = {
-		.ca_bundle = config->ca_bundle, .connections = config->connections};
+	s->stall_ms = config->stall_timeout_ms ? config->stall_timeout_ms : STALL_TIMEOUT_MS;
+	const struct http_config http = {.ca_bundle = config->ca_bundle,
+		.connections = config->connections,
+		.stall_timeout_ms = s->stall_ms};
 	return http_new(&http, &s->http, err);
 }
 

@@ -8,8 +8,8 @@
 
 #include "replicator/store/s3_request.h"
 
-/* Some stores are silent for long when they have all of a large body. */
-#define LARGE_STALL_MS 60000
+/* Times s3.stall_ms: some stores are silent for long when they have all of a large body. */
+#define LARGE_STALL 3
 
 void s3_body_done(struct s3_body *b)
 {
@@ -60,6 +60,7 @@ int s3_body_prepare(struct s3_body *b, const struct s3 *s, const struct store_so
 	const struct store_call *call)
 {
 	b->source = source;
+	b->stall_ms = LARGE_STALL * s->stall_ms;
 	b->pace = call ? call->pace : NULL;
 	b->size = source->size;
 	if (b->size > S3_BODY_IN_MEMORY && s->secure) {
@@ -81,7 +82,7 @@ void s3_body_attach(struct s3_request *q, struct s3_body *b)
 	q->body_read = read_body;
 	q->body_ctx = b;
 	if (b->size > S3_BODY_IN_MEMORY)
-		q->stall_timeout_ms = LARGE_STALL_MS;
+		q->stall_timeout_ms = b->stall_ms;
 }
 
 enum store_result s3_body_unreadable(const char *key, int r, struct store_error *e)

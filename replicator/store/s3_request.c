@@ -282,6 +282,7 @@ static enum store_result failed(const struct s3 *s, const struct s3_request *q, 
 	case HTTP_UNREACHABLE:
 		return STORE_TRANSIENT;
 	case HTTP_UNTRUSTED:
+		say(e, "%.80s is not trusted, nothing was sent: %.140s", s->origin, r->text);
 		return STORE_DENIED;
 	case HTTP_LOST:
 		return unknown ? STORE_UNKNOWN : STORE_TRANSIENT;

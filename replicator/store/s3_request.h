@@ -29,6 +29,7 @@ struct s3 {
 	char *region;
 	bool secure;
 	int64_t timeout_ms;
+	int64_t stall_ms;
 	_Atomic int etag_style; /* enum etag_style: of If-Match on PUT */
 };
 
@@ -74,6 +75,7 @@ void s3_request_source(struct s3_request *q, const struct s3 *s, const char *fro
 struct s3_body {
 	uint8_t *memory; /* up to S3_BODY_IN_MEMORY bytes */
 	uint64_t size;
+	int64_t stall_ms; /* when it is large */
 	const struct store_source *source; /* this and pace: borrowed */
 	const struct store_pace *pace;
 	char hash[SHA256_HEX_SIZE];
@@ -88,8 +90,8 @@ void s3_body_attach(struct s3_request *q, struct s3_body *b);
 /* STORE_LOCAL for a body that could not be prepared. */
 enum store_result s3_body_unreadable(const char *key, int r, struct store_error *e);
 
-/* A server-side copy of gigabytes is silent for long. */
-#define S3_COPY_STALL_MS 300000
+/* Times s3.stall_ms: a server-side copy of gigabytes is silent for long. */
+#define S3_COPY_STALL 15
 
 /* s3.c. A store counts the prefix, too: such a key cannot be there. */
 bool s3_too_long(const struct s3 *s, const char *key);

@@ -85,7 +85,7 @@ static enum store_result copy_part(struct s3 *s, const struct store_upload *u,
 	struct s3_answer answer = {0};
 	s3_request_init(&q, s, "PUT", u->key);
 	add_part(&q, u);
-	q.stall_timeout_ms = S3_COPY_STALL_MS;
+	q.stall_timeout_ms = S3_COPY_STALL * s->stall_ms;
 	s3_request_source(&q, s, u->from, call);
 	size_t from = q.text.len;
 	buf_printf(&q.text, "bytes=%llu-%llu", (unsigned long long)u->offset,
@@ -141,7 +141,7 @@ static enum store_result end(struct s3 *s, const struct store_upload *u,
 	s3_request_query(&q, "uploadId", u->id);
 	q.change = true;
 	s3_body_attach(&q, &body);
-	q.stall_timeout_ms = S3_COPY_STALL_MS;
+	q.stall_timeout_ms = S3_COPY_STALL * s->stall_ms;
 	if (c->if_absent)
 		s3_request_header(&q, "if-none-match", "*");
 	if (c->if_match)

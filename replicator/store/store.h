@@ -363,6 +363,9 @@ struct store_config {
 	uint64_t rate_limit;   /* bytes of bodies a second, each way; 0: none */
 	uint64_t request_limit; /* requests a second; 0: none */
 	int64_t timeout_ms;    /* default deadline of a call, repeats included; default 60,000 */
+	/* a connection on which nothing moves for so long is given up; default 20,000. Three times that
+	 * for large bodies, 15 times for what a store does by itself (copies, the end of an upload) */
+	int64_t stall_timeout_ms;
 	unsigned attempts;     /* of the retry layer; default 4 */
 };
 

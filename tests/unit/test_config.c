@@ -56,6 +56,7 @@ static void test_the_example_of_the_design(void **state)
 		"endpoint = https://s3.eu-west-2.example\n"
 		"profile = orders\n"
 		"timeout = 10s\r\n"
+		"stall_timeout = 2s\n"
 		"[policy \"counters/[a-z]*\"] ; brackets in a pattern\n"
 		"merge = lww";
 	struct config *c AUTO_CONFIG = NULL;
@@ -86,6 +87,7 @@ static void test_the_example_of_the_design(void **state)
 	assert_string_equal(store.name, "eu-west-2");
 	assert_string_equal(store.profile, "orders");
 	assert_int_equal(store.connections, 16);
+	assert_int_equal(store.stall_timeout_ms, 2000);
 	assert_null(store.ca_bundle);
 }
 

@@ -231,6 +231,25 @@ static void test_lost_answers(void **state)
 	end(t);
 }
 
+/* Nothing of a head that does not end is an answer, however much it looks like one. */
+static void test_cut_heads(void **state)
+{
+	const struct canned_step steps[] = {{.reply = "HTTP/1.1 200 OK\r\n", .hang_up = true},
+		{.reply = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", .hang_up = true},
+		{.reply = "HTTP/1.1 404 Not Found\r\nContent-Le", .hang_up = true},
+		{.reply = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", .hang_up = true}};
+	struct run *t = start(steps, ARRAY_SIZE(steps));
+
+	for (unsigned i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct http_response r CLEANUP(http_response_done);
+
+		assert_int_equal(put(t, 10, &r), HTTP_LOST);
+		assert_true(r.maybe_sent);
+		assert_true(r.text[0] != 0);
+	}
+	end(t);
+}
+
 /* A kept connection dies under the second request. Only what may be repeated is. */
 static void test_no_silent_repeat(void **state)
 {
@@ -470,6 +489,7 @@ int main(void)
 		cmocka_unit_test(test_sink),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_lost_answers),
+		cmocka_unit_test(test_cut_heads),
 		cmocka_unit_test(test_no_silent_repeat),
 		cmocka_unit_test(test_no_silent_repeat_without_body),
 		cmocka_unit_test(test_time_limits),

@@ -79,6 +79,57 @@ static void release(int n)
 	mutex_unlock(&lock);
 }
 
+static enum store_result answer;
+
+static enum store_result answer_hook(void *ctx, const char *op, const char *key, bool did_happen)
+{
+	return did_happen ? STORE_OK : answer;
+}
+
+static void ask(struct store *s, unsigned times, enum store_result with)
+{
+	answer = with;
+	for (unsigned i = 0; i < times; i++)
+		(void)!store_head(s, "a", NULL, NULL, NULL, NULL);
+}
+
+static void expect_allowed(struct store *s, unsigned want)
+{
+	unsigned allowed, connections;
+
+	store_limit_read(s, &allowed, &connections);
+	assert_int_equal(connections, 16);
+	assert_int_equal(allowed, want);
+}
+
+static void throttling_halves_and_answers_raise(void **state)
+{
+	struct store *s = store_limit_new(
+		store_fault_new(store_mem_new(STORE_MEM_ALL), answer_hook, NULL), 16);
+
+	ask(s, 100, STORE_OK);
+	expect_allowed(s, 16);
+	ask(s, 5, STORE_THROTTLED); /* those of one burst count once */
+	expect_allowed(s, 8);
+	clock_sleep_ms(550);
+	ask(s, 1, STORE_THROTTLED);
+	expect_allowed(s, 4);
+	ask(s, 100, STORE_TRANSIENT); /* no answer, so it says nothing */
+	expect_allowed(s, 4);
+	ask(s, 31, STORE_ABSENT);
+	expect_allowed(s, 4);
+	ask(s, 1, STORE_ABSENT);
+	expect_allowed(s, 5);
+	for (int i = 0; i < 4; i++) {
+		clock_sleep_ms(550);
+		ask(s, 1, STORE_THROTTLED);
+	}
+	expect_allowed(s, 1); /* never none */
+	ask(s, 2000, STORE_OK);
+	expect_allowed(s, 16);
+	store_close(s);
+}
+
 static int setup(void **state)
 {
 	mutex_init(&lock, LOCK_RANK_LEAF);
@@ -197,6 +248,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(two_at_once_in_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(waiters_leave, setup, teardown),
+		cmocka_unit_test(throttling_halves_and_answers_raise),
 		cmocka_unit_test_setup_teardown(
 			urgent_first_and_bulk_never_everywhere, setup, teardown),
 	};

@@ -1,0 +1,379 @@
+"""The network between servers and regions fails: connections are reset, closed and stall at every byte, a gateway throttles, certificates are
+wrong, handshakes are cut. All converges, nothing is lost, nothing is there twice, nothing goes out in clear.
+
+BOUNDARIES=all takes every byte of every exchange (minutes)."""
+import contextlib
+import hashlib
+import os
+import pathlib
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+from harness import SERVERS, Ceph, World, converge, main, wait_until
+from proxy import Controlled, Fault, Proxy
+
+MIB = 1 << 20
+BOUNDARIES = os.environ.get("BOUNDARIES_PROGRAM", "boundaries")
+MODE = os.environ.get("BOUNDARIES", "sample")
+
+
+def digest(path):
+    h = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(MIB):
+            h.update(block)
+    return h.hexdigest()
+
+
+def digests(root):
+    """SHA-256 of every file below root, by its path."""
+    return {str(p.relative_to(root)): digest(p) for p in sorted(pathlib.Path(root).rglob("*")) if p.is_file()}
+
+
+def objects(client, bucket):
+    """SHA-256 of every object of the volume's files in a bucket, by its path."""
+    def read(key):
+        h = hashlib.sha256()
+        for piece in client.get_object(Bucket=bucket, Key="app/" + key)["Body"].iter_chunks(MIB):
+            h.update(piece)
+        return h.hexdigest()
+
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="app/")
+    keys = [item["Key"][len("app/"):] for page in pages for item in page.get("Contents", [])]
+    return {key: read(key) for key in keys if not key.startswith(".meridian/") and not key.endswith("/")}
+
+
+def write_large(world, path, size):
+    block = world.random.randbytes(MIB)
+    with open(path, "wb") as file:
+        for i in range(size // MIB):
+            file.write(i.to_bytes(8, "little") + block[8:])
+
+
+def openssl(directory, *arguments):
+    subprocess.run(["openssl", *map(str, arguments)], cwd=directory, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class Authority:
+    """Makes certificates for 127.0.0.1 and others, good and bad ones."""
+
+    def __init__(self, directory):
+        self.dir = directory
+        directory.mkdir()
+        openssl(directory, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 30, "-subj", "/CN=test authority", "-keyout", "ca.key",
+                "-out", "ca.pem")
+        (directory / "index").write_text("")
+        (directory / "serial").write_text("01\n")
+        (directory / "conf").write_text(
+            "[ca]\ndefault_ca = c\n[c]\ndir = .\nnew_certs_dir = .\ndatabase = index\nserial = serial\ndefault_md = sha256\npolicy = p\n"
+            "copy_extensions = copy\nunique_subject = no\n[p]\ncommonName = supplied\n")
+        self.bundle = directory / "ca.pem"
+
+    def context(self, name, subject="IP:127.0.0.1", start="20200101000000Z", end="20380101000000Z"):
+        """What a server with such a certificate serves with."""
+        openssl(self.dir, "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}", "-keyout",
+                f"{name}.key", "-out", f"{name}.csr")
+        openssl(self.dir, "ca", "-batch", "-config", "conf", "-cert", "ca.pem", "-keyfile", "ca.key", "-startdate", start, "-enddate", end,
+                "-in", f"{name}.csr", "-out", f"{name}.pem", "-notext")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.dir / f"{name}.pem", self.dir / f"{name}.key")
+        return context
+
+
+class TlsFront:
+    """A TLS server before a gateway on a port that stays, with a certificate that can be changed; records what clients send."""
+
+    def __init__(self, port, context):
+        self.gateway = port
+        self.inner = Proxy("127.0.0.1", port, tls=context)
+        self.outer = Proxy("127.0.0.1", self.inner.port, record=True)
+        self.endpoint = f"https://127.0.0.1:{self.outer.port}"
+
+    def change(self, context, schedule=None):
+        old, self.inner = self.inner, Proxy("127.0.0.1", self.gateway, tls=context)
+        self.outer.target = ("127.0.0.1", self.inner.port)
+        self.outer.schedule = schedule
+        self.outer.drop()
+        old.close()
+        self.outer.recorded.clear()
+
+
+class NetFault(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.ceph = Ceph(cls.world, gateways=2)
+        cls.ports = [int(cls.ceph.env()[f"S3_ENDPOINT_{n}"].rsplit(":", 1)[1]) for n in (1, 2)]
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.close()
+
+    def setUp(self):
+        self.started = time.monotonic()
+
+    def tearDown(self):
+        print(f"{time.monotonic() - self.started:.1f} s", flush=True)
+        for server in self.world.servers:
+            server.abandon()
+
+    def volume(self, name):
+        """Two new buckets, for a volume of a test's own."""
+        buckets = [f"{name}-{n}" for n in (1, 2)]
+        subprocess.run([SERVERS / "ceph", "bucket", self.ceph.dir, *buckets], check=True)
+        regions = {f"region-{n}": {**self.ceph.region(n), "url": f"s3://{buckets[n - 1]}/app", "stall_timeout": "1s"} for n in (1, 2)}
+        return buckets, regions
+
+    def boundaries(self, only, endpoint_port, authority=None):
+        controlled = Controlled("127.0.0.1", endpoint_port)
+        buckets, _ = self.volume(f"boundaries-{'tls' if authority else 'plain'}")
+        env = {**os.environ, "CONTRACT_URL": f"s3://{buckets[0]}/x", "CONTRACT_ENDPOINT": self.ceph.env()["S3_ENDPOINT_1"],
+               "CONTRACT_CREDENTIALS": str(self.ceph.credentials)}
+        if only:
+            env["BOUNDARIES_ONLY"] = only
+        if authority:
+            env["BOUNDARIES_CA"] = str(authority.bundle)
+        run = subprocess.run([BOUNDARIES, str(controlled.port), MODE], env=env, check=False, timeout=800)
+        controlled.close()
+        self.assertEqual(run.returncode, 0)
+
+    def test_1_every_byte(self):
+        self.boundaries(None, self.ports[0])
+
+    def test_2_every_byte_of_a_handshake(self):
+        authority = Authority(self.world.dir / "authority-2")
+        front = TlsFront(self.ports[0], authority.context("right"))
+        self.boundaries("put", front.inner.port, authority)
+
+    def test_3_two_servers_over_a_bad_line(self):
+        """Every other connection breaks or stalls somewhere."""
+        random, on = self.world.random, threading.Event()
+        on.set()
+
+        def schedule(_):
+            if not on.is_set() or random.random() < 0.4:
+                return []
+            after = random.randrange(2000) if random.random() < 0.7 else random.randrange(24 * MIB)
+            return [Fault(random.choice(("request", "response")), random.choice(("reset", "reset", "close", "stall")), after)]
+
+        proxies = [Proxy("127.0.0.1", port, schedule=schedule) for port in self.ports]
+        buckets, regions = self.volume("bad-line")
+        for n, proxy in enumerate(proxies):
+            regions[f"region-{n + 1}"]["endpoint"] = proxy.endpoint
+        volume = {"first_sync_timeout": "2s", "lazy_min": "1M", "drain_timeout": "10s"}
+        a = self.world.server("line-a", regions, home="region-1", volume=volume)
+        b = self.world.server("line-b", regions, home="region-2", volume=volume)
+        a.start()
+        b.start()
+        write_large(self.world, a.mount / "large", 66 * MIB)
+        write_large(self.world, a.mount / "lazy", 5 * MIB)
+        for n in range(120):
+            server = (a, b)[n % 2]
+            directory = server.mount / f"d{n % 6}{server.name}"
+            directory.mkdir(exist_ok=True)
+            path = directory / f"f{n}"
+            path.write_bytes(random.randbytes(random.randrange(1, 3000)))
+            if n % 10 == 8:
+                path.write_bytes(random.randbytes(100))
+            if n % 15 == 7:
+                os.rename(path, directory / f"renamed{n}")
+            if n % 20 == 3:
+                os.unlink(path)
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                with open(b.mount / "lazy", "rb") as file:
+                    file.seek(random.randrange(4 * MIB))
+                    file.read(4096)
+        struck = sum((p.struck for p in proxies), start=proxies[0].struck.__class__())
+        print(f"struck: {dict(struck)} of {sum(p.connections for p in proxies)} connections")
+        self.assertTrue(all(struck[action] for action in ("reset", "close", "stall")), struck)
+        on.clear()
+        converge(a, b, timeout=90)
+        want = digests(a.mount)
+        self.assertEqual(len(want), 2 + 120 - 6)
+        self.assertEqual(digests(b.mount), want)
+        for n in (1, 2):
+            client = self.ceph.client(n)
+            self.assertEqual(objects(client, buckets[n - 1]), want, f"bucket {n}")
+            # Beginnings that were not answered, which go after a week.
+            for upload in client.list_multipart_uploads(Bucket=buckets[n - 1]).get("Uploads", []):
+                parts = client.list_parts(Bucket=buckets[n - 1], Key=upload["Key"], UploadId=upload["UploadId"])
+                self.assertEqual(parts.get("Parts", []), [], upload)
+        for server in (a, b):
+            status = server.status()
+            self.assertEqual(status["conflicts"], 0)
+            self.assertEqual([r["backlog_parked"] for r in status["regions"]], [0, 0])
+
+    def test_4_certificates(self):
+        """A server with one region for each thing that can be wrong."""
+        authority, stranger = Authority(self.world.dir / "authority"), Authority(self.world.dir / "stranger")
+        right = authority.context("right")
+        wrong = {
+            "expired": (authority.context("expired", end="20210101000000Z"), "expired"),
+            "host": (authority.context("host", subject="DNS:elsewhere.example"), "subject name"),
+            "unknown": (stranger.context("unknown"), "certificate"),
+            "cut": (right, "SSL|TLS|reset"),
+        }
+        cut = [Fault("response", "reset", n) for n in (0, 1, 5, 100, 700)] + [Fault("request", "stall", 60)]
+        regions, fronts = self.world.directories("home"), {}
+        buckets = {name: f"tls-{name}" for name in wrong}
+        subprocess.run([SERVERS / "ceph", "bucket", self.ceph.dir, *buckets.values()], check=True)
+        for name in wrong:
+            fronts[name] = TlsFront(self.ports[0], right)
+            regions[name] = {**self.ceph.region(1), "url": f"s3://{buckets[name]}/app", "endpoint": fronts[name].endpoint,
+                             "ca_bundle": authority.bundle, "stall_timeout": "1s"}
+        server = self.world.server("tls", regions, home="home")
+        server.start()
+        (server.mount / "before").write_text("before")
+        server.flush()
+        for name, (context, _) in wrong.items():
+            fronts[name].change(context, (lambda n: [cut[n % len(cut)]]) if name == "cut" else None)
+        (server.mount / "secret-name").write_text("secret content")
+
+        def refused():
+            found = {name: server.region(name) for name in wrong}
+            return found if all(not r["up"] and r["error"] and r["backlog_rows"] for r in found.values()) else None
+
+        found = wait_until(lambda: f"each region is refused\n{server.status_text()}", refused, 30, 0.2)
+        for name, (_, text) in wrong.items():
+            print(f"{name}: {found[name]['error']}")
+            self.assertRegex(found[name]["error"], text)
+            self.assertTrue(found[name]["retry_at_ms"])
+        # A new server does not even come up with it.
+        new = self.world.server("tls-new", {"expired": regions["expired"]})
+        code, text = new.start(check=False)
+        self.assertNotEqual(code, 0)
+        self.assertRegex(text, "certificate has expired")
+        self.assertRegex(text, "hint: .*ca_bundle")
+        for name, front in fronts.items():
+            sent = bytes(front.outer.recorded)
+            self.assertEqual(sent[:2], b"\x16\x03", name)  # a TLS handshake record
+            for text in (b"HTTP/1", b"secret", b"AWS4", b"meridian", b"TESTKEY"):
+                self.assertNotIn(text, sent, name)
+            self.assertEqual(list(objects(self.ceph.client(1), buckets[name])), ["before"], name)
+        for front in fronts.values():
+            front.change(right)
+        wait_until(lambda: f"it heals\n{server.status_text()}", lambda: server.backlog() == 0, 60, 0.2)
+        for name in wrong:
+            self.assertEqual(objects(self.ceph.client(1), buckets[name]), digests(server.mount), name)
+            self.assertTrue(server.region(name)["up"])
+            self.assertNotIn(b"secret", bytes(fronts[name].outer.recorded), name)
+
+    def test_5_throttled(self):
+        buckets, regions = self.volume("throttled")
+        a = self.world.server("throttled", regions, home="region-1")
+        os.environ["RGW_OPTS"] = "--rgw-max-concurrent-requests=2"
+        try:
+            self.ceph.kill(1)
+            self.ceph.restart(1)
+        finally:
+            del os.environ["RGW_OPTS"]
+        a.start()
+        payload = {f"f{n}": self.world.random.randbytes(500) for n in range(500)}
+
+        def write(part):
+            for n in range(part, 500, 10):
+                (a.mount / f"f{n}").write_bytes(payload[f"f{n}"])
+
+        threads = [threading.Thread(target=write, args=(part,)) for part in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        shown = wait_until(lambda: f"the status says so\n{a.status_text()}", lambda: a.region("region-1").get("throttled_total") and a.region("region-1"),
+                           20, 0.1)
+        lowest = shown["connections_allowed"]
+        while a.backlog():
+            region = a.region("region-1")
+            lowest = min(lowest, region["connections_allowed"])
+            if os.environ.get("VERBOSE"):
+                print(f"{time.monotonic() - self.started:.1f} s: {region['backlog_rows']} left, {region['throttled_total']} throttled, "
+                      f"{region['connections_allowed']} connections, up {region['up']} {region['error'][:60]}")
+            self.assertEqual(region["backlog_parked"], 0)
+            self.assertLess(time.monotonic() - self.started, 60, a.status_text())
+            time.sleep(0.1)
+        region, other = a.region("region-1"), a.region("region-2")
+        counters = a.status()["counters"]
+        print(f"{region['throttled_total']} throttled, at least {lowest} connections, {counters['store_retries_total']} repeats, "
+              f"{counters['store_errors_total']} errors")
+        self.assertLessEqual(lowest, 4)
+        self.assertEqual(other["connections_allowed"], 16)
+        self.assertLess(region["throttled_total"], 500)
+        want = {name: hashlib.sha256(data).hexdigest() for name, data in payload.items()}
+        for n in (1, 2):
+            self.assertEqual(objects(self.ceph.client(2), buckets[n - 1]), want, f"bucket {n}")
+
+
+class Moto(unittest.TestCase):
+    """Uploads in parts, and parts that are copied inside the store, on a store with S3's newest conditions."""
+
+    def test_parts(self):
+        world = World()
+        self.addCleanup(world.close)
+        started = time.monotonic()
+        directory = world.dir / "moto"
+        run = subprocess.run([SERVERS / "moto", "start", directory], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if run.returncode == 77:
+            self.skipTest(run.stdout.strip())
+        self.assertEqual(run.returncode, 0, run.stdout)
+        self.addCleanup(subprocess.run, [SERVERS / "moto", "stop", directory], check=False)
+        buckets = ["region-1", "region-2"]
+        subprocess.run([SERVERS / "moto", "bucket", directory, *buckets], check=True, stdout=subprocess.DEVNULL)
+        env = dict(line.split("=", 1) for line in (directory / "env").read_text().splitlines())
+        credentials = directory / "credentials"
+        credentials.write_text("[default]\naws_access_key_id = TESTKEY\naws_secret_access_key = TESTSECRET\n")
+        regions = {name: {"url": f"s3://{name}/app", "endpoint": env["S3_ENDPOINT_1"], "credentials_file": credentials, "region": "us-east-1"}
+                   for name in buckets}
+        a = world.server("moto-a", regions, home="region-1")
+        b = world.server("moto-b", regions, home="region-2")
+        a.start()
+        b.start()
+        import boto3
+        from botocore.config import Config
+        client = boto3.client("s3", endpoint_url=env["S3_ENDPOINT_1"], region_name="us-east-1", aws_access_key_id="TESTKEY",
+                              aws_secret_access_key="TESTSECRET", config=Config(s3={"addressing_style": "path"}, proxies={}))
+        size = 80 * MIB
+
+        def same(parts):
+            a.flush(120)
+            want = digest(a.mount / "large")
+            wait_until(lambda: f"the same file\n{b.status_text()}\n{b.tail()}",
+                       lambda: (b.mount / "large").exists() and digest(b.mount / "large") == want, 60, 0.3)
+            for bucket in buckets:
+                self.assertEqual(objects(client, bucket), {"large": want})
+                etag = client.head_object(Bucket=bucket, Key="app/large")["ETag"]
+                self.assertRegex(etag, "-[0-9]+\"$" if parts is None else f"-{parts}\"$")
+                self.assertEqual(client.list_multipart_uploads(Bucket=bucket).get("Uploads", []), [])
+
+        write_large(world, a.mount / "large", size)
+        same(5)
+        before = a.status()["counters"]
+        with open(a.mount / "large", "r+b") as file:
+            file.seek(30000123)
+            file.write(world.random.randbytes(MIB))
+        same(None)
+        after = a.status()["counters"]
+        sent, copied = ((after[k] - before[k]) / 2 / MIB for k in ("bytes_sent_total", "bytes_copied_total"))
+        print(f"1 MiB changed in {size // MIB} MiB: {sent:.1f} MiB sent and {copied:.1f} MiB copied a region, {time.monotonic() - started:.1f} s")
+        self.assertLess(sent, 17)
+        self.assertGreater(copied, 60)
+        # The other server changes what it got, in its turn.
+        with open(b.mount / "large", "r+b") as file:
+            file.seek(70 * MIB)
+            file.write(b"from b")
+        b.flush(120)
+        want = digest(b.mount / "large")
+        wait_until("the change comes back", lambda: digest(a.mount / "large") == want, 60, 0.3)
+        for bucket in buckets:
+            self.assertEqual(objects(client, bucket), {"large": want})
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)
+    main()
