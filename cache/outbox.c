@@ -37,6 +37,7 @@
 #include "cache/internal.h"
 #include "cache/replication.h"
 #include "cache/tally.h"
+#include "src/base/clock.h"
 
 enum { HELD_MS = 600000 }; /* in case that nothing sends a former name on */
 
@@ -416,6 +417,14 @@ static int note_moved(
 	return 0;
 }
 
+/* Of the row's oldest change, at most HELD_MS. */
+static int64_t age_ms(struct conn *conn, const struct row *row)
+{
+	int64_t age = hlc_wall_ms(&conn->cache->clock) - (int64_t)row->since_ms;
+
+	return age < 0 ? 0 : age > HELD_MS ? HELD_MS : age;
+}
+
 /* A removal that is not to be told of yet; see struct outbox_change. */
 static int note_moved_to(
 	struct conn *conn, unsigned region, const struct outbox_change *change, struct row *row)
@@ -430,7 +439,7 @@ static int note_moved_to(
 	if (now.id && now.state == OUTBOX_UPLOAD && row->state == OUTBOX_ANNOUNCE &&
 		slice_equal(key_slice(&now.moved_from), change->key)) {
 		row->state = OUTBOX_UPLOAD;
-		row->next_at_ms = (int64_t)row->since_ms + HELD_MS;
+		row->next_at_ms = clock_monotonic_ms() + HELD_MS - age_ms(conn, row);
 	}
 	return 0;
 }

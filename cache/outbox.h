@@ -51,7 +51,7 @@ struct outbox_row {
 	uint64_t last;
 	uint64_t size; /* content bytes, for the backlog figure */
 	uint32_t attempts;
-	int64_t next_at_ms;	       /* realtime; not before */
+	int64_t next_at_ms;	       /* clock_monotonic_ms(): not before */
 	char error[OUTBOX_ERROR_SIZE]; /* the last failure's text, "" for none */
 	/* of the change; its former name where that was never announced either */
 	struct key moved_from;

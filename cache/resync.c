@@ -154,8 +154,9 @@ static int is_over(struct conn *conn, unsigned region, const struct resync_bound
 	int r = outbox_stats(conn, region, &stats);
 
 	*ret = !r && (stats.rows > bound->rows ||
-			     (stats.oldest_ms && clock_realtime_ms() - (int64_t)stats.oldest_ms >
-							 bound->age_ms));
+			     (stats.oldest_ms &&
+				     hlc_wall_ms(&conn->cache->clock) - (int64_t)stats.oldest_ms >
+					     bound->age_ms));
 	return r;
 }
 

@@ -251,7 +251,7 @@ static int read_entry(struct deliverer *d, struct slice key, struct entry *ret)
 static void fail(struct job *j, int64_t pause_ms, const char *text)
 {
 	j->fate = FATE_FAILED;
-	j->next_at_ms = clock_realtime_ms() + pause_ms;
+	j->next_at_ms = clock_monotonic_ms() + pause_ms;
 	snprintf(j->error, sizeof(j->error), "%.*s", OUTBOX_ERROR_SIZE - 1, text);
 }
 
@@ -320,7 +320,7 @@ static bool is_too_soon(struct deliverer *d, struct job *j)
 		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key_slice(&j->row.key));
 	if (wait > 0) {
 		j->fate = FATE_WAITS;
-		j->next_at_ms = clock_realtime_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);
+		j->next_at_ms = clock_monotonic_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);
 	}
 	return wait > 0;
 }
@@ -334,7 +334,7 @@ static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, s
 		fail(j, backoff_ms(j->row.attempts), "the outbox cannot be read");
 	} else if (s->wait) {
 		j->fate = FATE_WAITS;
-		j->next_at_ms = clock_realtime_ms() + s->wait_ms;
+		j->next_at_ms = clock_monotonic_ms() + s->wait_ms;
 	} else if (s->settled) {
 		j->fate = FATE_DONE;
 		j->settled = true;
@@ -516,7 +516,8 @@ static int due_rows(
 	r = cache_read_begin(d->o.cache, &conn);
 	if (r < 0)
 		return r;
-	r = lane_due(&d->lanes, conn, d->o.region->id, lane, clock_realtime_ms(), max, rows, count);
+	r = lane_due(
+		&d->lanes, conn, d->o.region->id, lane, clock_monotonic_ms(), max, rows, count);
 	cache_read_end(conn);
 	return r;
 }

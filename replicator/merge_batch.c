@@ -348,7 +348,7 @@ int merge_batch_add_record(struct merge_batch *b, const struct record *r)
 
 	if (code)
 		return code;
-	if (ahead > clock_realtime_ms()) {
+	if (ahead > hlc_wall_ms(cache_clock(b->cache))) {
 		item.held = true;
 		item.due_ms = ahead;
 		bare.has_content = r->has_content && r->entry.size <= b->options.inline_max;

@@ -507,5 +507,7 @@ int puller_step(struct puller *p, bool *did)
 	if (r < 0)
 		return r;
 	struct region *region = choose(p);
-	return region ? pull_region(p, region, did) : 0;
+	r = region ? pull_region(p, region, did) : 0;
+	regions_compare_clocks(p->o.regions);
+	return r;
 }

@@ -76,7 +76,7 @@ int pull_held(struct cache *c, const struct merger_options *o, bool *did)
 	int r = cache_read_begin(c, &conn);
 	if (r < 0)
 		return r;
-	r = held_due(conn, clock_realtime_ms(), HELD_MAX, copy_held, &copy);
+	r = held_due(conn, hlc_wall_ms(cache_clock(c)), HELD_MAX, copy_held, &copy);
 	cache_read_end(conn);
 	if (r > 0)
 		r = 0;

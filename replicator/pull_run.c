@@ -85,7 +85,7 @@ static int ensure_batch(struct run *run)
 static void note_lag(struct puller *p, uint64_t newest_ms)
 {
 	mutex_lock(&p->status_lock);
-	p->status.lag_ms = clock_realtime_ms() - (int64_t)newest_ms;
+	p->status.lag_ms = hlc_wall_ms(cache_clock(p->cache)) - (int64_t)newest_ms;
 	mutex_unlock(&p->status_lock);
 }
 

@@ -24,7 +24,7 @@ static int mark_interrupted(struct cache *c, unsigned region)
 		r = cache_read_begin(c, &conn);
 		if (r < 0)
 			return r;
-		r = lane_due(from_start, conn, region, lane, clock_realtime_ms(), LANE_ROWS, rows,
+		r = lane_due(from_start, conn, region, lane, clock_monotonic_ms(), LANE_ROWS, rows,
 			&count);
 		cache_read_end(conn);
 		if (r < 0 || !count)
@@ -44,7 +44,7 @@ static int mark_interrupted(struct cache *c, unsigned region)
 
 int recheck_due(struct recheck *again, struct cache *c, unsigned region)
 {
-	int64_t now = clock_realtime_ms();
+	int64_t now = clock_realtime_ms(), due_ms;
 	struct conn *conn;
 	unsigned count = 0;
 
@@ -54,24 +54,26 @@ int recheck_due(struct recheck *again, struct cache *c, unsigned region)
 			return code;
 		again->marked = true;
 	}
-	if (now < again->at_ms)
+	if (now < again->at_ms && again->at_ms <= now + RECHECK_MS)
 		return 0;
 	int r = cache_read_begin(c, &conn);
 	if (r < 0)
 		return r;
-	r = touched_next(conn, &again->at_ms);
+	r = touched_next(conn, &due_ms);
 	cache_read_end(conn);
-	if (r < 0 || now < again->at_ms) {
-		/* Another region's deliverer may mark something in the meantime. */
-		if (again->at_ms > now + RECHECK_MS)
-			again->at_ms = now + RECHECK_MS;
+	if (r < 0)
 		return r;
+	if (due_ms == INT64_MAX || (now < due_ms && due_ms <= now + RECHECK_MS)) {
+		/* Another region's deliverer may mark something in the meantime. */
+		again->at_ms = due_ms < now + RECHECK_MS ? due_ms : now + RECHECK_MS;
+		return 0;
 	}
 	again->at_ms = 0;
 	r = cache_begin_lazy(c, &conn);
 	if (r < 0)
 		return r;
-	r = touched_enqueue(conn, now, AT_ONCE, &count);
+	/* Nothing is meant to be so late: the clock was set back. */
+	r = touched_enqueue(conn, due_ms > now + RECHECK_MS ? due_ms : now, AT_ONCE, &count);
 	if (r < 0) {
 		cache_rollback(conn);
 		return r;

@@ -144,6 +144,7 @@ static int check_once(struct region *r, int64_t deadline_ms, struct err *err)
 	mutex_lock(&r->lock);
 	bool probed = r->probed;
 	mutex_unlock(&r->lock);
+	regions_compare_clocks(r->all);
 	if (probed)
 		return 0;
 	enum store_result result = store_probe(r->store, &call, &error);

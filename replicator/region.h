@@ -64,6 +64,8 @@ struct regions {
 	char volume[128]; /* name, for messages and volume.json */
 	unsigned count;
 	struct region region[REGION_MAX];
+	int64_t max_clock_skew_ms; /* see region_clock.c */
+	atomic_bool clock_wrong;   /* this machine's is, and was logged */
 	atomic_bool cancel; /* ends every request under way */
 	/* Told when a region came up; may not block. */
 	void (*changed)(void *ctx);
@@ -99,6 +101,10 @@ struct store_call region_call_urgent(const struct region *r, uint64_t size);
 /* "WHAT: timeout: text" for operators. */
 void store_failure_text(char *text, size_t size, const char *what, enum store_result result,
 	const struct store_error *error);
+
+/* region_clock.c: compares this machine's clock with those of the regions, for the stamps. Called after
+ * requests, at least once a second while there are any. Any thread. */
+void regions_compare_clocks(struct regions *all);
 
 /* volume.c: reads, compares or creates volume.json of a region; errors as of region_check. */
 int volume_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;

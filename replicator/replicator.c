@@ -280,6 +280,7 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
 	refresh_set_mode(c, o->refresh);
 	r->regions.cache = c;
 	r->regions.count = o->regions;
+	r->regions.max_clock_skew_ms = r->o.max_clock_skew_ms;
 	r->regions.changed = replicator_wake_all;
 	r->regions.changed_ctx = r;
 	snprintf(r->regions.volume, sizeof(r->regions.volume), "%s", o->volume ? o->volume : "");

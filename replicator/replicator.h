@@ -161,6 +161,7 @@ struct region_status {
 struct replicator_status {
 	char volume_id[40];
 	uint64_t node;
+	int64_t clock_off_ms; /* this machine's less the regions' that is used instead; 0: it is not */
 	unsigned regions;
 	struct region_status region[REGION_MAX];
 	uint64_t journal_rows;

@@ -84,6 +84,8 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	if (!s)
 		return -ENOMEM;
 	s->node = cache_node(r->cache);
+	if (atomic_load(&r->regions.clock_wrong))
+		s->clock_off_ms = clock_realtime_ms() - hlc_wall_ms(cache_clock(r->cache));
 	s->regions = r->regions.count;
 	mutex_lock(&r->regions.lock);
 	snprintf(s->volume_id, sizeof(s->volume_id), "%s", r->regions.volume_id);

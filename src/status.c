@@ -213,7 +213,15 @@ static void rename_line(const struct status *s, struct buf *out)
 static void local_notes(const struct status *s, struct buf *out)
 {
 	uint64_t lost = metric_get(METRIC_CONTENT_LOST);
+	int64_t off_ms = s->replicator.clock_off_ms;
+	char figure[TEXT_FIGURE_SIZE];
 
+	if (off_ms)
+		buf_printf(out,
+			"  warning    this machine's clock is %s %s the regions'; theirs is used: "
+			"set it right\n",
+			text_age(off_ms < 0 ? -off_ms : off_ms, figure),
+			off_ms < 0 ? "behind" : "ahead of");
 	if (s->usage.state_volatile)
 		buf_printf(out,
 			"  warning    the state directory %s is in memory: what is not pushed dies "
@@ -486,6 +494,7 @@ char *status_json(const struct status *s)
 	json_put_int(j, "checkpoint_segments_since", (int64_t)r->checkpoint_segments);
 	json_put_int(j, "conflicts", (int64_t)r->conflicts);
 	json_put_int(j, "refresh", (int64_t)r->refresh);
+	json_put_int(j, "clock_off_ms", r->clock_off_ms);
 	json_put_int(j, "held", (int64_t)r->held);
 	json_put_int(j, "bad_segments", (int64_t)r->bad_segments);
 	json_put_int(j, "entries", (int64_t)r->entries);

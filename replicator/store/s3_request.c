@@ -10,11 +10,15 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "replicator/store/layers.h"
 #include "replicator/store/s3_xml.h"
 #include "src/base/clock.h"
+
+/* Stores refuse a quarter of an hour; half a minute's wrong Date of some proxy changes nothing. */
+enum { SIGN_SKEW_MS = 300000 };
 
 #define EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -184,7 +188,7 @@ static int64_t retry_after(const struct http_response *r)
 	if (end != value && !*end && errno == 0)
 		return seconds > 0 && seconds < 86400 ? seconds * 1000 : 0;
 	int64_t when = http_parse_date(value);
-	int64_t left = when ? when - (r->date_ms ? r->date_ms : r->received_ms) : 0;
+	int64_t left = when ? when - (r->date_ms ? r->date_ms : clock_realtime_ms()) : 0;
 	return left > 0 && left < 86400000 ? left : 0;
 }
 
@@ -223,14 +227,14 @@ static const char *status_hint(int status)
 }
 
 /* The line that an operator reads. */
-static void describe(const struct s3 *s, const struct s3_request *q, const struct http_response *r,
+static void describe(struct s3 *s, const struct s3_request *q, const struct http_response *r,
 	const struct s3_answer *a, struct store_error *e)
 {
 	const char *region = http_response_header(r, "x-amz-bucket-region");
 	if (!region)
 		region = a->region;
 	if (strcmp(a->code, "RequestTimeTooSkewed") == 0) {
-		int64_t skew = r->date_ms ? (r->date_ms - r->received_ms) / 1000 : 0;
+		int64_t skew = store_clock_skew_ms(&s->store) / 1000;
 		say(e,
 			"%s refuses requests because this machine's clock is %lld s %s the "
 			"store's: set the clock",
@@ -248,6 +252,17 @@ static void describe(const struct s3 *s, const struct s3_request *q, const struc
 			a->code[0] ? a->code : status_hint(r->status), a->message[0] ? ": " : "",
 			a->message);
 	}
+}
+
+/* Refused for the time in its signature, which the next request takes from the answer's Date. A HEAD's
+ * answer cannot say why. */
+static bool refused_for_time(
+	const struct s3_request *q, const struct http_response *r, const struct s3_answer *a)
+{
+	bool may = a->code[0] ? strcmp(a->code, "RequestTimeTooSkewed") == 0
+			      : r->status == 403 && strcmp(q->method, "HEAD") == 0;
+
+	return may && r->date_ms && llabs(r->date_ms - q->signed_ms) > SIGN_SKEW_MS;
 }
 
 enum store_result s3_refused(struct s3 *s, const struct s3_request *q,
@@ -268,6 +283,8 @@ enum store_result s3_refused(struct s3 *s, const struct s3_request *q,
 	 * when the session's token has expired. */
 	if (r->status == 400 && !a.code[0] && strcmp(q->method, "HEAD") == 0)
 		result = STORE_DENIED;
+	if (refused_for_time(q, r, &a))
+		return STORE_TRANSIENT;
 	if (result == STORE_DENIED)
 		credential_source_invalidate(s->credentials);
 	return result;
@@ -297,14 +314,23 @@ static enum store_result failed(const struct s3 *s, const struct s3_request *q, 
 	}
 }
 
+/* The clock that may be wrong is this machine's: the store's decides what it takes. */
+static int64_t time_to_sign(struct s3 *s)
+{
+	int64_t now = clock_realtime_ms(), theirs = store_clock_ms(&s->store);
+
+	return theirs && llabs(theirs - now) > SIGN_SKEW_MS ? theirs : now;
+}
+
 /* Fills the URL and the headers to send, Authorization among them. */
-static size_t sign(const struct s3 *s, struct s3_request *q, const struct credentials *c,
+static size_t sign(struct s3 *s, struct s3_request *q, const struct credentials *c,
 	struct http_header *out, struct buf *url, struct buf *authorization)
 {
 	struct s3_pair headers[S3_SIGN_PAIRS_MAX];
 	struct buf query CLEANUP(buf_done) = {0};
 	size_t from = q->text.len, n = 0, count = 0;
-	s3_sign_date(clock_realtime_ms() / 1000, buf_reserve(&q->text, S3_DATE_SIZE));
+	q->signed_ms = time_to_sign(s);
+	s3_sign_date(q->signed_ms / 1000, buf_reserve(&q->text, S3_DATE_SIZE));
 	q->text.len += S3_DATE_SIZE - 1;
 	const char *date = s3_request_text(q, from);
 	s3_request_header(q, "host", s->host);
@@ -373,7 +399,8 @@ enum store_result s3_send(struct s3 *s, struct s3_request *q, const struct store
 	if (h != HTTP_ANSWERED)
 		return failed(s, q, h, r, e);
 	if (r->date_ms) /* Date has whole seconds: half a second is its mean error */
-		atomic_store(&s->store.clock_skew_ms, r->date_ms + 500 - r->received_ms);
+		store_clock_note(
+			&s->store, r->date_ms + 500 + clock_monotonic_ms() - r->received_ms);
 	if (r->status >= 200 && r->status < 300)
 		return STORE_OK;
 	return s3_refused(s, q, r, e);

@@ -42,6 +42,7 @@ struct s3_request {
 	struct s3_pair header[S3_SIGN_PAIRS_MAX];
 	size_t header_count;
 	const char *payload_hash;
+	int64_t signed_ms; /* the time in the signature */
 	uint64_t body_size;
 	ssize_t (*body_read)(void *ctx, uint64_t offset, void *p, size_t len);
 	void *body_ctx;

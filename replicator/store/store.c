@@ -15,6 +15,8 @@
 #include "src/base/buf.h"
 #include "src/base/clock.h"
 
+#define CLOCK_MAX_MS (INT64_C(1) << 47) /* some 4,000 years: fit to be added to, and to be signed */
+
 enum {
 	DEFAULT_CONNECTIONS = 16,
 	DEFAULT_TIMEOUT_MS = 60000,
@@ -364,11 +366,33 @@ const char *store_origin(const struct store *s)
 	return s->origin;
 }
 
-int64_t store_clock_skew_ms(struct store *s)
+static _Atomic int64_t *clock_offset(struct store *s)
 {
 	while (s->inner)
 		s = s->inner;
-	return atomic_load_explicit(&s->clock_skew_ms, memory_order_relaxed);
+	return &s->clock_offset_ms;
+}
+
+void store_clock_note(struct store *s, int64_t now_ms)
+{
+	int64_t offset = now_ms - clock_monotonic_ms();
+
+	if (now_ms > 0 && now_ms < CLOCK_MAX_MS)
+		atomic_store_explicit(clock_offset(s), offset ? offset : 1, memory_order_relaxed);
+}
+
+int64_t store_clock_ms(struct store *s)
+{
+	int64_t offset = atomic_load_explicit(clock_offset(s), memory_order_relaxed);
+
+	return offset ? clock_monotonic_ms() + offset : 0;
+}
+
+int64_t store_clock_skew_ms(struct store *s)
+{
+	int64_t now = store_clock_ms(s);
+
+	return now ? now - clock_realtime_ms() : 0;
 }
 
 enum store_result store_get_buf(struct store *s, const char *key, uint64_t max, struct buf *b,

@@ -270,9 +270,10 @@ struct store {
 	struct store *inner; /* layers: the next one in; backends: NULL */
 	/* Of the outermost store after store_probe; the default is "everything the ops have". */
 	_Atomic unsigned capabilities;
-	/* Store's clock less this machine's, from the last answer's Date; 0 until known. Layers
-	 * keep it in the innermost store: read it with store_clock_skew_ms. */
-	_Atomic int64_t clock_skew_ms;
+	/* The store's clock, from the last answer's Date, less this machine's monotonic one: whoever
+	 * sets this machine's clock does not change it. 0 until known. Layers keep it in the
+	 * innermost store: see store_clock_note. */
+	_Atomic int64_t clock_offset_ms;
 	struct store_limits limits; /* of the innermost store: read them with store_limits */
 	const char *origin;	    /* likewise: store_origin */
 };
@@ -330,6 +331,11 @@ const struct store_limits *store_limits(struct store *s);
 const char *store_origin(const struct store *s);
 
 void store_close(struct store *s); /* NULL is fine */
+/* What a store's clock says now, in milliseconds since 1970. Times that no clock shows are ignored. */
+void store_clock_note(struct store *s, int64_t now_ms);
+/* 0 until it is known. */
+int64_t store_clock_ms(struct store *s);
+/* Store's clock less this machine's; 0 until known. */
 int64_t store_clock_skew_ms(struct store *s);
 
 /* Whole object into memory; STORE_TOO_LARGE over max bytes. b is cleared first. */

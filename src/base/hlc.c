@@ -68,11 +68,32 @@ bool stamp_parse(const char *text, struct stamp *ret)
 void hlc_init(struct hlc *h, uint64_t floor)
 {
 	atomic_init(&h->last, floor);
+	atomic_init(&h->reference_ms, 0);
+	atomic_init(&h->tolerance_ms, 0);
 }
 
-static uint64_t physical(void)
+void hlc_refer(struct hlc *h, int64_t now_ms, int64_t tolerance_ms)
 {
-	int64_t ms = clock_realtime_ms();
+	int64_t reference = now_ms - clock_monotonic_ms();
+
+	atomic_store(&h->tolerance_ms, tolerance_ms);
+	atomic_store(&h->reference_ms, reference ? reference : 1);
+}
+
+int64_t hlc_wall_ms(const struct hlc *h)
+{
+	int64_t wall = clock_realtime_ms(), reference = atomic_load(&h->reference_ms);
+
+	if (!reference)
+		return wall;
+	int64_t elsewhere = clock_monotonic_ms() + reference;
+	int64_t apart = wall > elsewhere ? wall - elsewhere : elsewhere - wall;
+	return apart > atomic_load(&h->tolerance_ms) ? elsewhere : wall;
+}
+
+static uint64_t physical(const struct hlc *h)
+{
+	int64_t ms = hlc_wall_ms(h);
 
 	if (ms < 0)
 		ms = 0;
@@ -83,7 +104,7 @@ static uint64_t physical(void)
 
 uint64_t hlc_now(struct hlc *h)
 {
-	uint64_t wall = physical();
+	uint64_t wall = physical(h);
 	uint64_t last = atomic_load(&h->last), next;
 
 	do {

@@ -31,13 +31,20 @@ bool stamp_parse(const char *text, struct stamp *ret) MUST_CHECK;
 /* A clock. Thread-safe, lock-free. */
 struct hlc {
 	_Atomic uint64_t last;
+	_Atomic int64_t reference_ms; /* hlc_refer's time less clock_monotonic_ms(); 0: none */
+	_Atomic int64_t tolerance_ms;
 };
 
 /* Starts above floor, the greatest stamp ever issued or seen according to the database. */
 void hlc_init(struct hlc *h, uint64_t floor);
 /* A new value: greater than every earlier one and than every observed one, and at least
- * clock_realtime_ms(). */
+ * hlc_wall_ms(). */
 uint64_t hlc_now(struct hlc *h);
+/* now_ms (above 0) is what the time is elsewhere. As long as the wall clock is more than tolerance_ms
+ * away from it, the time is counted from there on, on the monotonic clock. */
+void hlc_refer(struct hlc *h, int64_t now_ms, int64_t tolerance_ms);
+/* The time, in milliseconds since 1970: the wall clock's, unless that is known to be wrong. */
+int64_t hlc_wall_ms(const struct hlc *h);
 /* Later values exceed time. The caller has checked time against max_clock_skew. */
 void hlc_observe(struct hlc *h, uint64_t time);
 

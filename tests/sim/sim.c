@@ -112,6 +112,7 @@ void sim_node_open(struct sim *s, unsigned n)
 
 	sim_checkpoint_options(s, &ro);
 	s->current = n;
+	node->skew_ms = node->own_skew_ms;
 	if (cache_open(&co, &node->cache, &err) < 0)
 		sim_fail(s, "n%u: cache_open: %s", n, err.text);
 	for (unsigned r = 0; r < s->regions; r++) {
@@ -570,6 +571,7 @@ static void random_event(struct sim *s, unsigned n)
 
 	if (s->node[n].dead)
 		return;
+	sim_clock_event(s, n);
 	switch (random_below(30)) {
 	case 0:
 		s->region[r].down = !s->region[r].down && chance(40);
@@ -787,10 +789,12 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	s->fault_percent = chance(30) ? 0 : (unsigned)random_below(20);
 	s->interleave_percent = chance(30) ? 0 : (unsigned)random_below(40);
 	s->push_copy = chance(40);
+	s->dated = seed % 3 == 0;
 	bool skewed = chance(50);
 	for (unsigned r = 0; r < s->regions; r++) {
 		s->region[r].mem = store_mem_new(s->capabilities);
 		s->region[r].removed = store_mem_new(STORE_MEM_ALL);
+		sim_clock_answer(s, s->region[r].mem);
 	}
 	s->checkpoints = chance(40);
 	/* Where servers die everybody keeps what came with the segments, and all content does: nothing
@@ -803,7 +807,8 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 		struct sim_node *node = &s->node[n];
 		snprintf(node->dir, sizeof node->dir, "%s/%" PRIu64 "-n%u", work_dir, seed, n);
 		node->home = (unsigned)random_below(s->regions - s->optional);
-		node->skew_ms = skewed ? (int64_t)random_below(240000) - 120000 : 0;
+		node->skew_ms = node->own_skew_ms =
+			skewed ? (int64_t)random_below(240000) - 120000 : 0;
 		sim_node_open(s, n);
 	}
 	unsigned events = 150 + (unsigned)random_below(350);

@@ -27,6 +27,7 @@ struct sim_node {
 	struct replicator *replicator;
 	unsigned home;
 	int64_t skew_ms;
+	int64_t own_skew_ms;		 /* without jumps */
 	struct file *open[SIM_OPEN_MAX]; /* files that the application keeps open for writing */
 	bool unseen[SIM_OPEN_MAX];	 /* and writes on without telling */
 	/* a step of this node is on the stack: interleaving must not enter it again */
@@ -50,6 +51,7 @@ struct sim {
 	bool rename_dirs;
 	bool foreign; /* other tools write into the buckets */
 	bool push_copy;
+	bool dated;		     /* answers tell the time, and nodes' clocks jump by an hour */
 	unsigned fault_percent;	     /* of requests, while not healed */
 	unsigned interleave_percent; /* of requests during which another node takes a step */
 	bool healed;
@@ -169,6 +171,10 @@ void sim_checkpoint_event(struct sim *s);
 bool sim_checkpoint_last_words(struct sim *s);
 /* Before a key of r is removed. */
 void sim_checkpoint_removing(struct sim *s, unsigned r, const char *key);
+
+/* sim_clock.c: times that buckets tell, and clocks that jump. */
+void sim_clock_answer(struct sim *s, struct store *store);
+void sim_clock_event(struct sim *s, unsigned n);
 
 /* sim_check.c: after healing, everything must agree; fails with sim_fail. */
 void sim_check(struct sim *s);

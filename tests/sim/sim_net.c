@@ -101,6 +101,7 @@ static enum store_result before(
 		sim_trace(s, "n%u r%u %s %s: lost on the way", l->node, l->region, op, key);
 		return chance(30) ? STORE_THROTTLED : chance(50) ? STORE_TIMEOUT : STORE_TRANSIENT;
 	}
+	sim_clock_answer(s, &l->s);
 	return STORE_OK;
 }
 

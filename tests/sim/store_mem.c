@@ -63,6 +63,13 @@ static struct mem *mem_of(struct store *s)
 	return (struct mem *)s;
 }
 
+static int64_t mem_now_ms(struct mem *m)
+{
+	int64_t now = store_clock_ms(&m->s);
+
+	return now ? now : clock_realtime_ms();
+}
+
 static void body_unref(struct body *b)
 {
 	if (atomic_fetch_sub(&b->refs, 1) == 1)
@@ -135,7 +142,8 @@ static struct object *install_locked(struct mem *m, struct object *o)
 	return NULL;
 }
 
-static struct object *object_new(const char *key, struct body *body, const struct store_meta *meta)
+static struct object *object_new(
+	struct mem *m, const char *key, struct body *body, const struct store_meta *meta)
 {
 	struct object *o = calloc(1, sizeof(*o));
 
@@ -145,7 +153,7 @@ static struct object *object_new(const char *key, struct body *body, const struc
 	CHECK(o->key && store_meta_copy(&o->meta, meta) == 0);
 	o->body = body;
 	o->is.size = body->size;
-	o->is.mtime_ms = clock_realtime_ms();
+	o->is.mtime_ms = mem_now_ms(m);
 	return o;
 }
 
@@ -268,7 +276,7 @@ static enum store_result mem_put(struct store *s, const char *key,
 	if (r != STORE_OK)
 		return r;
 
-	struct object *o = object_new(key, body, meta);
+	struct object *o = object_new(m, key, body, meta);
 	mutex_lock(&m->lock);
 	const struct object *there = find_locked(m, key);
 	if (condition->if_absent && there)
@@ -371,7 +379,7 @@ static enum store_result mem_copy(struct store *s, const char *from, const char 
 		r = STORE_PRECONDITION;
 	if (r == STORE_OK) {
 		atomic_fetch_add(&source->body->refs, 1);
-		o = object_new(to, source->body, meta);
+		o = object_new(m, to, source->body, meta);
 		old = install_locked(m, o);
 		memcpy(etag, o->is.etag, STORE_ETAG_SIZE);
 	}
@@ -417,7 +425,7 @@ static enum store_result begin_upload(struct mem *m, const struct store_upload *
 	CHECK(u);
 	u->key = strdup(q->key);
 	CHECK(u->key && store_meta_copy(&u->meta, q->meta) == 0);
-	u->begun_ms = clock_realtime_ms();
+	u->begun_ms = mem_now_ms(m);
 	mutex_lock(&m->lock);
 	snprintf(u->id, sizeof(u->id), "u%llu", (unsigned long long)++m->version);
 	memcpy(q->ret_id, u->id, sizeof(u->id));
@@ -528,7 +536,7 @@ static enum store_result end_upload(struct mem *m, const struct store_upload *q)
 	else if (c->if_match && (!there || strcmp(there->is.etag, c->if_match)))
 		r = STORE_PRECONDITION;
 	if (r == STORE_OK) {
-		struct object *o = object_new(q->key, body, &(*at)->meta);
+		struct object *o = object_new(m, q->key, body, &(*at)->meta);
 		old = install_locked(m, o);
 		memcpy(q->etag, o->is.etag, STORE_ETAG_SIZE);
 		body = NULL;

@@ -1,7 +1,7 @@
 /*
  * An object store in memory, for the simulation and the contract suite. Thread-safe; never blocks.
  * ETags are deterministic ("m" and a counter of this store's changes) and differ after every
- * change; Last-Modified is clock_realtime_ms().
+ * change; Last-Modified is store_clock_ms(), and clock_realtime_ms() until that is known.
  */
 #ifndef SIM_STORE_MEM_H
 #define SIM_STORE_MEM_H

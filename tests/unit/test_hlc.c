@@ -16,6 +16,7 @@
 #include "src/base/thread.h"
 
 static int64_t wall_ms;
+static int64_t monotonic;
 
 static int64_t wall_ns(void *ctx)
 {
@@ -44,6 +45,35 @@ static void clock_follows_and_never_returns(void **state)
 	wall_ms = -7;
 	hlc_init(&h, 0);
 	assert_true(hlc_now(&h) == 1); /* 0 means never */
+	clock_set_source(NULL);
+}
+
+static int64_t monotonic_ms(void *ctx)
+{
+	return monotonic;
+}
+
+static void a_wrong_wall_clock_is_not_followed(void **state)
+{
+	const struct clock_source source = {.realtime_ns = wall_ns, .monotonic_ms = monotonic_ms};
+	struct hlc h;
+
+	clock_set_source(&source);
+	hlc_init(&h, 0);
+	wall_ms = 10000;
+	monotonic = 70;
+	hlc_refer(&h, 10400, 500);
+	assert_int_equal(hlc_wall_ms(&h), 10000); /* near enough */
+	monotonic += 100;
+	wall_ms += 100 + 3600000;
+	assert_int_equal(hlc_wall_ms(&h), 10500);
+	assert_int_equal(hlc_ms(hlc_now(&h)), 10500);
+	monotonic += 100;
+	wall_ms += 100 - 7200000;
+	assert_int_equal(hlc_ms(hlc_now(&h)), 10600);
+	monotonic += 100;
+	wall_ms = 10750;
+	assert_int_equal(hlc_ms(hlc_now(&h)), 10750);
 	clock_set_source(NULL);
 }
 
@@ -235,6 +265,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clock_follows_and_never_returns),
+		cmocka_unit_test(a_wrong_wall_clock_is_not_followed),
 		cmocka_unit_test(values_are_unique_across_threads),
 		cmocka_unit_test(stamps),
 		cmocka_unit_test(vector_basics),

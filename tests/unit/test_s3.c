@@ -132,6 +132,37 @@ static void test_put_request(void **state)
 	end(t);
 }
 
+/* An hour's wrong clock costs one request: the next ones are signed with the store's time. */
+static void test_wrong_clock(void **state)
+{
+	static const struct {
+		const char *refusal;
+		bool head;
+	} v[] = {{CODE("403 No", "RequestTimeTooSkewed"), false}, {EMPTY("403 No"), true}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
+		const struct canned_step steps[] = {{.reply = v[i].refusal, .hang_up = true},
+			{.reply = FULL("ETag: \"e1\"\r\n")},
+			{.reply = v[i].refusal, .hang_up = true}};
+		struct run *t = start(steps, 3);
+		struct store_object o;
+		struct buf b CLEANUP(buf_done) = {0};
+
+		assert_int_equal(
+			v[i].head ? store_head(t->s, "a b", &o, NULL, NULL, &t->e) : get(t, &b),
+			STORE_TRANSIENT);
+		assert_false(sent(t, 0, "x-amz-date: 20130524T"));
+		assert_int_equal(get(t, &b), STORE_OK);
+		assert_true(sent(t, 1, "x-amz-date: 20130524T0000"));
+		assert_true(sent(t, 1, "AKIDEXAMPLE/20130524/eu-west-2/s3/aws4_request"));
+		/* What was signed with the store's own time is refused for something else. */
+		assert_int_equal(
+			v[i].head ? store_head(t->s, "a b", &o, NULL, NULL, &t->e) : get(t, &b),
+			STORE_DENIED);
+		end(t);
+	}
+}
+
 static void test_read_classification(void **state)
 {
 	static const struct {
@@ -567,6 +598,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_key_too_long_with_prefix),
 		cmocka_unit_test(test_put_request),
+		cmocka_unit_test(test_wrong_clock),
 		cmocka_unit_test(test_read_classification),
 		cmocka_unit_test(test_write_classification),
 		cmocka_unit_test(test_error_details),

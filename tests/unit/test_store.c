@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "replicator/store/layers.h"
+#include "src/base/clock.h"
 #include "src/base/buf.h"
 /* The one user in this folder links no library for it. */
 #include "tests/sim/store_mem.c"
@@ -144,8 +145,40 @@ static void counts(void **state)
 	assert_int_equal(c.results[STORE_ABSENT], 1);
 	assert_int_equal(c.bytes_sent, 5);
 	assert_int_equal(c.bytes_received, 5);
-	atomic_store(&s->inner->inner->clock_skew_ms, 1234);
+	store_close(s);
+}
+
+static int64_t wall_ms = 1000000, monotonic_ms = 500;
+
+static int64_t wall_ns(void *ctx)
+{
+	return wall_ms * 1000000;
+}
+
+static int64_t monotonic(void *ctx)
+{
+	return monotonic_ms;
+}
+
+static void clock_of_the_store(void **state)
+{
+	const struct clock_source source = {.realtime_ns = wall_ns, .monotonic_ms = monotonic};
+	struct store *s = store_retry_new(store_stats_new(store_mem_new(STORE_MEM_ALL)), 1, 1000);
+
+	clock_set_source(&source);
+	assert_int_equal(store_clock_ms(s), 0);
+	assert_int_equal(store_clock_skew_ms(s), 0);
+	store_clock_note(s, 1001234);
 	assert_int_equal(store_clock_skew_ms(s), 1234);
+	/* Set by an hour: the store's clock goes on as it did. */
+	monotonic_ms += 1000;
+	wall_ms += 1000 + 3600000;
+	assert_int_equal(store_clock_ms(s), 1002234);
+	assert_int_equal(store_clock_skew_ms(s), 1234 - 3600000);
+	store_clock_note(s, -1);
+	store_clock_note(s, INT64_MAX);
+	assert_int_equal(store_clock_ms(s), 1002234);
+	clock_set_source(NULL);
 	store_close(s);
 }
 
@@ -158,6 +191,7 @@ int main(void)
 		cmocka_unit_test(outputs_of_failures),
 		cmocka_unit_test(kinds_of_store),
 		cmocka_unit_test(counts),
+		cmocka_unit_test(clock_of_the_store),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
