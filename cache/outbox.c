@@ -11,7 +11,8 @@
  * Two directories that collide wait for each other's uploads, which is harmless.
  *
  * Order. The barrier of a directory is the least first of its rows that are neither announced nor
- * ready (1, 5, 6). A ready row (2) may go when its last is below the barrier. outbox_head holds,
+ * ready (1, 5, 6). A ready row (2) may go when its last is below the barrier, and below the first of a ready
+ * one that may not go, as that one would keep the cut open until it can (outbox_dir_limit). outbox_head holds,
  * for each directory that has such a row, the least last of its ready rows: outbox_announceable
  * reads directories in that order and never meets one that has nothing to give; within a directory
  * the rows that may go are a prefix in order of last (outbox_ready), so it never meets one that is
@@ -271,29 +272,48 @@ static int change_row(
 	return r ? r : row_changed(conn, region, before, after);
 }
 
-/* The former name that waited for this upload, if any did. */
-static int release_former_name(struct conn *conn, unsigned region, struct slice key)
+static bool uploads(const struct row *row)
 {
-	struct row old, row;
-	int r = find_row(conn, region, key, &old);
-
-	if (r || !old.id || old.state != OUTBOX_UPLOAD || !old.moved_to.len)
-		return r;
-	row = old;
-	row.state = OUTBOX_ANNOUNCE;
-	row.next_at_ms = 0;
-	return change_row(conn, region, &old, &row);
+	return row && row->state == OUTBOX_UPLOAD && !row->moved_to.len;
 }
 
-static int row_change(
-	struct conn *conn, unsigned region, const struct row *before, const struct row *after)
+/* A former name that waits for key's upload: 1, 0 when there is none, or -errno. There is one, but where
+ * names were given away and taken again. */
+static int next_waiting(struct conn *conn, unsigned region, struct slice key, struct row *ret)
 {
+	sqlite3_stmt *s =
+		conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_moved"
+				     " WHERE region = ?1 AND state = 1 AND moved_to = ?2 LIMIT 1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	bind_slice(s, 2, key);
+	r = conn_row(conn, s);
+	if (r != 1)
+		return r;
+	r = read_row(s, ret);
+	sqlite3_reset(s);
+	return r ? r : 1;
+}
+
+static int row_change(struct conn *conn, unsigned region, struct slice key,
+	const struct row *before, const struct row *after)
+{
+	struct row old, row;
 	int r = change_row(conn, region, before, after);
 
-	if (r || before->state != OUTBOX_UPLOAD || !before->moved_from.len ||
-		(after && after->state == OUTBOX_UPLOAD))
-		return r;
-	return release_former_name(conn, region, key_slice(&before->moved_from));
+	while (!r && uploads(before) && !uploads(after)) {
+		r = next_waiting(conn, region, key, &old);
+		if (r <= 0)
+			break;
+		row = old;
+		row.state = OUTBOX_ANNOUNCE;
+		row.next_at_ms = 0;
+		r = change_row(conn, region, &old, &row);
+	}
+	return r;
 }
 
 /* Whether it was added: the key may have a row, which stays as it is then. */
@@ -393,6 +413,7 @@ static struct row coalesce(
 	 * before. */
 	if (change->object_only && !announced(old->state)) {
 		row.state = old->uploaded ? OUTBOX_UPLOAD : stage;
+		row.moved_to = old->moved_to;
 		row.has_base = old->has_base;
 		memcpy(row.base, old->base, SHA256_SIZE);
 	}
@@ -436,8 +457,7 @@ static int note_moved_to(
 		return r;
 	if (!key_set(&row->moved_to, change->moved_to))
 		return -EINVAL;
-	if (now.id && now.state == OUTBOX_UPLOAD && row->state == OUTBOX_ANNOUNCE &&
-		slice_equal(key_slice(&now.moved_from), change->key)) {
+	if (now.id && uploads(&now) && row->state == OUTBOX_ANNOUNCE) {
 		row->state = OUTBOX_UPLOAD;
 		row->next_at_ms = clock_monotonic_ms() + HELD_MS - age_ms(conn, row);
 	}
@@ -464,7 +484,7 @@ static int take_over(
 		if (r)
 			return r;
 	}
-	return old.id ? row_change(conn, region, &old, &row)
+	return old.id ? row_change(conn, region, change->key, &old, &row)
 		      : add_row(conn, region, change->key, &row, &added);
 }
 
@@ -573,7 +593,7 @@ int outbox_drop(struct conn *conn, struct slice key)
 
 		r = find_row(conn, ids[i], key, &old);
 		if (!r && old.id)
-			r = row_change(conn, ids[i], &old, NULL);
+			r = row_change(conn, ids[i], key, &old, NULL);
 	}
 	return r;
 }
@@ -587,6 +607,7 @@ int outbox_drop_some(
 		sqlite3_stmt *s =
 			conn_statement(conn, "SELECT " ROW_COLUMNS
 					     " FROM outbox WHERE region = ?1 ORDER BY key LIMIT 1");
+		struct key key;
 		struct row old;
 		int r;
 
@@ -598,7 +619,7 @@ int outbox_drop_some(
 			return r;
 		if (r == 0)
 			break;
-		r = read_row(s, &old);
+		r = key_set(&key, column_slice(s, 1)) ? read_row(s, &old) : -EIO;
 		sqlite3_reset(s);
 		if (r)
 			return r;
@@ -606,7 +627,7 @@ int outbox_drop_some(
 			*oldest_ms = old.since_ms;
 		if (hlc_ms(old.stamp.time) < *oldest_ms)
 			*oldest_ms = hlc_ms(old.stamp.time);
-		r = row_change(conn, region, &old, NULL);
+		r = row_change(conn, region, key_slice(&key), &old, NULL);
 		if (r)
 			return r;
 	}
@@ -670,7 +691,7 @@ int outbox_advance(struct conn *conn, unsigned region, struct slice key, struct 
 	} else if (to != OUTBOX_PARKED && to != OUTBOX_ANNOUNCE) {
 		row.uploaded = false;
 	}
-	return row_change(conn, region, &old, &row);
+	return row_change(conn, region, key, &old, &row);
 }
 
 int outbox_announce_unsent(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
@@ -685,7 +706,7 @@ int outbox_announce_unsent(struct conn *conn, unsigned region, struct slice key,
 	row.attempts = 0;
 	row.next_at_ms = 0;
 	row.uploaded = false;
-	return row_change(conn, region, &old, &row);
+	return row_change(conn, region, key, &old, &row);
 }
 
 int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
@@ -695,7 +716,7 @@ int outbox_finish(struct conn *conn, unsigned region, struct slice key, struct s
 
 	if (r || !old.id)
 		return r;
-	return row_change(conn, region, &old, NULL);
+	return row_change(conn, region, key, &old, NULL);
 }
 
 int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
@@ -713,7 +734,7 @@ int outbox_failed(struct conn *conn, unsigned region, struct slice key, struct s
 		row.state |= PARKED;
 	row.next_at_ms = row.state & PARKED || next_at_ms < 0 ? 0 : next_at_ms;
 	snprintf(row.error, sizeof(row.error), "%s", error ? error : "");
-	return row_change(conn, region, &old, &row);
+	return row_change(conn, region, key, &old, &row);
 }
 
 int outbox_put_off(struct conn *conn, unsigned region, struct slice key, struct stamp stamp,
@@ -726,7 +747,7 @@ int outbox_put_off(struct conn *conn, unsigned region, struct slice key, struct 
 		return r;
 	row = old;
 	row.next_at_ms = next_at_ms;
-	return row_change(conn, region, &old, &row);
+	return row_change(conn, region, key, &old, &row);
 }
 
 int outbox_send_whole(struct conn *conn, unsigned region, struct slice key, struct stamp stamp)
@@ -739,7 +760,7 @@ int outbox_send_whole(struct conn *conn, unsigned region, struct slice key, stru
 	row = old;
 	row.state = OUTBOX_UPLOAD;
 	row.has_base = false;
-	return row_change(conn, region, &old, &row);
+	return row_change(conn, region, key, &old, &row);
 }
 
 /* One parked row of the region back to where it was parked: 1, 0 when there is none, or -errno. */
@@ -766,7 +787,7 @@ static int unpark_one(struct conn *conn, unsigned region)
 	row.attempts = 0;
 	row.next_at_ms = 0;
 	row.error[0] = '\0';
-	r = row_change(conn, region, &old, &row);
+	r = change_row(conn, region, &old, &row);
 	return r ? r : 1;
 }
 

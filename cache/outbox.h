@@ -102,21 +102,40 @@ int outbox_drop(struct conn *conn, struct slice key) MUST_CHECK;
 int outbox_drop_some(struct conn *conn, unsigned region, unsigned limit, unsigned *count,
 	uint64_t *oldest_ms) MUST_CHECK;
 
+/* Directories that are held back beside those with a barrier of their own: nothing of dir (a hash) from
+ * the change first on may go. {0} at first; OUTBOX_HOLDS_MAX bounds it. */
+struct outbox_holds {
+	struct outbox_hold {
+		uint64_t dir;
+		uint64_t first; /* 0: free */
+	} * hold;
+	size_t count, size;
+};
+#define OUTBOX_HOLDS_MAX 16384u
+void outbox_holds_done(struct outbox_holds *h);
+/* Adds the directories of those rows (of outbox_announceable) that are former names, and whose content's
+ * present name cannot be announced yet. *added: there were any; what outbox_announceable gives has to be
+ * read again, and looked at again. With OUTBOX_HOLDS_MAX there are no more. */
+int outbox_hold_moved(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n,
+	struct outbox_holds *holds, bool *added) MUST_CHECK;
+
 /* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first.
  * They are taken directory by directory, the one whose oldest change (by last) waits longest
  * first, so that cuts are mostly closed; cost O(log n) a row, however many are held back. *more:
- * further ones may go. */
-int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
-	unsigned *count, bool *more) MUST_CHECK;
+ * further ones may go. holds
+ * may be NULL. */
+int outbox_announceable(struct conn *conn, unsigned region, unsigned max,
+	const struct outbox_holds *holds, struct outbox_row *rows, unsigned *count,
+	bool *more) MUST_CHECK;
 /* True in *ret when the first n of rows, with the group that is open, are a consistent cut: no row of the
  * region that is not among them, in a directory of one of them or of the group, has a first smaller
- * than a last among them (or the group's last there). */
+ * than a last among them (or the group's last there), and no former name among them has a present one that is
+ * still to be announced and is not among them. */
 int outbox_cut_closed(struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n,
 	bool *ret) MUST_CHECK;
-/* The open group of segments (outbox_group.c): a change, by its key and last, is out in one that says
- * "continues". */
+/* The open group of segments (outbox_group.c): a change is out in one that says "continues". */
 int outbox_group_add(
-	struct conn *conn, unsigned region, struct slice key, uint64_t last) MUST_CHECK;
+	struct conn *conn, unsigned region, const struct outbox_row *row) MUST_CHECK;
 int outbox_group_close(struct conn *conn, unsigned region) MUST_CHECK;
 int outbox_group_open(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
 

@@ -1,13 +1,14 @@
 /*
  * The group of segments that a region's announcer has open: for each directory that the group tore the
- * greatest change of it that is out. Kept, so that after a crash the segments that follow go on with the
+ * greatest change of it that is out; and for each directory that has the present name of a former one that
+ * is out, what must follow there. Kept, so that after a crash the segments that follow go on with the
  * group: peers must not see of a directory what is out before the older changes that are not.
  *
  * Bounded by what is open: a group takes in at most the directories of its segments.
  */
 #include "cache/outbox_row.h"
 
-int outbox_group_add(struct conn *conn, unsigned region, struct slice key, uint64_t last)
+static int add(struct conn *conn, unsigned region, struct slice key, uint64_t last)
 {
 	sqlite3_stmt *s = conn_statement(conn,
 		"INSERT INTO announce_group(region, dir, last) VALUES(?1, ?2, ?3)"
@@ -19,6 +20,17 @@ int outbox_group_add(struct conn *conn, unsigned region, struct slice key, uint6
 	bind_int(s, 2, (int64_t)outbox_dir_hash(key));
 	bind_int(s, 3, (int64_t)last);
 	return conn_run(conn, s);
+}
+
+int outbox_group_add(struct conn *conn, unsigned region, const struct outbox_row *row)
+{
+	uint64_t last = 0;
+	int r = add(conn, region, key_slice(&row->key), row->last);
+
+	if (!r)
+		r = outbox_moved_last(conn, region, row, &last);
+	/* That one, too, and what is older than it in its directory. */
+	return r == 1 ? add(conn, region, key_slice(&row->moved_to), last + 1) : r;
 }
 
 int outbox_group_close(struct conn *conn, unsigned region)

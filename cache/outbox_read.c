@@ -50,13 +50,14 @@ static int next_head(struct conn *conn, unsigned region, int64_t *head, uint64_t
 	return r;
 }
 
-static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir, struct outbox_row *rows,
-	unsigned max, unsigned *count, bool *more)
+static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir,
+	const struct outbox_holds *holds, struct outbox_row *rows, unsigned max, unsigned *count,
+	bool *more)
 {
 	unsigned before = *count;
 	sqlite3_stmt *s;
-	int64_t barrier;
-	int r = outbox_dir_barrier(conn, region, dir, &barrier);
+	int64_t limit;
+	int r = outbox_dir_limit(conn, region, dir, holds, &limit);
 
 	if (r)
 		return r;
@@ -67,7 +68,7 @@ static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir, struct
 		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)dir);
-	bind_int(s, 3, barrier);
+	bind_int(s, 3, limit);
 	bind_int(s, 4, (int64_t)(max - before) + 1);
 	while ((r = conn_row(conn, s)) == 1) {
 		if (*count == max) {
@@ -92,8 +93,8 @@ static int by_first(const void *a, const void *b)
 	return (x->first > y->first) - (x->first < y->first);
 }
 
-int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct outbox_row *rows,
-	unsigned *count, bool *more)
+int outbox_announceable(struct conn *conn, unsigned region, unsigned max,
+	const struct outbox_holds *holds, struct outbox_row *rows, unsigned *count, bool *more)
 {
 	int64_t head = -1;
 	uint64_t dir = 0;
@@ -107,7 +108,7 @@ int outbox_announceable(struct conn *conn, unsigned region, unsigned max, struct
 		if (n == max)
 			further = true;
 		else
-			r = ready_of_dir(conn, region, dir, rows, max, &n, &further);
+			r = ready_of_dir(conn, region, dir, holds, rows, max, &n, &further);
 		if (r < 0 || further)
 			break;
 	}
@@ -233,6 +234,30 @@ static int group_closed(struct conn *conn, unsigned region, const struct member 
 	return 0;
 }
 
+/* Whether the present names of former ones are told of by then. */
+static int moved_closed(struct conn *conn, unsigned region, const struct outbox_row *rows,
+	unsigned n, const struct member *members, bool *ret)
+{
+	AUTO_FREE struct outbox_row *probe = malloc(sizeof(*probe));
+	int r = 0;
+
+	if (!probe)
+		return -ENOMEM;
+	for (unsigned i = 0; r >= 0 && *ret && i < n; i++) {
+		struct member wanted = {outbox_dir_hash(key_slice(&rows[i].moved_to)), probe};
+		uint64_t last;
+
+		if (!rows[i].moved_to.len)
+			continue;
+		probe->key = rows[i].moved_to;
+		if (bsearch(&wanted, members, n, sizeof(*members), member_cmp))
+			continue;
+		r = outbox_moved_last(conn, region, &rows[i], &last);
+		*ret = r != 1;
+	}
+	return r < 0 ? r : 0;
+}
+
 int outbox_cut_closed(
 	struct conn *conn, unsigned region, const struct outbox_row *rows, unsigned n, bool *ret)
 {
@@ -254,6 +279,8 @@ int outbox_cut_closed(
 		}
 		r = dir_closed(conn, region, members[i].dir, last, members + i, end - i, &closed);
 	}
+	if (!r && closed)
+		r = moved_closed(conn, region, rows, n, members, &closed);
 	if (!r && closed)
 		r = group_closed(conn, region, members, n, &closed);
 	if (!r)

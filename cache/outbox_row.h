@@ -20,6 +20,15 @@ uint64_t outbox_dir_hash(struct slice key);
 /* The least first of a directory's rows that are neither announced nor ready; INT64_MAX: none. */
 int outbox_dir_barrier(struct conn *conn, unsigned region, uint64_t dir, int64_t *ret) MUST_CHECK;
 
+/* Ready rows of dir whose last is below it may go, and are a closed cut: it is that of the barrier and of holds
+ * (may be NULL), or the first of a row that spans it, and so on. INT64_MAX: all of them. */
+int outbox_dir_limit(struct conn *conn, unsigned region, uint64_t dir,
+	const struct outbox_holds *holds, int64_t *ret) MUST_CHECK;
+/* The last of the row that a former name's content has now: 1, 0 when none is still to be announced, or
+ * -errno. */
+int outbox_moved_last(struct conn *conn, unsigned region, const struct outbox_row *row,
+	uint64_t *last) MUST_CHECK;
+
 /* The ids of the region table, in order, but of regions that are out (resync.h). */
 int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *count) MUST_CHECK;
 

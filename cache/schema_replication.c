@@ -84,7 +84,9 @@ const char *const schema_replication[] = {
 	"CREATE INDEX outbox_size ON outbox(region, size, first, next_at_ms) WHERE state = 1",
 	"CREATE INDEX outbox_held ON outbox(region, dir, first) WHERE state IN (1, 5, 6)",
 	"CREATE INDEX outbox_ready ON outbox(region, dir, last) WHERE state = 2",
-	"CREATE INDEX outbox_span ON outbox(region, dir, first) WHERE state = 2 AND first < last",
+	"CREATE INDEX outbox_span ON outbox(region, dir, first, last) WHERE state = 2 AND first < last",
+	"CREATE INDEX outbox_moved ON outbox(region, moved_to)"
+	" WHERE state = 1 AND moved_to IS NOT NULL",
 	"CREATE INDEX outbox_delayed ON outbox(region, next_at_ms) WHERE next_at_ms > 0",
 	"CREATE INDEX outbox_parked ON outbox(region, first) WHERE state > 4",
 	"CREATE TABLE outbox_head("

@@ -256,7 +256,7 @@ static int set_head(struct conn *conn, unsigned region, uint64_t dir, int64_t he
 
 static int refresh_head(struct conn *conn, unsigned region, uint64_t dir)
 {
-	int64_t old = INT64_MAX, head = INT64_MAX, barrier = 0;
+	int64_t old = INT64_MAX, head = INT64_MAX, limit = 0;
 	int r = dir_number(conn,
 		conn_statement(conn, "SELECT head FROM outbox_head WHERE region = ?1 AND dir = ?2"),
 		region, dir, &old);
@@ -267,10 +267,10 @@ static int refresh_head(struct conn *conn, unsigned region, uint64_t dir)
 					     " WHERE region = ?1 AND dir = ?2 AND state = 2"),
 			region, dir, &head);
 	if (!r && head != INT64_MAX)
-		r = outbox_dir_barrier(conn, region, dir, &barrier);
+		r = outbox_dir_limit(conn, region, dir, NULL, &limit);
 	if (r)
 		return r;
-	if (head >= barrier)
+	if (head >= limit)
 		head = INT64_MAX;
 	return head == old ? 0 : set_head(conn, region, dir, head);
 }

@@ -46,13 +46,19 @@
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
-enum { RENAME_AFTER_MS = 10000 };
+enum {
+	RENAME_AFTER_MS = 10000,
+	HOLDS_FEW = 64,	      /* are looked for anew each time */
+	HOLDS_KEPT_MS = 1000, /* others for so long */
+};
 
 struct announcer {
 	struct delivery_options o;
 	bool group_open; /* as recorded, since the last step */
 	bool behind;
 	bool checked; /* own_log_check is done */
+	struct outbox_holds holds;
+	int64_t held_ms; /* monotonic: since when they were gathered */
 };
 
 struct item {
@@ -98,6 +104,7 @@ void announcer_free(struct announcer *a)
 {
 	if (!a)
 		return;
+	outbox_holds_done(&a->holds);
 	free(a);
 }
 
@@ -110,7 +117,7 @@ bool announcer_waiting(struct announcer *a)
 
 	if (row && !region_is_out(a->o.cache, a->o.region->id) &&
 		cache_read_begin(a->o.cache, &conn) == 0) {
-		if (outbox_announceable(conn, a->o.region->id, 1, row, &count, &more) < 0)
+		if (outbox_announceable(conn, a->o.region->id, 1, NULL, row, &count, &more) < 0)
 			count = 0;
 		cache_read_end(conn);
 	}
@@ -120,14 +127,34 @@ bool announcer_waiting(struct announcer *a)
 
 /* ---- gathering ---- */
 
+/* Those that may go, former names with regard to the present ones, too. */
+static int read_rows(struct announcer *a, struct conn *conn, struct batch *b, unsigned *count)
+{
+	int64_t now = clock_monotonic_ms();
+	bool again = true;
+	int r = 0;
+
+	if (a->holds.count < HOLDS_FEW || now - a->held_ms >= HOLDS_KEPT_MS) {
+		outbox_holds_done(&a->holds);
+		a->held_ms = now;
+	}
+	while (r == 0 && again) {
+		r = outbox_announceable(conn, a->o.region->id, SEGMENT_RECORDS_TARGET, &a->holds,
+			b->rows, count, &b->more);
+		if (r == 0)
+			r = outbox_hold_moved(
+				conn, a->o.region->id, b->rows, *count, &a->holds, &again);
+	}
+	return r;
+}
+
 /* Rows and their entries in one view, until their metadata fills a segment. */
 static int gather_rows(struct announcer *a, struct conn *conn, struct batch *b)
 {
 	unsigned count = 0;
 	size_t bytes = 0;
 
-	int r = outbox_announceable(
-		conn, a->o.region->id, SEGMENT_RECORDS_TARGET, b->rows, &count, &b->more);
+	int r = read_rows(a, conn, b, &count);
 	if (r < 0)
 		return r;
 	if (count)
@@ -293,6 +320,16 @@ static bool same_directory(const struct outbox_row *x, const struct outbox_row *
 	return slice_equal(key_parent(key_slice(&x->key)), key_parent(key_slice(&y->key)));
 }
 
+/* The one beside it that changed later, and the former name of its content. */
+static bool holds_back(const struct batch *b, unsigned i, unsigned k)
+{
+	const struct outbox_row *row = &b->rows[i], *other = &b->rows[k];
+
+	return (other->last > row->first && same_directory(row, other)) ||
+	       (other->moved_to.len &&
+		       slice_equal(key_slice(&other->moved_to), key_slice(&row->key)));
+}
+
 /* What a row that stays holds back stays too, and so on; then the rows that go are moved to the
  * front. */
 static void settle(struct batch *b)
@@ -305,8 +342,7 @@ static void settle(struct batch *b)
 			if (!b->items[i].out)
 				continue;
 			for (unsigned k = 0; k < b->count; k++) {
-				if (!b->items[k].out && b->rows[k].last > b->rows[i].first &&
-					same_directory(&b->rows[i], &b->rows[k])) {
+				if (!b->items[k].out && holds_back(b, i, k)) {
 					b->items[k].out = true;
 					again = true;
 				}
@@ -373,8 +409,7 @@ static int group_sent(
 	if (!continues)
 		return a->group_open ? outbox_group_close(conn, a->o.region->id) : 0;
 	for (unsigned i = 0; r == 0 && i < b->in; i++)
-		r = outbox_group_add(
-			conn, a->o.region->id, key_slice(&b->rows[i].key), b->rows[i].last);
+		r = outbox_group_add(conn, a->o.region->id, &b->rows[i]);
 	return r;
 }
 
@@ -497,8 +532,7 @@ static int resolve_record(void *ctx, const struct record *record, const struct e
 	if (r->continues) {
 		int code = outbox_get(r->conn, r->a->o.region->id, key_slice(&record->key), r->row);
 		if (code == 0)
-			code = outbox_group_add(r->conn, r->a->o.region->id,
-				key_slice(&record->key), r->row->last);
+			code = outbox_group_add(r->conn, r->a->o.region->id, r->row);
 		if (code < 0 && code != -ENOENT)
 			return code;
 	}

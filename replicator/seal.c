@@ -4,7 +4,9 @@
  *
  * One batch is up to BATCH rows, one transaction: read the rows, prepare (hash what is dirty,
  * outside), then in the transaction verify, apply, remove the rows. A RENAME_DIR row stands alone
- * between batches (seal_tree.c), after everything that came before it.
+ * between batches (seal_tree.c), after everything that came before it. One that takes long is done by and
+ * by: what comes after it goes on meanwhile, but for keys below either of its names, and for further
+ * directories' renames, which wait for it.
  *
  * Order within a directory: a peer must never see a later change of this server without its earlier
  * ones. All rows of a batch get their numbers in the outbox in one transaction (how: seal_set.c),
@@ -36,6 +38,8 @@
 #define LATE_MS 1000
 #define TURN_MS 20
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
+#define RENAMES_MAX 16u
+#define BEHIND_MAX 8u /* batches behind a rename that are looked through for something to seal */
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
 	struct sealer **ret)
@@ -83,12 +87,18 @@ struct round {
 	uint64_t after;	  /* rows up to here were seen */
 	bool end;	  /* no row was left */
 	bool did;
+	bool renamed; /* a part of a directory's rename, the rest of which is to come */
+	struct {
+		struct key from, to;
+	} * renames; /* that are to come, before what is sealed now; RENAMES_MAX */
+	unsigned renames_count;
 	int failure; /* the first reason why a row had to stay that will not pass by itself */
 };
 
 static void round_done(struct round *round)
 {
 	free(round->held);
+	free(round->renames);
 }
 
 static uint64_t hash_of(struct slice key)
@@ -170,11 +180,31 @@ static struct seal_target *target_of(struct sealer *s, unsigned at)
 	return &s->set.targets[s->set.order[at]];
 }
 
+static bool is_below(struct slice key, const struct key *dir)
+{
+	return key.len > dir->len && key.p[dir->len] == '/' &&
+	       memcmp(key.p, dir->p, dir->len) == 0;
+}
+
+/* Keys below a directory whose rename is to come first. The directory itself is done by its rename already,
+ * and what changes of it holds nothing back. */
+static void block_renamed(struct sealer *s, const struct round *round)
+{
+	for (unsigned i = 0; round->renames_count && i < s->set.count; i++) {
+		struct seal_target *t = &s->set.targets[i];
+
+		for (unsigned k = 0; k < round->renames_count && !t->blocked; k++)
+			t->blocked = is_below(t->key, &round->renames[k].from) ||
+				     is_below(t->key, &round->renames[k].to);
+	}
+}
+
 /* Spreads "not now": over the directory of each blocked key, and over the two keys of a rename. */
 static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 {
 	bool again = true;
 
+	block_renamed(s, round);
 	for (unsigned i = 0; i < s->set.count; i++) {
 		if (s->set.targets[i].blocked)
 			hold(round, s->set.targets[i].key);
@@ -307,6 +337,37 @@ static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
 	return r;
 }
 
+/* What follows in the journal goes without it. *ret is false when that are too many. */
+static int put_off(struct round *round, const struct journal_row *row, bool *ret)
+{
+	*ret = round->renames_count < RENAMES_MAX;
+	if (!*ret)
+		return 0;
+	if (!round->renames)
+		round->renames = calloc(RENAMES_MAX, sizeof(*round->renames));
+	if (!round->renames)
+		return -ENOMEM;
+	round->renames[round->renames_count].from = row->hint;
+	round->renames[round->renames_count++].to = row->key;
+	return 0;
+}
+
+/* A portion of a RENAME_DIR; behind one that is not at its end the next ones wait. */
+static int rename_step(struct sealer *s, struct round *round, const struct journal_row *row)
+{
+	bool did = false, end = false, more = true;
+	int r = round->renames_count ? 0 : seal_rename_dir(s, row, &did, &end, &round->failure);
+
+	if (end)
+		round->did |= did;
+	else
+		round->renamed |= did;
+	if (!r && !end)
+		r = put_off(round, row, &more);
+	round->end |= !more;
+	return r;
+}
+
 /* One batch, or one RENAME_DIR. */
 static int round_step(struct sealer *s, struct round *round)
 {
@@ -328,12 +389,13 @@ static int round_step(struct sealer *s, struct round *round)
 		return r;
 	}
 	round->after = s->rows[0].seq;
-	return seal_rename_dir(s, &s->rows[0], &round->did, &round->failure);
+	return rename_step(s, round, &s->rows[0]);
 }
 
 int sealer_step(struct sealer *s, bool *did)
 {
 	CLEANUP(round_done) struct round round = {0};
+	unsigned behind = 0;
 	int r;
 
 	*did = false;
@@ -345,11 +407,13 @@ int sealer_step(struct sealer *s, bool *did)
 	if (!r)
 		r = file_journal_due(s->cache, s->options.seal_after_ms);
 	/* On past rows that have to wait; what was sealed is handed to the announcers first. */
-	while (!r && !round.end && !round.did)
+	while (!r && !round.end && !round.did && behind < BEHIND_MAX) {
 		r = round_step(s, &round);
+		behind += round.renamed;
+	}
 	s->patient = false;
 	mutex_unlock(&s->lock);
-	*did = round.did;
+	*did = round.did || round.renamed;
 	return r ? r : round.failure;
 }
 
@@ -358,7 +422,7 @@ bool sealer_late(struct sealer *s)
 	bool late;
 
 	mutex_lock(&s->lock);
-	late = s->late;
+	late = s->late || s->going.seq;
 	mutex_unlock(&s->lock);
 	return late;
 }

@@ -32,7 +32,7 @@ int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_ca
 	struct sealer **ret) MUST_CHECK;
 void sealer_free(struct sealer *s);
 /* Seals up to about 2,000 waiting rows in order, in one or a few transactions; RENAME_DIR rows
- * are expanded in batches that resume after a crash. *did: anything was sealed. Also journals
+ * are expanded in batches that start over after a crash, up to 2,000 names in one call beside other rows. *did: anything was sealed. Also journals
  * files open for longer than seal_after_ms and quiet directory times. */
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
 /* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
@@ -40,7 +40,8 @@ int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
 /* In a write transaction, for a file whose content cannot be sealed now: its attributes alone, over the
  * version that was sealed last; nothing where there is none. Takes no lock. */
 int sealer_seal_attributes(struct sealer *s, struct conn *conn, struct slice key) MUST_CHECK;
-/* There is more than a batch to seal, and it has waited for a second: no time for pauses. */
+/* There is more than a batch to seal, and it has waited for a second, or a directory's rename is under way:
+ * no time for pauses. */
 bool sealer_late(struct sealer *s);
 /* The rename of a directory that is being turned into changes of names. total is an estimate. */
 struct seal_progress {

@@ -85,6 +85,13 @@ struct seal_wait {
 	int64_t wanted_ms; /* when it was last asked for */
 };
 
+/* How far the rename of a directory has come. */
+struct seal_renaming {
+	uint64_t seq; /* of its row; 0: none is under way */
+	bool walked;  /* all names of the tree are done, those of the map are left */
+	struct key last;
+};
+
 #define SEAL_WAITS 512u
 #define SEAL_WAIT_FORGET_MS 120000 /* after wanted_ms */
 
@@ -103,6 +110,7 @@ struct sealer {
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
 	unsigned overtaken_rounds; /* in a row */
 	struct seal_wait waits[SEAL_WAITS];
+	struct seal_renaming going;
 	struct mutex progress_lock; /* a leaf; guards the two below */
 	bool renaming;
 	struct seal_progress progress;
@@ -131,8 +139,9 @@ int seal_set_apply(
 /* ---- seal_tree.c ---- */
 
 /* Seals everything at and below both keys of a RENAME_DIR row, in bounded transactions, then
- * removes the row. */
-int seal_rename_dir(
-	struct sealer *s, const struct journal_row *row, bool *did, int *failure) MUST_CHECK;
+ * removes the row. A patient sealer only so much at a time: *end says whether that was all, else the
+ * next call for the row goes on. */
+int seal_rename_dir(struct sealer *s, const struct journal_row *row, bool *did, bool *end,
+	int *failure) MUST_CHECK;
 
 #endif

@@ -28,6 +28,7 @@
 #include "src/base/clock.h"
 
 #define OVERTAKEN_MAX 8u
+#define NAMES_MAX 64u /* that a file went through in one batch */
 
 /* ---- the set ---- */
 
@@ -585,15 +586,24 @@ static struct slice former_name(
 	return t->from;
 }
 
-/* The name that a removed file's content has now, or an empty one; p is room for it. */
-static struct slice new_name(
-	const struct seal_set *set, const struct seal_target *t, struct key *p)
+/* The name that a removed file's content has now, or an empty one; p is room for it. Names that it had in
+ * between may never have been told of to anybody, so they are passed over. */
+static struct slice new_name(struct seal_set *set, const struct seal_target *t, struct key *p)
 {
+	struct slice to = t->to;
+
 	if (t->local.kind != KIND_ABSENT)
 		return (struct slice){NULL, 0};
-	if (!t->to.len && under_other(t->key, set->moved_from, set->moved_to, p))
+	if (!to.len && under_other(t->key, set->moved_from, set->moved_to, p))
 		return key_slice(p);
-	return t->to;
+	for (unsigned i = 0; to.len && i < NAMES_MAX; i++) {
+		unsigned at = *find_slot(set, to);
+
+		if (!at || set->targets[at - 1].local.kind != KIND_ABSENT)
+			return to;
+		to = set->targets[at - 1].to;
+	}
+	return (struct slice){NULL, 0};
 }
 
 static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target *t)

@@ -3,9 +3,11 @@
  * What the tree has at and below the new name is sealed first, then what the replicated map has at
  * and below the old one, so that a peer rather sees a file twice than not at all.
  *
- * Progress is kept nowhere: the row goes when all is done, and after a crash it starts over; a key
- * that is sealed already makes no new version. Both walks go in key order from a last key, each
- * batch is a transaction of its own.
+ * Progress is kept in memory (sealer.going): the row goes when all is done, and after a crash it starts
+ * over; a key that is sealed already makes no new version. Both walks go in a fixed order from a last key,
+ * each batch is a transaction of its own. The sealer's thread does PORTION batches and then what else is
+ * in the journal, so that the rename of a large directory keeps nobody waiting; names that change
+ * meanwhile have rows of their own, which wait for the end.
  *
  * A file that cannot be sealed now (it changes, or cannot be read) gets a journal row of its own,
  * in the same transaction, so that it does not hold up the rest.
@@ -20,6 +22,7 @@
 #include "src/base/thread.h"
 
 #define BATCH 500
+#define PORTION 4
 
 /* Keys of a batch: one copy of their bytes, handed out as slices when it is complete. */
 struct key_list {
@@ -154,10 +157,10 @@ static int seal_list(struct sealer *s, const struct journal_row *row, const stru
 	return code;
 }
 
-/* One batch of keys after list->last of the tree (walk) or of the map. */
-static int read_batch(struct sealer *s, bool walk, struct slice root, struct key_list *list)
+/* One batch of keys after last of the tree (walk) or of the map. */
+static int read_batch(struct sealer *s, bool walk, struct slice root, struct slice last,
+	struct key_list *list)
 {
-	struct key after = list->last;
 	struct conn *conn;
 	int r;
 
@@ -167,29 +170,34 @@ static int read_batch(struct sealer *s, bool walk, struct slice root, struct key
 	if (r)
 		return r;
 	if (walk)
-		r = journal_walk(conn, root, key_slice(&after), BATCH, take_key, list);
+		r = journal_walk(conn, root, last, BATCH, take_key, list);
 	else
-		r = entry_scan(conn, root, key_slice(&after), true, BATCH, take_key, list);
+		r = entry_scan(conn, root, last, true, BATCH, take_key, list);
 	cache_read_end(conn);
 	return r;
 }
 
-static int seal_all_of(
-	struct sealer *s, const struct journal_row *row, bool walk, bool *did, int *failure)
+/* The next batch of the walk or the scan that s->going is at; *end: there was none. */
+static int seal_next(
+	struct sealer *s, const struct journal_row *row, bool *did, bool *end, int *failure)
 {
-	struct slice root = walk ? key_slice(&row->key) : key_slice(&row->hint);
+	bool walk = !s->going.walked;
 	CLEANUP(key_list_done) struct key_list list = {0};
-	int r = 0;
+	int r = read_batch(s, walk, walk ? key_slice(&row->key) : key_slice(&row->hint),
+		key_slice(&s->going.last), &list);
 
-	do {
-		r = read_batch(s, walk, root, &list);
-		if (!r && list.count)
-			r = seal_list(s, row, &list, did, failure);
-		if (!r && s->tick)
-			r = s->tick(s->tick_ctx);
-	} while (!r && list.count);
+	if (!r && list.count)
+		r = seal_list(s, row, &list, did, failure);
 	seal_set_clear(&s->set); /* it borrows from the list */
-	return r;
+	if (r)
+		return r;
+	s->going.last = list.last;
+	*end = !list.count && !walk;
+	if (!list.count && walk) {
+		s->going.walked = true;
+		s->going.last.len = 0;
+	}
+	return s->tick ? s->tick(s->tick_ctx) : 0;
 }
 
 static int seal_top(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
@@ -218,16 +226,28 @@ static int remove_row(struct sealer *s, uint64_t seq)
 	return cache_commit(conn);
 }
 
-int seal_rename_dir(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
+static int begin(struct sealer *s, const struct journal_row *row, bool *did, int *failure)
 {
 	int r = begin_progress(s, row);
 
 	if (!r)
 		r = seal_top(s, row, did, failure);
 	if (!r)
-		r = seal_all_of(s, row, true, did, failure);
-	if (!r)
-		r = seal_all_of(s, row, false, did, failure);
+		s->going = (struct seal_renaming){.seq = row->seq};
+	return r;
+}
+
+int seal_rename_dir(struct sealer *s, const struct journal_row *row, bool *did, bool *end,
+	int *failure)
+{
+	int r = s->going.seq == row->seq ? 0 : begin(s, row, did, failure);
+
+	*end = false;
+	for (unsigned i = 0; !r && !*end && (!s->patient || i < PORTION); i++)
+		r = seal_next(s, row, did, end, failure);
+	if (!r && !*end)
+		return 0;
 	end_progress(s);
+	s->going.seq = 0;
 	return r ? r : remove_row(s, row->seq);
 }

@@ -544,8 +544,10 @@ static bool step(struct sim *s, unsigned n, unsigned which)
 	default:
 		r = sim_checkpoint_step(s, n, &did);
 	}
-	if (which == 3 && r == 0)
+	if (which == 3 && r == 0) {
 		sim_order_check(s, n);
+		sim_marker_check(s, n);
+	}
 	node->running = false;
 	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable",
 		"upkeep", "checkpoint"};
@@ -605,6 +607,8 @@ static void random_event(struct sim *s, unsigned n)
 		s->current = n;
 		s->now_ms += 1 + (int64_t)random_below(20);
 		sim_order_write(s, n);
+		sim_marker_event(s, n);
+		sim_marker_event(s, n);
 		break;
 	case 11:
 	case 12:
@@ -726,8 +730,10 @@ static void heal(struct sim *s)
 			replicator_step_watch(node->replicator);
 			if (r == 0)
 				r = replicator_step_pull(node->replicator, &d);
-			if (r == 0)
+			if (r == 0) {
 				sim_order_check(s, n);
+				sim_marker_check(s, n);
+			}
 			did |= d;
 			did |= sim_durability_step(s, n);
 			did |= sim_optional_step(s, n);
@@ -776,6 +782,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	random_seed_deterministic(seed);
 	clock_set_source(&source);
 	sim_unseen_begin(s);
+	sim_marker_begin(s);
 	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
 	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
 	s->optional = s->regions > 1 && chance(30) && seed % 4; /* the others are scanned */
@@ -837,6 +844,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	}
 	sim_net_done(s);
 	sim_order_done();
+	sim_marker_done(s);
 	sim_replaced_done(s);
 	sim_unseen_done(s);
 	clock_set_source(NULL);
@@ -875,7 +883,7 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < seeds; i++)
 		requests += run_seed(first + i, verbose);
 	remove_work_dir();
-	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || pairs == 0 ||
+	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || sim_marker_checks() == 0 || pairs == 0 ||
 						      sim_unseen_checks() == 0))) {
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;

@@ -61,6 +61,7 @@ struct sim {
 	struct sim_replaced *replaced;
 	bool crowded; /* the last events: see crowd in sim.c */
 	struct sim_unseen *unseen; /* NULL: nobody writes unseen */
+	struct sim_marker *marker;
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
 	bool checkpoints;     /* are written, segments go, and servers are away or join */
@@ -88,6 +89,13 @@ void sim_order_write(struct sim *s, unsigned n);
 void sim_order_check(struct sim *s, unsigned n);
 uint64_t sim_order_checks(void); /* how often there was something to compare */
 void sim_order_done(void);
+
+/* sim_marker.c: directories of each node's own in which files wander. Checked after every pull. */
+void sim_marker_begin(struct sim *s);
+void sim_marker_event(struct sim *s, unsigned n);
+void sim_marker_check(struct sim *s, unsigned n);
+uint64_t sim_marker_checks(void); /* how many files there were to look at */
+void sim_marker_done(struct sim *s);
 
 /* sim_flow.c: regions get slow; a node watches its regions, and leaves and takes back some. */
 void sim_flow_event(struct sim *s, unsigned n, unsigned r);

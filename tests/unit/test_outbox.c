@@ -46,7 +46,7 @@ static const char *announceable(struct conn *conn)
 	bool more = true;
 	size_t len = 0;
 
-	assert_int_equal(outbox_announceable(conn, regions[0], 16, rows, &n, &more), 0);
+	assert_int_equal(outbox_announceable(conn, regions[0], 16, NULL, rows, &n, &more), 0);
 	assert_false(more);
 	text[0] = '\0';
 	for (unsigned i = 0; i < n; i++)
@@ -97,6 +97,120 @@ static void an_inline_row_is_announced_then_materialised(void **state)
 	assert_int_equal(outbox_stats(conn, regions[1], &stats), 0);
 	assert_int_equal(stats.rows, 1);
 	fixture_commit(conn);
+}
+
+static struct stamp gone(struct conn *conn, const char *key, const char *to)
+{
+	struct stamp stamp = {(++stamps) << 16, 7};
+	const struct outbox_change change = {
+		.key = slice_of(key), .stamp = stamp, .moved_to = slice_of(to)};
+
+	assert_int_equal(outbox_enqueue(conn, &change), 0);
+	return stamp;
+}
+
+/* As the announcer does: those that may go with regard to where renamed content is. */
+static const char *may_go(struct conn *conn)
+{
+	static char text[512];
+	struct outbox_holds holds = {0};
+	struct outbox_row rows[16];
+	bool more = true, again = true;
+	unsigned n = 0;
+	size_t len = 0;
+
+	while (again) {
+		assert_int_equal(
+			outbox_announceable(conn, regions[0], 16, &holds, rows, &n, &more), 0);
+		assert_int_equal(
+			outbox_hold_moved(conn, regions[0], rows, n, &holds, &again), 0);
+	}
+	text[0] = '\0';
+	for (unsigned i = 0; i < n; i++)
+		len += (size_t)snprintf(
+			text + len, sizeof(text) - len, "%s%s", i ? "," : "", rows[i].key.p);
+	outbox_holds_done(&holds);
+	return text;
+}
+
+static bool is_closed(struct conn *conn, const char *key)
+{
+	struct outbox_row row;
+	bool closed = false;
+
+	assert_int_equal(outbox_get(conn, regions[0], slice_of(key), &row), 0);
+	assert_int_equal(outbox_cut_closed(conn, regions[0], &row, 1, &closed), 0);
+	return closed;
+}
+
+static void a_former_name_goes_with_its_present_one(void **state)
+{
+	struct fixture *f = *state;
+	struct conn *conn = fixture_begin(f);
+	struct stamp big, small;
+
+	/* Over three names, the last of which waits for its upload. */
+	big = put(conn, "c/x", 1 << 20, true, true);
+	gone(conn, "b/x", "c/x");
+	gone(conn, "a/x", "b/x");
+	put(conn, "a/after", 1, false, true);
+	put(conn, "d/other", 1, false, true);
+	assert_string_equal(may_go(conn), "d/other");
+	/* Its object is there. */
+	assert_int_equal(outbox_advance(conn, regions[0], slice_of("c/x"), big, OUTBOX_ANNOUNCE), 0);
+	assert_string_equal(may_go(conn), "c/x,b/x,a/x,a/after,d/other");
+	/* None of them alone: where they do not fit into one segment those are a group. */
+	assert_true(is_closed(conn, "c/x"));
+	assert_false(is_closed(conn, "b/x"));
+	assert_false(is_closed(conn, "a/x"));
+	fixture_commit(conn);
+
+	/* A small one, whose new directory waits for something else. */
+	conn = fixture_begin(f);
+	put(conn, "e/big", 1 << 20, true, true);
+	small = put(conn, "e/y", 1, false, true);
+	gone(conn, "f/y", "e/y");
+	assert_string_equal(may_go(conn), "c/x,b/x,a/x,a/after,d/other");
+	assert_int_equal(outbox_finish(conn, regions[0], slice_of("e/y"), small), 0);
+	assert_string_equal(may_go(conn), "c/x,b/x,a/x,a/after,d/other,f/y");
+	assert_true(is_closed(conn, "f/y"));
+	fixture_commit(conn);
+}
+
+static void a_group_goes_on_until_the_present_name_is_out(void **state)
+{
+	struct fixture *f = *state;
+	struct conn *conn = fixture_begin(f);
+	struct stamp g = put(conn, "g/x", 1, false, true);
+	struct outbox_row row;
+	bool closed = true;
+
+	gone(conn, "h/x", "g/x");
+	assert_int_equal(outbox_get(conn, regions[0], slice_of("h/x"), &row), 0);
+	assert_int_equal(outbox_group_add(conn, regions[0], &row), 0);
+	assert_int_equal(outbox_finish(conn, regions[0], slice_of("h/x"), row.stamp), 0);
+	assert_int_equal(outbox_cut_closed(conn, regions[0], NULL, 0, &closed), 0);
+	assert_false(closed);
+	assert_int_equal(outbox_finish(conn, regions[0], slice_of("g/x"), g), 0);
+	assert_int_equal(outbox_cut_closed(conn, regions[0], NULL, 0, &closed), 0);
+	assert_true(closed);
+	cache_rollback(conn);
+}
+
+/* What would keep a cut open until an upload is there does not begin one. */
+static void a_row_over_the_barrier_holds_back_what_it_spans(void **state)
+{
+	struct fixture *f = *state;
+	struct conn *conn = fixture_begin(f);
+
+	put(conn, "d/before", 1, false, true);
+	put(conn, "d/twice", 1, false, true);
+	put(conn, "d/between", 1, false, true);
+	put(conn, "d/big", 1 << 20, true, true);
+	assert_string_equal(announceable(conn), "d/before,d/twice,d/between");
+	put(conn, "d/twice", 1, false, true);
+	assert_string_equal(announceable(conn), "d/before");
+	cache_rollback(conn);
 }
 
 static void an_upload_holds_back_its_directory_only(void **state)
@@ -345,17 +459,34 @@ static bool model_blocks(const struct model_row *row)
 	return row->there && (row->stage == 1 || (row->stage == 2 && row->parked));
 }
 
+/* From which change on a directory is held back: by a row that blocks, or one that reaches over the limit. */
+static uint64_t model_limit(const struct model *m, unsigned g, unsigned dir)
+{
+	uint64_t limit = UINT64_MAX;
+	bool again = true;
+
+	while (again) {
+		again = false;
+		for (unsigned i = dir; i < KEYS; i += 4) {
+			const struct model_row *row = &m->rows[g][i];
+
+			if (row->first < limit &&
+				(model_blocks(row) || (row->there && row->stage == 2 &&
+							      row->last >= limit))) {
+				limit = row->first;
+				again = true;
+			}
+		}
+	}
+	return limit;
+}
+
 static bool model_may_go(const struct model *m, unsigned g, unsigned k)
 {
 	const struct model_row *row = &m->rows[g][k];
 
-	if (!row->there || row->stage != 2 || row->parked)
-		return false;
-	for (unsigned i = k % 4; i < KEYS; i += 4) {
-		if (model_blocks(&m->rows[g][i]) && m->rows[g][i].first < row->last)
-			return false;
-	}
-	return true;
+	return row->there && row->stage == 2 && !row->parked &&
+	       row->last < model_limit(m, g, k % 4);
 }
 
 static bool model_closed(
@@ -386,7 +517,7 @@ static void check_announceable(struct conn *conn, const struct model *m, unsigne
 
 	for (unsigned k = 0; k < KEYS; k++)
 		want += model_may_go(m, g, k);
-	assert_int_equal(outbox_announceable(conn, regions[g], max, rows, &n, &more), 0);
+	assert_int_equal(outbox_announceable(conn, regions[g], max, NULL, rows, &n, &more), 0);
 	assert_int_equal(n, want < max ? want : max);
 	assert_int_equal(more, want > max);
 	for (unsigned i = 0; i < n; i++) {
@@ -533,7 +664,7 @@ static void cost_does_not_grow_with_the_backlog(void **state)
 		put(conn, key, 10, false, true);
 	}
 	(void)vm_steps(conn);
-	assert_int_equal(outbox_announceable(conn, regions[0], 100, rows, &n, &more), 0);
+	assert_int_equal(outbox_announceable(conn, regions[0], 100, NULL, rows, &n, &more), 0);
 	assert_int_equal(n, 100);
 	assert_true(more);
 	assert_true(vm_steps(conn) < 100 * 150);
@@ -549,7 +680,7 @@ static void cost_does_not_grow_with_the_backlog(void **state)
 	assert_int_equal(outbox_advance(conn, regions[0], slice_of("held/big"), rows[0].stamp,
 				 OUTBOX_ANNOUNCE),
 		0);
-	assert_int_equal(outbox_announceable(conn, regions[0], 100, rows, &n, &more), 0);
+	assert_int_equal(outbox_announceable(conn, regions[0], 100, NULL, rows, &n, &more), 0);
 	assert_int_equal(n, 100);
 	assert_true(vm_steps(conn) < 100 * 150);
 	assert_no_scans(conn, "outbox");
@@ -560,6 +691,12 @@ static void cost_does_not_grow_with_the_backlog(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			a_former_name_goes_with_its_present_one, setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(
+			a_group_goes_on_until_the_present_name_is_out, setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(
+			a_row_over_the_barrier_holds_back_what_it_spans, setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
 			an_inline_row_is_announced_then_materialised, setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(

@@ -533,6 +533,61 @@ static void a_long_rename_is_left_and_gone_on_with(void **state)
 	check_tree(s, 1200);
 }
 
+static bool is_sealed(struct server *s, const char *key)
+{
+	struct entry e = {0};
+	struct conn *conn;
+	bool live;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	live = entry_get(conn, slice_of(key), &e) == 0 && entry_live(&e);
+	cache_read_end(conn);
+	entry_done(&e);
+	return live;
+}
+
+/* It takes many steps, and each of them seals what waits behind it, too, but for what lies in the renamed
+ * directory, and further renames. */
+static void others_go_on_during_a_long_rename(void **state)
+{
+	struct server *s = *state;
+	unsigned steps = 0, rounds = 0;
+	char key[32];
+	bool did;
+
+	make_tree(s, 5000);
+	do_mkdir(s, "small");
+	do_write(s, "small/file", "small");
+	seal(s);
+	do_rename(s, "old", "new");
+	do_write(s, "new/f001", "changed after");
+	do_rename(s, "small", "smaller");
+	do_write(s, "other", "0");
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_true(did);
+	assert_true(is_sealed(s, "other"));
+	assert_true(is_sealed(s, "old/f001"));
+	assert_true(is_sealed(s, "small/file"));
+	for (did = true; did; steps++) {
+		bool renaming = is_sealed(s, "old/f001");
+
+		snprintf(key, sizeof(key), "other%u", steps);
+		if (renaming)
+			do_write(s, key, "more");
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+		rounds += renaming;
+		assert_true(!renaming || is_sealed(s, key));
+		assert_true(!is_sealed(s, "smaller/file") || !is_sealed(s, "old/f001"));
+	}
+	assert_true(rounds >= 3);
+	assert_true(is_sealed(s, "smaller/file"));
+	assert_false(is_sealed(s, "small/file"));
+	check_tree(s, 5000);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "new/f001", "changed after");
+	assert_converged(&s[0], &s[1]);
+}
+
 /* The name is in use again before anything was sealed. */
 static void directory_rename_and_new_one(void **state)
 {
@@ -1075,6 +1130,7 @@ int main(void)
 		TEST(stamps_exceed_what_was_seen),
 		TEST(directory_rename),
 		TEST(a_long_rename_is_left_and_gone_on_with),
+		TEST(others_go_on_during_a_long_rename),
 		TEST(directory_rename_and_new_one),
 		TEST(attributes_outlive_the_name),
 		TEST(what_overtakes_a_seal_stays),
