@@ -146,6 +146,7 @@ struct region_status {
 	uint64_t bytes_sent;	    /* of bodies, since the start; likewise the two below */
 	uint64_t bytes_received;
 	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
+	uint64_t wrong_bytes;  /* times that bytes from it did not match their hash */
 	bool copies;	       /* from the home region (push = copy) */
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	struct resync_status resync;

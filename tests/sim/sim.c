@@ -100,7 +100,7 @@ void sim_node_open(struct sim *s, unsigned n)
 	struct sim_node *node = &s->node[n];
 	struct cache_options co = {
 		.state_dir = node->dir, .sync_off = true, .no_lock = true, .map_min = INLINE_MAX,
-		.partial_block = 32};
+		.partial_block = 32, .parts_min = SIM_PARTS_MIN};
 	struct replicator_options ro = {.volume = "sim",
 		.regions = s->regions,
 		.home = node->home,
