@@ -887,6 +887,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: no file was read by ranges to its end\n");
 		return 1;
 	}
+	if (seeds >= 500 && !sim_lazy_refused()) {
+		fprintf(stderr, "sim: no wrong bytes came\n");
+		return 1;
+	}
 	if (seeds >= 100 && !sim_optional_happened()) {
 		fprintf(stderr, "sim: no optional region was given up and came back\n");
 		return 1;

@@ -104,6 +104,7 @@ void sim_lazy_event(struct sim *s, unsigned n);
 /* Content can be read by ranges, or is fetched whole. */
 void sim_lazy_on(struct sim *s, unsigned n, bool on);
 bool sim_lazy_happened(void);
+bool sim_lazy_refused(void); /* some wrong bytes */
 /* Content from this size on has hashes of its parts. */
 #define SIM_PARTS_MIN 65
 /* What a node gets of an object: wrong bytes now and then, where it can find that out. sink: what the
