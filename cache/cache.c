@@ -24,6 +24,7 @@
 #include <sys/statvfs.h>
 
 #include "cache/content_map.h"
+#include "cache/content_parts.h"
 #include "cache/hashing.h"
 #include "cache/internal.h"
 #include "cache/redo.h"
@@ -409,6 +410,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->hashings = hashings_new();
 	c->hash_slice_ms = HASH_SLICE_MS;
 	c->map_min = options->map_min ? options->map_min : CONTENT_MAP_MIN;
+	c->parts_min = options->parts_min ? options->parts_min : CONTENT_PARTS_MIN;
 	atomic_init(&c->hash_end_ms, INT64_MAX);
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();

@@ -100,6 +100,7 @@ struct cache_options {
 	unsigned min_free_percent;
 	uint64_t partial_block; /* bytes of a block of partial content; 0: 1 MiB. Tests have less */
 	uint64_t map_min; /* tests: CONTENT_MAP_MIN of content_map.h is another; 0: it is not */
+	uint64_t parts_min; /* likewise CONTENT_PARTS_MIN of content_parts.h */
 	/* What may wait for regions before writers are slowed and refused (pressure.h): bytes of content,
 	 * rows of the journal and the outbox. 0: no limit. */
 	uint64_t max_dirty;

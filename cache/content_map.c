@@ -4,7 +4,8 @@
  * collide: hence no faster hash, whose cost would not show beside that of the content's own.
  *
  * A block has a sixty-fourth of the least size that is mapped (16 KiB of 1 MiB), doubled as long as there
- * were more than CONTENT_MAP_BLOCKS_MAX of them: a map of 1 GiB has 512 KiB. Versions whose blocks differ in
+ * were more than CONTENT_MAP_BLOCKS_MAX of them, or, from blocks of 1 MiB on, CONTENT_MAP_BLOCKS_LARGE: a
+ * map of 1 GiB has 512 KiB. Hashes of parts are made of these (content_parts.h). Versions whose blocks differ in
  * size cannot be compared; a file that grows comes by that once each time that it doubles.
  *
  * Which are kept. Each version of an inode adds one, so that a log that is sealed every few seconds would
@@ -38,17 +39,26 @@ static uint64_t block_count(uint64_t size, unsigned bits)
 	return (size >> bits) + ((size & ((UINT64_C(1) << bits) - 1)) != 0);
 }
 
-void content_mapper_begin(struct content_mapper *m, uint64_t size, uint64_t least)
+unsigned content_map_bits(uint64_t size, uint64_t least)
 {
 	unsigned bits = BLOCK_BITS_MIN;
+
+	while ((UINT64_C(64) << bits) < least)
+		bits++;
+	while (block_count(size, bits) > CONTENT_MAP_BLOCKS_MAX && bits < CONTENT_MAP_BITS_LARGE)
+		bits++;
+	while (block_count(size, bits) > CONTENT_MAP_BLOCKS_LARGE)
+		bits++;
+	return bits;
+}
+
+void content_mapper_begin(struct content_mapper *m, uint64_t size, uint64_t least)
+{
+	unsigned bits = content_map_bits(size, least);
 
 	*m = (struct content_mapper){0};
 	if (!size || size < least || size > INT64_MAX)
 		return;
-	while ((UINT64_C(64) << bits) < least)
-		bits++;
-	while (block_count(size, bits) > CONTENT_MAP_BLOCKS_MAX)
-		bits++;
 	m->map.size = size;
 	m->map.bits = bits;
 	m->map.blocks = malloc((size_t)block_count(size, bits) * CONTENT_MAP_HASH_SIZE);

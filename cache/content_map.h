@@ -12,6 +12,9 @@
 /* Content from this size on has a map; cache_options.map_min. */
 #define CONTENT_MAP_MIN ((uint64_t)1 << 20)
 #define CONTENT_MAP_BLOCKS_MAX 40000u
+/* From blocks of 1 << CONTENT_MAP_BITS_LARGE bytes on there are up to this many. */
+#define CONTENT_MAP_BLOCKS_LARGE 262144u
+#define CONTENT_MAP_BITS_LARGE 20
 /* All maps together, in bytes: then the oldest go. */
 #define CONTENT_MAPS_MAX ((int64_t)64 << 20)
 
@@ -22,6 +25,9 @@ struct content_map {
 	uint8_t *blocks; /* CONTENT_MAP_HASH_SIZE bytes each; heap, owned */
 };
 void content_map_done(struct content_map *map); /* also the CLEANUP function */
+
+/* The blocks of content of size bytes, in a cache whose maps begin at least bytes. */
+unsigned content_map_bits(uint64_t size, uint64_t least);
 
 /* Makes a map of bytes that come by in order. */
 struct content_mapper {

@@ -162,6 +162,7 @@ struct cache {
 	_Atomic int64_t hash_end_ms;
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
 	uint64_t map_min;      /* content_map.h */
+	uint64_t parts_min;    /* content_parts.h */
 
 	uint64_t cache_size; /* limits for evict.c; 0: none, as the next two */
 	uint64_t min_free;

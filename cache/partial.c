@@ -2,7 +2,8 @@
  * Partial content: the table of what there is, its maps, and how it becomes content (partial.h).
  *
  *   partial/<ino>      16 hexadecimal digits; has the file's size from the start, with holes
- *   partial/<ino>.map  struct map_head, then one bit for each block, the first in the lowest bit
+ *   partial/<ino>.map  struct map_head, then one bit for each block, the first in the lowest bit; then, once
+ *                      they are known, SHA256_SIZE bytes for each block
  *
  * A map is made before its file and read by this machine only. A block's bit is set after its bytes
  * were written, and both reach the page cache in that order: a killed process loses at most the newest bits.
@@ -23,6 +24,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "cache/content_parts.h"
 
 /* ---- the table ---- */
 
@@ -103,6 +105,7 @@ struct partial *partial_entry_new(
 	struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], uint64_t size)
 {
 	struct partial *p = calloc(1, sizeof(*p));
+	struct content_parts parts;
 
 	if (!p)
 		return NULL;
@@ -111,6 +114,8 @@ struct partial *partial_entry_new(
 	p->ino = ino;
 	p->size = size;
 	p->block = c->partials->block;
+	if (content_parts_of(c, size, &parts))
+		p->block = UINT64_C(1) << parts.part_bits;
 	p->blocks = size / p->block + (size % p->block != 0);
 	memcpy(p->hash, hash, SHA256_SIZE);
 	p->fd = p->map_fd = -1;
@@ -160,9 +165,11 @@ static bool head_fits(struct partial *p, const struct map_head *h)
 {
 	if (memcmp(h->magic, PARTIAL_MAGIC, sizeof(h->magic)) != 0 || h->ino != p->ino ||
 		h->size != p->size || h->block != p->block || h->used > INT64_MAX ||
+		h->parts > 1 ||
 		memcmp(h->hash, p->hash, SHA256_SIZE) != 0)
 		return false;
 	p->used = h->used;
+	p->parts = h->parts == 1;
 	return true;
 }
 
@@ -193,7 +200,7 @@ int partial_read_map(struct partial *p)
 	if (fstat(p->fd, &st) != 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != p->size)
 		return -EBADMSG;
 	if (fstat(p->map_fd, &st) != 0 || !S_ISREG(st.st_mode) ||
-		(uint64_t)st.st_size != sizeof(head) + n)
+		(uint64_t)st.st_size < sizeof(head) + n)
 		return -EBADMSG;
 	p->map = malloc(n);
 	if (!p->map)
@@ -203,6 +210,8 @@ int partial_read_map(struct partial *p)
 		return -EBADMSG;
 	if (p->blocks % 8 && p->map[n - 1] >> (p->blocks % 8))
 		return -EBADMSG; /* blocks behind the end */
+	if ((uint64_t)st.st_size != partial_hash_at(p, p->parts ? p->blocks : 0))
+		return -EBADMSG;
 	count_blocks(p);
 	return 0;
 }
@@ -487,13 +496,13 @@ int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t 
 	return r;
 }
 
-void partial_mark(struct partial *p, uint64_t block)
+void partial_mark(struct partial *p, uint64_t block, bool compared)
 {
 	uint64_t at = block / 8;
 
 	CHECK(block < p->blocks);
 	mutex_lock(&p->lock);
-	if (!is_set(p, block)) {
+	if (!is_set(p, block) && (compared || !p->parts)) {
 		p->map[at] |= (uint8_t)(1U << (block % 8));
 		p->have++;
 		p->have_bytes += partial_block_bytes(p, block);

@@ -5,7 +5,8 @@
  * fetched of it lies in partial/<ino> of the state directory, a file of full size with holes, and
  * partial/<ino>.map says which blocks are there. When all are, their SHA-256 is compared with the
  * hash of the version and the file becomes the ordinary content file; handles that are open go on
- * with it. Until then the inode counts as remote.
+ * with it. Until then the inode counts as remote. A block counts as here only when it was compared with its
+ * hash, if the version has hashes of its parts.
  *
  * Partial content is never the only copy of anything, so it is dropped wherever there is doubt: a map
  * that does not fit, another version under the inode, a power cut.
@@ -19,7 +20,7 @@
 #include "cache/cache.h"
 #include "src/base/hash.h"
 
-#define PARTIAL_BLOCK (1U << 20) /* bytes; the last block of a file may be shorter */
+#define PARTIAL_BLOCK (1U << 20) /* bytes; more of huge files (content_parts.h); the last may be shorter */
 #define PARTIAL_MAX 16384	 /* files; beyond it the least recently used one goes */
 
 struct partial;
@@ -49,8 +50,17 @@ bool partial_has(struct partial *p, uint64_t offset, uint64_t n);
 uint64_t partial_missing(struct partial *p, uint64_t from, uint64_t to);
 /* Puts bytes that are not marked yet into the file; -ENOSPC with regard to the reserve. */
 int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t n) MUST_CHECK;
-/* All bytes of the block are there. */
-void partial_mark(struct partial *p, uint64_t block);
+/* Whether the hashes of its blocks are known. */
+bool partial_has_parts(struct partial *p);
+/* Takes the hashes of all blocks, SHA256_SIZE bytes each, as of content_parts.h, of a version that has
+ * them; what came before was compared with nothing and is missing then. Later calls change nothing. */
+int partial_set_parts(struct partial *p, const uint8_t *hashes) MUST_CHECK;
+/* Compares a block's hash. -EBADMSG: it is another; -EAGAIN: none are known (any more). */
+int partial_compare(
+	struct partial *p, uint64_t block, const uint8_t hash[SHA256_SIZE]) MUST_CHECK;
+/* All bytes of the block are there. compared: by partial_compare, when the hashes were known; else that
+ * they came to be known meanwhile leaves the block missing. */
+void partial_mark(struct partial *p, uint64_t block, bool compared);
 /* Hashes some blocks that are here and next in order, ahead of partial_finish. False: none is, or somebody
  * else is at it. */
 bool partial_hash_ahead(struct partial *p);

@@ -65,6 +65,12 @@ static bool begin_hashing(struct partial *p)
 	return mine;
 }
 
+void partial_begin_hashing(struct partial *p)
+{
+	while (!begin_hashing(p))
+		clock_sleep_ms(1); /* a block or two */
+}
+
 static void end_hashing(struct partial *p)
 {
 	mutex_lock(&p->lock);
@@ -90,11 +96,17 @@ bool partial_hash_ahead(struct partial *p)
 static void throw_away(struct partial *p)
 {
 	size_t n = partial_map_bytes(p);
+	const uint64_t no = 0;
 
 	mutex_lock(&p->lock);
 	if (atomic_load(&p->state) == PARTIAL_ACTIVE)
 		atomic_fetch_sub(&p->all->bytes, p->have_bytes);
 	p->have = p->have_bytes = 0;
+	/* Each may have been what its hash says: then those are wrong. */
+	p->parts = false;
+	if (pwrite(p->map_fd, &no, sizeof(no), offsetof(struct map_head, parts)) < 0 ||
+		ftruncate(p->map_fd, (off_t)partial_hash_at(p, 0)) != 0)
+		log_debug("hashes of parts not dropped ino=%llu", (unsigned long long)p->ino);
 	memset(p->map, 0, n);
 	if (pwrite(p->map_fd, p->map, n, sizeof(struct map_head)) != (ssize_t)n)
 		log_debug("map not emptied ino=%llu", (unsigned long long)p->ino);
@@ -108,8 +120,7 @@ static int verify(struct partial *p)
 	uint8_t got[SHA256_SIZE];
 	int r;
 
-	while (!begin_hashing(p))
-		clock_sleep_ms(1); /* a block or two */
+	partial_begin_hashing(p);
 	r = hash_blocks(p, UINT64_MAX);
 	if (!r && p->hashed < p->blocks)
 		r = -EAGAIN;

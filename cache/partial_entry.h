@@ -8,7 +8,7 @@
 
 #define PARTIAL_BUCKETS 1024
 #define PARTIAL_NAME_SIZE 24
-#define PARTIAL_MAGIC "MRDNMAP\1"
+#define PARTIAL_MAGIC "MRDNMAP\2"
 
 struct map_head {
 	char magic[8];
@@ -17,6 +17,7 @@ struct map_head {
 	uint64_t block;
 	uint64_t used; /* the tick of the last use */
 	uint8_t hash[SHA256_SIZE];
+	uint64_t parts; /* 1: their hashes follow the bits, and every bit is of a block that was compared */
 };
 
 struct partials {
@@ -48,6 +49,7 @@ struct partial {
 	uint8_t *map;  /* NULL without references */
 	uint64_t have; /* blocks */
 	uint64_t have_bytes;
+	bool parts; /* as of struct map_head */
 	struct sha256 sha;
 	bool sha_begun;
 	bool hashing;	 /* somebody is at it: sha and hashed are his */
@@ -64,6 +66,8 @@ void partial_entry_free(struct partial *p);
 void partial_close_files(struct partial *p);
 /* Opens both files and reads the map. -EBADMSG: they are not what they should be. */
 int partial_read_map(struct partial *p) MUST_CHECK;
+/* Waits until the hash is the caller's, who ends that by hashing = false. */
+void partial_begin_hashing(struct partial *p);
 /* With the table's lock. */
 void partial_list(struct partial *p);
 /* With the table's lock: it is no more, and its files go but for data that became content. *fd: a
@@ -78,6 +82,11 @@ static inline uint64_t partial_block_bytes(const struct partial *p, uint64_t blo
 static inline size_t partial_map_bytes(const struct partial *p)
 {
 	return (size_t)((p->blocks + 7) / 8);
+}
+/* Of the block's hash in the map file. */
+static inline uint64_t partial_hash_at(const struct partial *p, uint64_t block)
+{
+	return sizeof(struct map_head) + partial_map_bytes(p) + block * SHA256_SIZE;
 }
 
 #endif

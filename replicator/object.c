@@ -32,6 +32,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "replicator/parts.h"
 #include "replicator/store/layers.h"
 #include "replicator/upload.h"
 #include "src/base/metrics.h"
@@ -353,9 +354,28 @@ static enum store_result copy_content(struct delivery *d, const struct store_met
 	return r;
 }
 
+/* The hashes of its parts go before the object that names them. */
+static enum store_result put_hashes(struct delivery *d, struct store_meta *meta)
+{
+	const struct entry *e = d->q->entry;
+	char digest[SHA256_HEX_SIZE];
+
+	if (e->kind != KIND_FILE || !d->q->uploader)
+		return STORE_OK;
+	const struct parts_content content = {.cache = d->q->uploader->cache,
+		.hash = e->hash,
+		.size = e->size,
+		.source = &d->source};
+	enum store_result r = parts_put(d->q->store, &content, digest, &d->call, d->error);
+	if (r != STORE_OK)
+		return r;
+	int code = parts_set_meta(meta, digest);
+	return code < 0 ? store_error_local(d->error, code, "metadata") : STORE_OK;
+}
+
 /* Bytes of ours, from where they cost least. */
 static enum store_result put_bytes(
-	struct delivery *d, const struct store_meta *meta, const char *match, char *etag)
+	struct delivery *d, struct store_meta *meta, const char *match, char *etag)
 {
 	struct store_condition condition = {0};
 	enum store_result r = STORE_OK;
@@ -368,6 +388,8 @@ static enum store_result put_bytes(
 			return r;
 	}
 	r = open_body(d);
+	if (r == STORE_OK)
+		r = put_hashes(d, meta);
 	if (r != STORE_OK)
 		return r;
 	if (!match && has(d, STORE_CAP_PUT_IF_ABSENT))
@@ -469,7 +491,11 @@ static enum store_result put_metadata(
 	struct store_condition condition = {0};
 	CLEANUP(buf_done) struct buf b = {0};
 
+	const char *parts = store_meta_get(&s->meta, PARTS_META);
+
 	int code = make_meta(d, &m->entry, m->omitted, &meta);
+	if (code == 0 && parts)
+		code = parts_set_meta(&meta, parts);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
 	if (has(d, STORE_CAP_COPY))

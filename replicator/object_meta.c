@@ -8,6 +8,7 @@
  *   meridian-attr-stamp      meridian-mtime-stamp (only when that register was ever set)
  *   meridian-content-mtime   nanoseconds, decimal; meridian-mtime likewise for the mtime register
  *   meridian-sha256          of the body (files and symlinks)
+ *   meridian-parts           of the hashes of the body's parts: not from the entry, see parts.h
  *   meridian-link            link id, as a stamp is written; only where there is one
  *   meridian-vector          base64 of the encoding of base/hlc.h
  *   meridian-key             the first 16 hexadecimal digits of the SHA-256 of the object's key: other

@@ -12,7 +12,11 @@
  * All ranges of a target come from its source (range_source.h), which one worker finds when there is
  * none. When the object there has become another one, or its region fails, the source is looked for
  * again, with growing pauses; a waiter gives up after GIVE_UP_MS. Where no region has the version
- * but one has an object that does not say what it is, the content is fetched in one piece.
+ * but one has an object that does not say what it is, the content is fetched in one piece; so is that of
+ * which the hashes of the parts, by which ranges are believed, are nowhere.
+ *
+ * After wrong bytes another region is asked. When one that gave wrong bytes of a block has to be asked again,
+ * gives them again, and all regions are up, the block is rotten for a while: who waits for it gets -EIO.
  *
  * Waiters are called without any lock.
  *
@@ -43,6 +47,8 @@ enum {
 	HASH_PAUSE_MS = 20,
 	HASH_IDLE_MS = 500,
 	BAD_MAX = 2, /* hashes that did not match before waiters are told */
+	ROTTEN_MS = 2000,
+	WRONG_MAX = 8,
 };
 
 struct waiter {
@@ -54,6 +60,13 @@ struct waiter {
 	void *arg;
 	int result;
 	struct waiter *next;
+};
+
+/* A block of which some region gave wrong bytes. */
+struct wrong {
+	uint64_t block;
+	uint64_t regions;
+	int64_t rotten_until_ms;
 };
 
 struct target {
@@ -70,6 +83,8 @@ struct target {
 	unsigned workers; /* that work on it */
 	unsigned bad;
 	uint64_t avoid;	  /* regions */
+	struct wrong wrong[WRONG_MAX];
+	unsigned wrong_last; /* the slot that was used last */
 	uint64_t version; /* of source: counts them */
 	int64_t due_ms;	  /* not before */
 	int64_t pause_ms;
@@ -147,6 +162,18 @@ static void end_all(struct target *t, int result, struct waiter **told)
 		end_waiter(&t->waiters, result, told);
 }
 
+static bool is_rotten(const struct target *t, uint64_t first, uint64_t end)
+{
+	for (unsigned i = 0; i < WRONG_MAX; i++) {
+		const struct wrong *w = &t->wrong[i];
+
+		if (w->rotten_until_ms && w->block >= first && w->block < end &&
+			clock_monotonic_ms() < w->rotten_until_ms)
+			return true;
+	}
+	return false;
+}
+
 /* Those that have what they wait for, or have waited for too long. */
 static void settle(struct target *t, struct waiter **told)
 {
@@ -163,6 +190,8 @@ static void settle(struct target *t, struct waiter **told)
 			end_waiter(at, 0, told);
 		else if (w->whole && state == PARTIAL_GONE)
 			end_waiter(at, -ESTALE, told);
+		else if (is_rotten(t, w->whole ? 0 : w->first, w->end))
+			end_waiter(at, -EIO, told);
 		else if (now - w->since_ms >= patience && now - t->came_ms >= patience)
 			end_waiter(at, t->nameless ? -ESTALE : -EIO, told);
 		else
@@ -193,7 +222,8 @@ static uint64_t next_free(struct ranger *r, struct target *t, uint64_t from, uin
 {
 	for (bool again = true; again;) {
 		from = partial_missing(t->p, from, to);
-		again = false;
+		again = from < to && is_rotten(t, from, from + 1);
+		from += again;
 		for (unsigned i = 0; i < r->started && from < to; i++) {
 			const struct run *run = &r->worker[i].run;
 
@@ -445,8 +475,16 @@ static int find_source(struct ranger *r, struct target *t)
 	struct range_version v = {.key = key_slice(key),
 		.hash = partial_hash(t->p),
 		.size = partial_size(t->p),
-		.avoid = t->avoid};
+		.avoid = t->avoid | t->wrong[t->wrong_last].regions};
 	e = range_source_find(r->regions, &v, source, &foreign);
+	if (!e)
+		e = range_source_parts(t->p, source);
+	if (e == -ENODATA) {
+		foreign = true;
+		e = -EAGAIN;
+	}
+	if (e == -EHOSTDOWN)
+		e = -EIO;
 	if (e == -EAGAIN && foreign && !nameless) {
 		e = fetch_whole(r->regions, partial_ino(t->p));
 		return e ? e : -EALREADY;
@@ -484,12 +522,48 @@ static bool on_block(void *ctx, uint64_t block)
 	return stop;
 }
 
-/* With the lock: what a read of a range came to. */
-static void note_result(
-	struct ranger *r, struct target *t, uint64_t version, int result, struct waiter **told)
+static bool all_up(const struct ranger *r)
+{
+	for (unsigned i = 0; i < r->regions->count; i++) {
+		if (!region_up(&r->regions->region[i], REGION_READ))
+			return false;
+	}
+	return true;
+}
+
+/* With the lock: the source gave wrong bytes for the block. */
+static void note_wrong(struct ranger *r, struct target *t, uint64_t block)
+{
+	uint64_t bit = UINT64_C(1) << index_of(r, t->source.region);
+	struct wrong *w = t->wrong;
+
+	while (w < t->wrong + WRONG_MAX && !(w->regions && w->block == block))
+		w++;
+	if (w == t->wrong + WRONG_MAX) {
+		w = &t->wrong[(t->wrong_last + 1) % WRONG_MAX];
+		*w = (struct wrong){.block = block};
+	}
+	t->wrong_last = (unsigned)(w - t->wrong);
+	t->has_source = false;
+	if (!(w->regions & bit)) {
+		w->regions |= bit;
+		return;
+	}
+	back_off(t);
+	w->regions = bit; /* the others may have been put right */
+	if (all_up(r))
+		w->rotten_until_ms = clock_monotonic_ms() + ROTTEN_MS;
+}
+
+/* With the lock: what a read of a range came to; block: the first that did not come. */
+static void note_result(struct ranger *r, struct target *t, uint64_t version, uint64_t block,
+	int result, struct waiter **told)
 {
 	if (!result) {
 		t->pause_ms = PAUSE_FIRST_MS;
+	} else if (result == -EBADMSG) {
+		if (t->version == version && t->has_source)
+			note_wrong(r, t, block);
 	} else if (result == -EAGAIN || result == -EHOSTDOWN || result == -EIO) {
 		/* Others may have seen it and found another source. */
 		if (t->version != version || !t->has_source)
@@ -559,7 +633,7 @@ static void work_on(struct worker *w, struct run run)
 		mutex_unlock(&r->lock);
 		e = range_read(t->p, &source, run.first, run.end, run.priority, on_block, w);
 		mutex_lock(&r->lock);
-		note_result(r, t, version, e, &told);
+		note_result(r, t, version, w->run.first, e, &told);
 	} else if (!e) {
 		(void)0;
 	} else if (e == -EALREADY) {

@@ -2,9 +2,10 @@
  * Where ranges come from.
  *
  * A range cannot be compared with the hash of the whole. What makes the blocks of a file those of one
- * version is that they are read from one object, whose metadata name the hash, under its ETag; and
- * before the content counts as complete its hash is computed. An object that does not say what it is
- * (another tool's) is never read by ranges.
+ * version is that they are read from one object, whose metadata name the hash, under its ETag; that each is
+ * compared with the hash of its part, where the object's metadata name such (parts.h); and before the content
+ * counts as complete its hash is computed. An object that does not say what it is (another tool's) is never
+ * read by ranges, nor one whose hashes of parts are not to be had.
  */
 #include "replicator/range_source.h"
 
@@ -15,6 +16,9 @@
 #include "replicator/delta.h"
 #include "replicator/fetch.h"
 #include "replicator/object.h"
+#include "replicator/parts.h"
+#include "src/base/log.h"
+#include "src/base/metrics.h"
 
 #define RUN_BLOCKS 4
 #define COPIES_MAX 4 /* of the trash, of which one may be on its way out */
@@ -28,6 +32,7 @@ static int look(struct region *from, const char *key, const struct range_version
 	struct store_call call = region_call(from, 0);
 	struct store_object object = {0};
 	struct store_error error = {0};
+	const char *parts;
 	enum store_result result = store_head(from->store, key, &object, &meta, &call, &error);
 
 	region_end(from, REGION_READ, result, &error, "head object");
@@ -47,6 +52,11 @@ static int look(struct region *from, const char *key, const struct range_version
 	ret->region = from;
 	snprintf(ret->key, sizeof(ret->key), "%s", key);
 	memcpy(ret->etag, object.etag, sizeof(ret->etag));
+	parts = store_meta_get(&meta, PARTS_META);
+	ret->has_parts = parts != NULL;
+	/* What is no hash is that of nothing. */
+	if (parts && !hex_decode(parts, ret->parts, SHA256_SIZE))
+		memset(ret->parts, 0, SHA256_SIZE);
 	return 0;
 }
 
@@ -160,26 +170,99 @@ int range_source_find(
 
 /* ---- reading ---- */
 
+int range_source_parts(struct partial *p, const struct range_source *from)
+{
+	CLEANUP(buf_done) struct buf b = {0};
+	size_t at;
+	int r;
+
+	if (!from->has_parts || partial_has_parts(p))
+		return 0;
+	r = parts_get(from->region, partial_hash(p), partial_size(p), from->parts, &b, &at);
+	return r ? r : partial_set_parts(p, b.data + at);
+}
+
 struct reading {
 	struct partial *p;
 	uint64_t start, at, end; /* bytes */
+	uint64_t done;		 /* what lies before is here, and is not written again */
+	bool compares;
+	unsigned bits;
+	struct part_hasher hasher; /* of the block that at lies in */
+	bool hashing;
 	range_block_fn block;
 	void *ctx;
 };
 
-static int write_range(void *ctx, const void *p, size_t n)
+static void stop_hashing(struct reading *d)
 {
-	struct reading *d = ctx;
-	uint64_t block = partial_block(d->p), done = d->at / block;
-	int r = n > d->end - d->at ? -EFBIG : partial_write(d->p, d->at, p, n);
+	if (d->hashing)
+		part_hasher_done(&d->hasher);
+	d->hashing = false;
+}
+
+/* All bytes of the block have come. */
+static int end_block(struct reading *d, uint64_t block)
+{
+	uint8_t hash[SHA256_SIZE];
+	int r = 0;
+
+	if (d->compares) {
+		part_hasher_end(&d->hasher, hash);
+		d->hashing = false;
+		r = partial_compare(d->p, block, hash);
+	}
+	if (r)
+		return r;
+	partial_mark(d->p, block, d->compares);
+	d->done = d->at;
+	return d->block && d->block(d->ctx, block) ? -ECANCELED : 0;
+}
+
+/* No further than the end of the block. */
+static int write_some(struct reading *d, const char *p, size_t n)
+{
+	int r = partial_write(d->p, d->at, p, n);
 
 	if (r)
 		return r;
+	if (d->compares && !d->hashing) {
+		part_hasher_begin(&d->hasher, d->bits);
+		d->hashing = true;
+	}
+	if (d->compares)
+		part_hasher_add(&d->hasher, p, n);
 	d->at += n;
-	for (; done < d->at / block || (d->at == d->end && done * block < d->end); done++) {
-		partial_mark(d->p, done);
-		if (d->block && d->block(d->ctx, done))
-			return -ECANCELED;
+	return 0;
+}
+
+static int write_range(void *ctx, const void *bytes, size_t n)
+{
+	struct reading *d = ctx;
+	const char *p = bytes;
+
+	if (n > d->end - d->at)
+		return -EFBIG;
+	while (n > 0) {
+		uint64_t size = partial_block(d->p), block = d->at / size;
+		uint64_t end = (block + 1) * size < d->end ? (block + 1) * size : d->end;
+		size_t step = n < end - d->at ? n : (size_t)(end - d->at);
+		int r = 0;
+
+		/* Others read a block that is here: it is not written to. */
+		if (d->at >= d->done && d->at % size == 0 &&
+			partial_missing(d->p, block, block + 1) > block)
+			d->done = end;
+		if (d->at < d->done)
+			d->at += step; /* done is the end of a block */
+		else
+			r = write_some(d, p, step);
+		if (!r && d->at == end && d->at > d->done)
+			r = end_block(d, block);
+		if (r)
+			return r;
+		p += step;
+		n -= step;
 	}
 	return 0;
 }
@@ -188,8 +271,17 @@ static int reset_range(void *ctx)
 {
 	struct reading *d = ctx;
 
+	stop_hashing(d);
 	d->at = d->start;
 	return 0;
+}
+
+static void note_wrong(const struct range_source *from, const struct reading *d)
+{
+	atomic_fetch_add(&from->region->wrong_bytes, 1);
+	metric_add(METRIC_OBJECTS_CORRUPT, 1);
+	log_error("an object has wrong bytes: thrown away region=%s key=\"%s\" offset=%llu",
+		from->region->name, from->key, (unsigned long long)d->done);
 }
 
 int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
@@ -198,15 +290,27 @@ int range_read(struct partial *p, const struct range_source *from, uint64_t firs
 	struct reading d = {.p = p, .block = block, .ctx = ctx};
 	struct store_sink sink = {.write = write_range, .reset = reset_range, .ctx = &d};
 	struct store_error error = {0};
+	struct content_parts parts = {0};
 	enum store_result result;
 	struct store_call call;
 
-	d.start = d.at = first * partial_block(p);
+	d.compares = partial_has_parts(p);
+	if (from->has_parts && !d.compares)
+		return -EAGAIN;
+	if (d.compares && !content_parts_of(from->region->all->cache, partial_size(p), &parts))
+		return -EINVAL;
+	d.bits = parts.block_bits;
+	d.start = d.at = d.done = first * partial_block(p);
 	d.end = end < partial_blocks(p) ? end * partial_block(p) : partial_size(p);
 	call = region_call(from->region, d.end - d.start);
 	call.priority = priority;
 	result = store_get(from->region->store, from->key, d.start, d.end - d.start, from->etag,
 		&sink, NULL, NULL, &call, &error);
+	stop_hashing(&d);
+	if (result == STORE_LOCAL && error.local_errno == EBADMSG) {
+		note_wrong(from, &d);
+		return -EBADMSG;
+	}
 	if (result == STORE_LOCAL)
 		return error.local_errno ? -error.local_errno : -EIO;
 	region_end(from->region, REGION_READ, result, &error, "get range");
@@ -217,12 +321,30 @@ int range_read(struct partial *p, const struct range_source *from, uint64_t firs
 
 /* ---- at once ---- */
 
+/* Each region that has wrong bytes is left for another one. */
+static int find_other(struct regions *all, struct range_version *v, struct partial *p,
+	struct range_source *from, bool *foreign)
+{
+	int r;
+
+	if (from->region)
+		v->avoid |= UINT64_C(1) << (from->region - all->region);
+	r = range_source_find(all, v, from, foreign);
+	if (r == 0)
+		r = range_source_parts(p, from);
+	if (r == -ENODATA) {
+		*foreign = true;
+		r = -EAGAIN;
+	}
+	return r;
+}
+
 static int read_missing(struct regions *all, struct partial *p, struct slice key, bool *foreign)
 {
-	AUTO_FREE struct range_source *from = malloc(sizeof(*from));
+	AUTO_FREE struct range_source *from = calloc(1, sizeof(*from));
 	struct range_version v = {.key = key, .hash = partial_hash(p), .size = partial_size(p)};
 	uint64_t at = 0, blocks = partial_blocks(p);
-	int r = from ? range_source_find(all, &v, from, foreign) : -ENOMEM;
+	int r = from ? find_other(all, &v, p, from, foreign) : -ENOMEM;
 
 	while (!r && (at = partial_missing(p, at, blocks)) < blocks) {
 		uint64_t end = at + 1;
@@ -231,6 +353,8 @@ static int read_missing(struct regions *all, struct partial *p, struct slice key
 			partial_missing(p, end, end + 1) == end)
 			end++;
 		r = range_read(p, from, at, end, STORE_BULK, NULL, NULL);
+		if (r == -EBADMSG && !(v.avoid >> (from->region - all->region) & 1))
+			r = find_other(all, &v, p, from, foreign);
 	}
 	if (!r)
 		r = partial_finish(p);

@@ -8,9 +8,11 @@
 /* One object whose metadata say that it is the version. Its ETag goes with each request, so that all
  * ranges are of one object, whatever is written to the key meanwhile. */
 struct range_source {
-	struct region *region;
+	struct region *region; /* NULL: not found yet */
 	char key[STORE_KEY_MAX + 1];
 	char etag[STORE_ETAG_SIZE];
+	bool has_parts; /* the version has hashes of its parts: parts.h */
+	uint8_t parts[SHA256_SIZE];
 };
 
 /* What is looked for. */
@@ -27,10 +29,17 @@ struct range_version {
 int range_source_find(struct regions *all, const struct range_version *v, struct range_source *ret,
 	bool *foreign) MUST_CHECK;
 
+/* Sees to it that p has the hashes of its parts, where the version has such; from the source's region or
+ * another. To be called before range_read. -ENODATA: they are not to be had, so ranges cannot be
+ * believed; -EHOSTDOWN: no region answered; or a local failure. */
+int range_source_parts(struct partial *p, const struct range_source *from) MUST_CHECK;
+
 /* Told after each block; true ends the reading with -ECANCELED. */
 typedef bool (*range_block_fn)(void *ctx, uint64_t block);
-/* Reads blocks [first, end) into p and marks each. -EAGAIN: the object is another one now; -EHOSTDOWN:
- * the region failed; -ECANCELED; else a local failure. */
+/* Reads blocks [first, end) into p, compares each with its hash and marks it; those that are here already
+ * are left as they are. -EAGAIN: the object is another
+ * one now, or has hashes that p has not; -EHOSTDOWN: the region failed; -EBADMSG: the first block that is not
+ * marked has wrong bytes there, which is counted and logged; -ECANCELED; else a local failure. */
 int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
 	enum store_priority priority, range_block_fn block, void *ctx) MUST_CHECK;
 

@@ -10,6 +10,7 @@
  *
  * Lock: reconciler.lock, a leaf.
  */
+#include "replicator/parts.h"
 #include "replicator/reconcile_internal.h"
 
 #include <errno.h>
@@ -196,6 +197,7 @@ int reconciler_finished(struct reconciler *r, unsigned index, const struct recon
 
 	log_counts(&r->o.regions->region[index], counts);
 	put_mark(r, index, counts);
+	parts_sweep(&r->o.regions->region[index]);
 	set_last(r, index, now, false);
 	r->loaded[index] = true;
 	return save(r, index, now);

@@ -42,6 +42,7 @@ struct region {
 	bool optional; /* constant, as the next */
 	struct resync_bound bound;
 	_Atomic uint64_t bytes_copied; /* contents that its store copied and that were not sent */
+	_Atomic uint64_t wrong_bytes;  /* times that its objects were not what they say they are */
 
 	struct mutex lock; /* leaf; guards everything below */
 	enum region_state state;

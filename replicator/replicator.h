@@ -146,6 +146,7 @@ struct region_status {
 	uint64_t bytes_sent;	    /* of bodies, since the start; likewise the two below */
 	uint64_t bytes_received;
 	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
+	uint64_t wrong_bytes;  /* times that bytes from it did not match their hash */
 	bool copies;	       /* from the home region (push = copy) */
 	uint64_t throttled;    /* requests that the store refused as too many, since the start */
 	unsigned connections;  /* requests at once, at most */

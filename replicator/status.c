@@ -25,6 +25,7 @@ static void region_state(struct region *r, struct region_status *ret)
 	ret->bytes_sent = counts.bytes_sent;
 	ret->bytes_received = counts.bytes_received;
 	ret->bytes_copied = atomic_load(&r->bytes_copied);
+	ret->wrong_bytes = atomic_load(&r->wrong_bytes);
 	ret->copies = r->home_origin && !atomic_load(&r->copy_refused);
 	memcpy(ret->name, r->name, sizeof(ret->name));
 	memcpy(ret->url, r->url, sizeof(ret->url));

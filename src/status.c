@@ -155,6 +155,11 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			"connections are used\n",
 			r->name, r->throttled, r->connections_allowed, r->connections);
 	resync_note(s, r, out);
+	if (r->wrong_bytes)
+		buf_printf(out,
+			"  %s: gave wrong bytes %" PRIu64 " times since the start, which were thrown "
+			"away; the log names the objects\n",
+			r->name, r->wrong_bytes);
 	if (r->outbox.parked)
 		buf_printf(out, "  %s: %" PRIu64 " changes failed for good and wait for you\n",
 			r->name, r->outbox.parked);
@@ -395,6 +400,7 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "bytes_sent", (int64_t)r->bytes_sent);
 	json_put_int(j, "bytes_received", (int64_t)r->bytes_received);
 	json_put_int(j, "bytes_copied", (int64_t)r->bytes_copied);
+	json_put_int(j, "wrong_bytes", (int64_t)r->wrong_bytes);
 	json_put_bool(j, "copies_from_home", r->copies);
 	json_put_int(j, "throttled_total", (int64_t)r->throttled);
 	json_put_int(j, "connections", r->connections);

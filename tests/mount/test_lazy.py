@@ -1,5 +1,6 @@
 """Large files are read by blocks: a look at the head costs a block, a sequence is followed, what came survives a kill -9, and a
-handle never sees two versions."""
+handle never sees two versions, nor a wrong byte."""
+import errno
 import os
 import time
 import unittest
@@ -160,6 +161,55 @@ class Lazy(unittest.TestCase):
         self.expect(fd, 0, 16 * MIB, 5)
         os.close(fd)
         self.assertLess(self.received() - before, MIB)
+
+    def spoil(self, n, name, at):
+        """The object in region n has another byte there, and says what it said before."""
+        client, bucket, key = self.ceph.client(n), self.ceph.buckets[n - 1], f"app/{name}"
+        there = client.get_object(Bucket=bucket, Key=key)
+        body = bytearray(there["Body"].read())
+        body[at] ^= 1
+        client.put_object(Bucket=bucket, Key=key, Body=bytes(body), Metadata=there["Metadata"])
+
+    def wrong_bytes(self, n):
+        return self.b.region(f"region-{n}")["wrong_bytes"]
+
+    def test_5_wrong_bytes(self):
+        self.write("spoilt", 16 * MIB, 8)
+        self.spoil(2, "spoilt", 5 * MIB + 100)
+        fd = os.open(self.b.mount / "spoilt", os.O_RDONLY)
+        self.expect(fd, 0, 4096, 8)
+        self.assertEqual(self.wrong_bytes(2), 0)
+        self.expect(fd, 5 * MIB, 4096, 8)
+        self.assertEqual((self.wrong_bytes(1), self.wrong_bytes(2)), (0, 1))
+        self.assertIn("region-2: gave wrong bytes 1 times", self.b.status_text())
+        self.expect(fd, 0, 16 * MIB, 8)
+        os.close(fd)
+
+        # In all regions: an error for that block, never its bytes.
+        self.write("lost", 16 * MIB, 9)
+        self.spoil(1, "lost", 5 * MIB)
+        self.spoil(2, "lost", 6 * MIB - 1)
+        fd = os.open(self.b.mount / "lost", os.O_RDONLY)
+        start = time.monotonic()
+        with self.assertRaises(OSError) as caught:
+            os.pread(fd, 4096, 5 * MIB + 8192)
+        self.assertEqual(caught.exception.errno, errno.EIO)
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertGreaterEqual(self.wrong_bytes(1), 1)
+        self.assertGreaterEqual(self.wrong_bytes(2), 2)
+        self.expect(fd, 7 * MIB, 4096, 9)
+        # Put right in one of them, it can be read.
+        self.spoil(1, "lost", 5 * MIB)
+        wait_until("the right bytes", lambda: self.readable(fd, 5 * MIB + 8192), 30)
+        self.expect(fd, 5 * MIB, MIB, 9)
+        os.close(fd)
+
+    @staticmethod
+    def readable(fd, offset):
+        try:
+            return len(os.pread(fd, 4096, offset)) == 4096
+        except OSError:
+            return False
 
     def test_4_refreshed(self):
         # Read before, its new version comes by itself; not read before, it does not.

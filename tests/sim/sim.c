@@ -100,7 +100,7 @@ void sim_node_open(struct sim *s, unsigned n)
 	struct sim_node *node = &s->node[n];
 	struct cache_options co = {
 		.state_dir = node->dir, .sync_off = true, .no_lock = true, .map_min = INLINE_MAX,
-		.partial_block = 32};
+		.partial_block = 32, .parts_min = SIM_PARTS_MIN};
 	struct replicator_options ro = {.volume = "sim",
 		.regions = s->regions,
 		.home = node->home,
@@ -898,6 +898,10 @@ int main(int argc, char **argv)
 	}
 	if (seeds >= 100 && !sim_lazy_happened()) {
 		fprintf(stderr, "sim: no file was read by ranges to its end\n");
+		return 1;
+	}
+	if (seeds >= 500 && !sim_lazy_refused()) {
+		fprintf(stderr, "sim: no wrong bytes came\n");
 		return 1;
 	}
 	if (seeds >= 100 && !sim_optional_happened()) {

@@ -114,6 +114,18 @@ void sim_lazy_event(struct sim *s, unsigned n);
 /* Content can be read by ranges, or is fetched whole. */
 void sim_lazy_on(struct sim *s, unsigned n, bool on);
 bool sim_lazy_happened(void);
+bool sim_lazy_refused(void); /* some wrong bytes */
+/* Content from this size on has hashes of its parts. */
+#define SIM_PARTS_MIN 65
+/* What a node gets of an object: wrong bytes now and then, where it can find that out. sink: what the
+ * store is to write to, ret memory for it. */
+struct sim_wrong_sink {
+	struct store_sink sink;
+	const struct store_sink *to;
+	uint64_t at, wrong; /* bytes */
+};
+const struct store_sink *sim_lazy_sink(const struct sim *s, unsigned n, const char *key,
+	uint64_t length, const struct store_sink *sink, struct sim_wrong_sink *ret);
 
 /* Those that applications use. */
 #define SIM_PATHS 9

@@ -2,6 +2,9 @@
  * Reading by ranges, while objects are replaced, renamed and removed between two of them: blocks of two
  * versions must never meet. And fetching that nobody asked for.
  *
+ * And while stores return wrong bytes of versions that have hashes of their parts: none of those may count as
+ * a block that is here, or the whole would not be what it should be.
+ *
  * Blocks have 32 bytes here, so that files have several. What is left of a file in the middle stays for
  * a later event, over a crash, too.
  */
@@ -18,7 +21,9 @@
 #include "replicator/range_source.h"
 #include "src/base/random.h"
 
-static uint64_t blocks_read, completed;
+static uint64_t blocks_read, completed, refused;
+static bool wrong; /* what is being read comes with a wrong byte */
+static unsigned wrong_node;
 
 static void range(void *ctx UNUSED, struct partial *p UNUSED, uint64_t offset UNUSED,
 	uint64_t n UNUSED, cache_fetch_done done, void *arg)
@@ -32,10 +37,50 @@ void sim_lazy_on(struct sim *s, unsigned n, bool on)
 	cache_set_ranger(s->node[n].cache, on ? range : NULL, NULL, 1);
 }
 
+static int write_wrong(void *ctx, const void *p, size_t n)
+{
+	struct sim_wrong_sink *w = ctx;
+	AUTO_FREE char *bytes = malloc(n + 1);
+
+	CHECK(bytes);
+	memcpy(bytes, p, n);
+	if (w->wrong >= w->at && w->wrong < w->at + n)
+		bytes[w->wrong - w->at] ^= 1;
+	w->at += n;
+	return w->to->write(w->to->ctx, bytes, n);
+}
+
+static int reset_wrong(void *ctx)
+{
+	struct sim_wrong_sink *w = ctx;
+
+	w->at = 0;
+	return w->to->reset(w->to->ctx);
+}
+
+const struct store_sink *sim_lazy_sink(const struct sim *s UNUSED, unsigned n, const char *key,
+	uint64_t length, const struct store_sink *sink, struct sim_wrong_sink *ret)
+{
+	if (!wrong || n != wrong_node || !length || strncmp(key, ".meridian/parts/", 16) == 0)
+		return sink;
+	*ret = (struct sim_wrong_sink){
+		.sink = {.write = write_wrong, .reset = reset_wrong, .ctx = ret},
+		.to = sink,
+		.wrong = random_below(length)};
+	return &ret->sink;
+}
+
 static bool count(void *ctx UNUSED, uint64_t block UNUSED)
 {
 	blocks_read++;
 	return false;
+}
+
+static bool none_here(struct partial *p, uint64_t first, uint64_t end)
+{
+	while (first < end && partial_missing(p, first, first + 1) == first)
+		first++;
+	return first == end;
 }
 
 /* Reads up to three blocks and looks at what came. */
@@ -44,10 +89,15 @@ static void read_some(struct sim *s, unsigned n, const char *path, struct partia
 	struct range_version v = {
 		.key = slice_of(path), .hash = partial_hash(p), .size = partial_size(p)};
 	uint64_t blocks = partial_blocks(p), first, end;
+	bool fresh;
 	struct range_source source;
 	bool foreign = false;
 	int r = range_source_find(&s->node[n].replicator->regions, &v, &source, &foreign);
 
+	if (r == 0)
+		r = range_source_parts(p, &source);
+	if (r == -ENODATA)
+		return; /* it would be fetched whole */
 	for (unsigned i = 0; r == 0 && i < 3; i++) {
 		first = partial_missing(p, random_below(blocks), blocks);
 		if (first == blocks)
@@ -55,11 +105,20 @@ static void read_some(struct sim *s, unsigned n, const char *path, struct partia
 		if (first == blocks)
 			break;
 		end = first + 1 + random_below(blocks - first);
+		wrong = partial_has_parts(p) && random_below(2) == 0;
+		fresh = none_here(p, first, end);
+		wrong_node = n;
 		r = range_read(p, &source, first, end, STORE_NORMAL, count, NULL);
+		if (wrong && fresh && r == 0)
+			sim_fail(s, "n%u: wrong bytes of %s were taken", n, path);
+		refused += r == -EBADMSG;
+		if (r == -EBADMSG && !wrong)
+			sim_fail(s, "n%u: right bytes of %s were refused", n, path);
+		wrong = false;
 		sim_trace(s, "n%u reads blocks %" PRIu64 " to %" PRIu64 " of %s: %d", n, first, end,
 			path, r);
 	}
-	if (r != 0 && r != -EAGAIN && r != -EIO && r != -EHOSTDOWN)
+	if (r != 0 && r != -EAGAIN && r != -EIO && r != -EHOSTDOWN && r != -EBADMSG)
 		sim_fail(s, "n%u: reading ranges of %s: %d", n, path, r);
 	r = partial_finish(p);
 	if (r == -EBADMSG)
@@ -69,7 +128,8 @@ static void read_some(struct sim *s, unsigned n, const char *path, struct partia
 	completed += partial_state(p) == PARTIAL_DONE;
 }
 
-static void read_partly(struct sim *s, unsigned n)
+/* True: some of it is elsewhere. */
+static bool read_partly(struct sim *s, unsigned n)
 {
 	const char *path = sim_paths[random_below(SIM_PATHS)];
 	struct cache *c = s->node[n].cache;
@@ -80,7 +140,7 @@ static void read_partly(struct sim *s, unsigned n)
 	int r = tree_resolve(c, slice_of(path), &inode);
 
 	if (r || !S_ISREG(inode.mode))
-		return;
+		return false;
 	sim_lazy_on(s, n, true);
 	r = file_open(c, inode.ino, false, false, &f);
 	p = r ? NULL : file_partial(f);
@@ -92,6 +152,7 @@ static void read_partly(struct sim *s, unsigned n)
 		sim_fail(s, "n%u: %s is not as long as it says", n, path);
 	file_release(f);
 	sim_lazy_on(s, n, false);
+	return p != NULL;
 }
 
 void sim_lazy_event(struct sim *s, unsigned n)
@@ -112,7 +173,8 @@ void sim_lazy_event(struct sim *s, unsigned n)
 		if (did)
 			sim_trace(s, "n%u fetches ahead: %d", n, r);
 	} else {
-		read_partly(s, n);
+		for (unsigned i = 0; i < 3 && !read_partly(s, n); i++)
+			;
 	}
 	if (r)
 		sim_fail(s, "n%u: fetching ahead: %d", n, r);
@@ -122,4 +184,9 @@ void sim_lazy_event(struct sim *s, unsigned n)
 bool sim_lazy_happened(void)
 {
 	return blocks_read > 0 && completed > 0;
+}
+
+bool sim_lazy_refused(void)
+{
+	return refused > 0;
 }

@@ -129,10 +129,12 @@ static enum store_result link_get(struct store *st, const char *key, uint64_t of
 	struct store_error *error)
 {
 	struct link *l = (struct link *)st;
+	struct sim_wrong_sink wrong;
 	enum store_result r = before(l, "get", key, error);
 	if (r == STORE_OK)
-		r = store_get(
-			bucket(l), key, offset, length, if_match, sink, object, meta, call, error);
+		r = store_get(bucket(l), key, offset, length, if_match,
+			sim_lazy_sink(l->sim, l->node, key, length, sink, &wrong), object, meta, call,
+			error);
 	outcome(l, "get", key, r);
 	return r;
 }

@@ -75,7 +75,7 @@ static void large_content_has_large_blocks(void **state UNUSED)
 		uint64_t size;
 		unsigned bits;
 	} want[] = {{CONTENT_MAP_MIN, 14}, {UINT64_C(512) << 20, 14}, {UINT64_C(1) << 30, 15},
-		{UINT64_C(1) << 40, 25}};
+		{UINT64_C(256) << 30, 20}, {UINT64_C(1) << 40, 22}, {UINT64_C(5) << 40, 25}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(want); i++) {
 		struct content_mapper m;

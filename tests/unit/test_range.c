@@ -64,8 +64,8 @@ static void test_whole(void **state)
 	uint64_t before = c->requests[1];
 
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), 0);
-	/* One HEAD, and ranges of 4 MiB. */
-	assert_int_equal(c->requests[1] - before, 1 + 3);
+	/* One HEAD, the hashes of the parts, and ranges of 4 MiB. */
+	assert_int_equal(c->requests[1] - before, 1 + 1 + 3);
 	assert_all_here(c);
 }
 
@@ -116,6 +116,9 @@ static void test_replaced_between(void **state)
 		range_source_find(&c->node[1].replicator->regions, &v, &source, &foreign), 0);
 	assert_false(foreign);
 	assert_true(source.region->home);
+	/* Nothing is read that cannot be compared. */
+	assert_int_equal(range_read(p, &source, 8, 10, STORE_NORMAL, NULL, NULL), -EAGAIN);
+	assert_int_equal(range_source_parts(p, &source), 0);
 	assert_int_equal(range_read(p, &source, 8, 10, STORE_NORMAL, NULL, NULL), 0);
 	assert_int_equal(here(c), MIB + 77);
 	overwrite(c, 1, big + 1, SIZE - 1);
