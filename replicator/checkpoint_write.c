@@ -12,7 +12,7 @@
  * the log of the database cannot start anew as long as a view is open. Memory: one part.
  *
  * Who writes. An object, the lease, holds a server and a time, by the store's clock, until which it is
- * at it; it is taken by a conditional put and renewed while parts are sent. It only saves work: the
+ * at it (lease.h), and is renewed while parts are sent. It only saves work: the
  * name of a checkpoint has its writer's node, and two that are written at once are both good. So a
  * store without conditions needs nothing else.
  *
@@ -33,14 +33,12 @@
 #include "cache/dump.h"
 #include "cache/outbox.h"
 #include "replicator/checkpoint.h"
+#include "replicator/lease.h"
 #include "src/base/clock.h"
-#include "src/base/json.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
 enum {
-	LEASE_MS = 600000,
-	LEASE_BYTES_MAX = 4096,
 	LEASE_BUSY_MS = 60000, /* somebody else is at it: look again then */
 	ABANDONED_MS = 86400000,
 	OVERDUE = 24, /* intervals after which even one segment makes a checkpoint worth while */
@@ -56,8 +54,7 @@ struct checkpointer {
 	struct checkpoint newest; /* as last looked at; part_count 0 and ms 0: none */
 	bool removing;		  /* segments are left to remove */
 
-	char lease_etag[STORE_ETAG_SIZE];
-	int64_t lease_until_ms; /* the store's time */
+	struct lease lease;
 
 	struct mutex status_lock;
 	struct checkpointer_status status;
@@ -70,6 +67,7 @@ int checkpointer_new(const struct checkpointer_options *o, struct checkpointer *
 	if (!w)
 		return -ENOMEM;
 	w->o = *o;
+	w->lease = (struct lease){.cache = o->cache, .region = o->region, .key = CHECKPOINT_LEASE};
 	w->started_ms = clock_realtime_ms();
 	mutex_init(&w->status_lock, LOCK_RANK_LEAF);
 	*ret = w;
@@ -87,9 +85,7 @@ void checkpointer_free(struct checkpointer *w)
 
 static int64_t store_now_ms(const struct checkpointer *w)
 {
-	int64_t now = clock_realtime_ms() + store_clock_skew_ms(w->o.region->store);
-
-	return now > 0 ? now : 0;
+	return lease_now_ms(&w->lease);
 }
 
 /* ---- whether one is due ---- */
@@ -172,91 +168,6 @@ static int look(struct checkpointer *w, bool *answered)
 	checkpoint_done(&w->newest);
 	w->newest = c;
 	return set_mark(w, &w->newest);
-}
-
-/* ---- the lease ---- */
-
-static enum store_result put_lease(struct checkpointer *w, int64_t until_ms, bool absent)
-{
-	struct region *r = w->o.region;
-	unsigned caps = atomic_load(&r->store->capabilities);
-	struct store_call call = region_call(r, 0);
-	struct store_condition condition = {0};
-	struct store_error error = {0};
-	struct json *j = json_new();
-	char node[24], etag[STORE_ETAG_SIZE] = "";
-
-	snprintf(node, sizeof(node), "%016" PRIx64, cache_node(w->o.cache));
-	json_put_str(j, "node", node);
-	json_put_int(j, "until", until_ms);
-	AUTO_FREE char *text = json_text(j);
-	json_free(j);
-	if (!text)
-		return STORE_LOCAL;
-	condition.if_absent = absent && (caps & STORE_CAP_PUT_IF_ABSENT);
-	if (!absent && w->lease_etag[0] && (caps & STORE_CAP_PUT_IF_MATCH))
-		condition.if_match = w->lease_etag;
-	enum store_result result = store_put_buf(r->store, CHECKPOINT_LEASE, text, strlen(text),
-		NULL, &condition, etag, &call, &error);
-	region_end(r, REGION_WRITE, result, &error, "put the checkpoint lease");
-	if (result == STORE_OK) {
-		memcpy(w->lease_etag, etag, sizeof(etag));
-		w->lease_until_ms = until_ms;
-	}
-	return result;
-}
-
-/* Whether another server's lease has not run out yet. Nobody believes one that is longer than any. */
-static bool is_taken(struct checkpointer *w, const struct buf *b)
-{
-	struct json_object *o = NULL;
-	int64_t until = 0, now = store_now_ms(w);
-	char node[24];
-	bool own;
-
-	if (json_parse((const char *)b->data, b->len, &o) < 0)
-		return false;
-	snprintf(node, sizeof(node), "%016" PRIx64, cache_node(w->o.cache));
-	const char *holder = json_get_str(o, "node");
-	own = holder && strcmp(holder, node) == 0;
-	if (!json_get_int(o, "until", &until))
-		until = 0;
-	json_object_free(o);
-	return !own && until > now && until <= now + 2 * LEASE_MS;
-}
-
-static bool take_lease(struct checkpointer *w)
-{
-	struct region *r = w->o.region;
-	struct store_call call = region_call(r, 0);
-	CLEANUP(buf_done) struct buf b = {0};
-	struct store_object object = {0};
-	struct store_error error = {0};
-
-	enum store_result result = store_get_buf(
-		r->store, CHECKPOINT_LEASE, LEASE_BYTES_MAX, &b, &object, NULL, &call, &error);
-	region_end(r, REGION_READ, result, &error, "get the checkpoint lease");
-	if (result == STORE_OK && is_taken(w, &b))
-		return false;
-	if (result != STORE_OK && result != STORE_ABSENT && result != STORE_TOO_LARGE)
-		return false;
-	memcpy(w->lease_etag, object.etag, sizeof(w->lease_etag));
-	return put_lease(w, store_now_ms(w) + LEASE_MS, result == STORE_ABSENT) == STORE_OK;
-}
-
-/* False: another server took it over. */
-static bool keep_lease(struct checkpointer *w)
-{
-	if (w->lease_until_ms - store_now_ms(w) > LEASE_MS / 2)
-		return true;
-	return put_lease(w, store_now_ms(w) + LEASE_MS, false) == STORE_OK;
-}
-
-/* Others need not wait for its end. Where that fails they do. */
-static void give_lease(struct checkpointer *w)
-{
-	(void)put_lease(w, 0, false);
-	w->lease_until_ms = 0;
 }
 
 /* ---- the view ---- */
@@ -493,11 +404,11 @@ static bool send(struct writing *x)
 	uint64_t at = 0;
 
 	for (uint32_t i = 0; i < x->checkpoint.part_count; i++) {
-		if (!keep_lease(x->w) || !put_part(x, i, at))
+		if (!lease_keep(&x->w->lease) || !put_part(x, i, at))
 			return false;
 		at += x->checkpoint.parts[i].size;
 	}
-	return keep_lease(x->w) && put_manifest(x);
+	return lease_keep(&x->w->lease) && put_manifest(x);
 }
 
 static void writing_done(struct writing *x)
@@ -699,12 +610,12 @@ static int try_one(struct checkpointer *w, bool *did)
 		w->due_since_ms = 0;
 		return 0;
 	}
-	if (!take_lease(w)) {
+	if (!lease_take(&w->lease)) {
 		w->next_look_ms = clock_monotonic_ms() + LEASE_BUSY_MS;
 		return 0;
 	}
 	r = write_one(w, &written);
-	give_lease(w);
+	lease_give(&w->lease);
 	if (r < 0 || !written)
 		return r;
 	w->due_since_ms = 0;

@@ -15,6 +15,7 @@
 #include "replicator/region.h"
 #include "replicator/replicator.h"
 #include "replicator/seal.h"
+#include "replicator/trash.h"
 
 struct replicator;
 
@@ -42,6 +43,7 @@ struct replicator {
 	struct refresher *refresher;
 	struct checkpointer *checkpointer; /* of the home region */
 	struct last_words *last_words;
+	struct trash *trash;
 	struct fetcher *fetcher;
 	struct reconciler *reconciler;
 	struct durable *durable;

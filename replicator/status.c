@@ -90,6 +90,8 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 		region_state(&r->regions.region[i], &s->region[i]);
 	for (unsigned i = 0; i < r->regions.count; i++)
 		reconciler_status(r->reconciler, i, &s->region[i].reconcile);
+	for (unsigned i = 0; i < r->regions.count; i++)
+		trash_status(r->trash, i, &s->region[i].trash);
 	s->renaming = sealer_progress(r->sealer, &s->rename);
 	s->durable_waiting = durable_waiting(r->durable);
 	puller_status(r->puller, &pull);

@@ -261,6 +261,11 @@ int replicator_step_last_words(struct replicator *r, bool *did)
 	return code;
 }
 
+int replicator_step_trash(struct replicator *r, bool *did)
+{
+	return trash_step(r->trash, did);
+}
+
 /* Its own thread: sending one may take minutes. */
 static void *checkpoint_loop(void *arg)
 {
@@ -274,6 +279,8 @@ static void *checkpoint_loop(void *arg)
 
 		if (code == 0)
 			code = replicator_step_last_words(r, &did);
+		if (code == 0)
+			code = replicator_step_trash(r, &did);
 		local_failure(r, "writing a checkpoint", code, &last);
 		replicator_wait_ms(r, HOUSE_MS, NULL, false);
 	}
