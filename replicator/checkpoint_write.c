@@ -16,6 +16,11 @@
  * name of a checkpoint has its writer's node, and two that are written at once are both good. So a
  * store without conditions needs nothing else.
  *
+ * A region that is nobody's home. Any server takes it on that finds segments in its log which the newest
+ * checkpoint does not cover and which are older than TAKEN_ON of those intervals that make one overdue
+ * (1 for the server that wrote the newest one); so where a server is at home nobody does. It holds the
+ * lease, has the puller read the log, and writes one when that is complete.
+ *
  * What goes, after one was written:
  *   checkpoints   all but the newest two, and parts without a manifest after ABANDONED_MS
  *   segments      older than keep_ms, and covered by the newest two. The time before which that is so
@@ -41,7 +46,9 @@
 enum {
 	LEASE_BUSY_MS = 60000, /* somebody else is at it: look again then */
 	ABANDONED_MS = 86400000,
+	TAKEN_ON = 2,
 	OVERDUE = 24, /* intervals after which even one segment makes a checkpoint worth while */
+	CHECKED_MS = 3600000,
 	REMOVE_MAX = 10000, /* names a step */
 };
 
@@ -53,6 +60,8 @@ struct checkpointer {
 	bool looked;		  /* at the region, since the start */
 	struct checkpoint newest; /* as last looked at; part_count 0 and ms 0: none */
 	bool removing;		  /* segments are left to remove */
+	bool reading;		  /* of a region that is nobody's home; the lease is held */
+	int64_t reading_since_ms; /* monotonic */
 
 	struct lease lease;
 
@@ -624,6 +633,101 @@ static int try_one(struct checkpointer *w, bool *did)
 	return 0;
 }
 
+/* ---- regions that are nobody's home ---- */
+
+struct uncovered {
+	const struct checkpoint *newest;
+	uint64_t before_ms;
+	bool found;
+};
+
+static int find_uncovered(void *ctx, const char *key, const struct store_object *object)
+{
+	struct uncovered *u = ctx;
+	struct segment_id id;
+
+	(void)object;
+	if (!segment_name_parse(key + strlen(SEGMENT_PREFIX), &id))
+		return 0;
+	if (id.ms >= u->before_ms)
+		return 1;
+	u->found = id.seq > checkpoint_covers(u->newest, id.node);
+	return u->found;
+}
+
+/* Whether nobody has written what the log says into a checkpoint for so long that nobody will. */
+static bool is_left_alone(struct checkpointer *w)
+{
+	struct region *r = w->o.region;
+	struct store_call call = region_call(r, 0);
+	struct store_error error = {0};
+	bool own = w->newest.ms && w->newest.node == cache_node(w->o.cache);
+	uint64_t late = (uint64_t)w->o.interval_ms * OVERDUE * (own ? 1 : TAKEN_ON);
+	uint64_t now = (uint64_t)store_now_ms(w);
+	struct uncovered u = {.newest = &w->newest, .before_ms = now > late ? now - late : 0};
+	/* What came late has its time from before. */
+	uint64_t from = w->newest.ms > CHECKED_MS ? w->newest.ms - CHECKED_MS : 0;
+	char after[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE];
+
+	if (w->newest.ms + late > now)
+		return false;
+	snprintf(after, sizeof(after), "%s%012" PRIx64, SEGMENT_PREFIX, from);
+	enum store_result result = store_list(
+		r->store, SEGMENT_PREFIX, from ? after : NULL, 0, find_uncovered, &u, &call, &error);
+	region_end(r, REGION_READ, result, &error, "list log");
+	return result == STORE_OK && u.found;
+}
+
+static void stop_reading(struct checkpointer *w)
+{
+	puller_read(w->o.puller, w->o.index, false);
+	if (w->reading)
+		lease_give(&w->lease);
+	w->reading = false;
+}
+
+static int take_on(struct checkpointer *w)
+{
+	bool answered;
+	int r = look(w, &answered);
+
+	w->next_look_ms = clock_monotonic_ms() +
+			  (w->o.interval_ms > w->o.look_ms ? w->o.interval_ms : w->o.look_ms);
+	if (r < 0 || !answered || !is_left_alone(w) || !lease_take(&w->lease))
+		return r;
+	w->reading = true;
+	w->reading_since_ms = clock_monotonic_ms();
+	w->next_look_ms = 0;
+	puller_read(w->o.puller, w->o.index, true);
+	log_info("reading the log of a region that is nobody's home, for a checkpoint region=%s",
+		w->o.region->name);
+	return 0;
+}
+
+static int adopt(struct checkpointer *w, bool *did)
+{
+	bool written = false, answered;
+
+	if (region_is_out(w->o.cache, w->o.region->id)) {
+		stop_reading(w);
+		return 0;
+	}
+	if (!w->reading)
+		return take_on(w);
+	if (!lease_keep(&w->lease)) {
+		stop_reading(w);
+		return 0;
+	}
+	if (puller_read_ms(w->o.puller, w->o.index) <= w->reading_since_ms)
+		return 0;
+	int r = look(w, &answered);
+	if (r == 0 && answered)
+		r = write_one(w, &written);
+	stop_reading(w);
+	w->removing = *did = r == 0 && written;
+	return r;
+}
+
 int checkpointer_step(struct checkpointer *w, bool *did)
 {
 	int64_t now = clock_monotonic_ms();
@@ -636,6 +740,8 @@ int checkpointer_step(struct checkpointer *w, bool *did)
 	int r = read_progress(w, &p);
 	if (r < 0)
 		return r;
+	if (w->o.puller && !w->removing)
+		return adopt(w, did);
 	if (!w->looked && !p.mark.ms && p.segments) {
 		bool answered;
 

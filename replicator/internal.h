@@ -41,7 +41,7 @@ struct replicator {
 	struct puller *puller;
 	struct ranger *ranger;
 	struct refresher *refresher;
-	struct checkpointer *checkpointer; /* of the home region */
+	struct checkpointer *checkpointer[REGION_MAX];
 	struct last_words *last_words;
 	struct trash *trash;
 	struct fetcher *fetcher;

@@ -193,7 +193,6 @@ static int make_parts(struct replicator *r)
 		.region_ctx = &r->regions};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
 	struct checkpointer_options co = {.cache = r->cache,
-		.region = &r->regions.region[r->o.home],
 		.interval_ms = r->o.checkpoint_interval_ms,
 		.segments = r->o.checkpoint_segments,
 		.keep_ms = r->o.segment_keep_ms,
@@ -235,8 +234,12 @@ static int make_parts(struct replicator *r)
 		.gone_ms = r->o.gone_after_ms,
 		.keep_ms = r->o.segment_keep_ms,
 		.look_ms = r->o.gone_after_ms / GONE_LOOKS};
-	if (code == 0)
-		code = checkpointer_new(&co, &r->checkpointer);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		co.region = &r->regions.region[i];
+		co.index = i;
+		co.puller = i == r->o.home ? NULL : r->puller;
+		code = checkpointer_new(&co, &r->checkpointer[i]);
+	}
 	if (code == 0)
 		code = last_words_new(&wo, &r->last_words);
 	struct trash_options to = {.regions = &r->regions,
@@ -326,7 +329,8 @@ void replicator_free(struct replicator *r)
 	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
-	checkpointer_free(r->checkpointer);
+	for (unsigned i = 0; i < r->regions.count; i++)
+		checkpointer_free(r->checkpointer[i]);
 	last_words_free(r->last_words);
 	trash_free(r->trash);
 	for (unsigned i = 0; i < r->regions.count; i++) {

@@ -113,7 +113,7 @@ void replicator_wait_durable(struct replicator *r, uint64_t ino, enum durability
 	durability_done_fn done, void *arg);
 /* A batch of evict_step. */
 int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
-/* checkpointer_step of the home region. */
+/* checkpointer_step of each region. */
 int replicator_step_checkpoint(struct replicator *r, bool *did) MUST_CHECK;
 int replicator_step_last_words(struct replicator *r, bool *did) MUST_CHECK;
 /* A part of the clean-up of a region's trash. */
@@ -155,6 +155,7 @@ struct region_status {
 	struct resync_status resync;
 	struct reconcile_status reconcile;
 	struct trash_status trash;
+	int64_t checkpoint_ms; /* when its newest known one was written; 0: none */
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */
 	char error[256];     /* last failure, "" when none since the last success */

@@ -100,7 +100,11 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	s->pull_lag_ms = pull.lag_ms;
 	s->loading_parts = pull.parts;
 	s->loading_done = pull.parts_done;
-	checkpointer_status(r->checkpointer, &checkpoint);
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		checkpointer_status(r->checkpointer[i], &checkpoint);
+		s->region[i].checkpoint_ms = checkpoint.newest_ms;
+	}
+	checkpointer_status(r->checkpointer[r->o.home], &checkpoint);
 	s->checkpoint_ms = checkpoint.newest_ms;
 	s->checkpoint_segments = checkpoint.segments_since;
 	int code = cache_read_begin(r->cache, &conn);

@@ -249,7 +249,16 @@ int replicator_step_evict(struct replicator *r, bool *more)
 
 int replicator_step_checkpoint(struct replicator *r, bool *did)
 {
-	return checkpointer_step(r->checkpointer, did);
+	int code = 0;
+
+	*did = false;
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		bool one;
+
+		code = checkpointer_step(r->checkpointer[i], &one);
+		*did |= one;
+	}
+	return code;
 }
 
 int replicator_step_last_words(struct replicator *r, bool *did)

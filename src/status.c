@@ -384,6 +384,7 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "upload_bytes", (int64_t)r->upload.bytes);
 	json_put_int(j, "upload_sent_bytes", (int64_t)r->upload.sent);
 	reconcile_json(r, j);
+	json_put_int(j, "checkpoint_ms", r->checkpoint_ms);
 	json_begin_object(j, "trash");
 	json_put_int(j, "cleaned_ms", r->trash.finished_ms);
 	json_put_int(j, "removed", (int64_t)r->trash.removed);
