@@ -178,6 +178,40 @@ int checkpoint_mark_set(struct conn *conn, unsigned region, const struct checkpo
 	return conn_run(conn, s);
 }
 
+static int forget_progress(struct conn *conn, unsigned region)
+{
+	sqlite3_stmt *s = conn_statement(
+		conn, "DELETE FROM segment_seen WHERE region = ?1 AND node <> ?2");
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	bind_int(s, 2, (int64_t)cache_node(conn_cache(conn)));
+	int r = conn_run(conn, s);
+	if (r)
+		return r;
+	s = conn_statement(conn, "DELETE FROM cursor WHERE region = ?1");
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	return conn_run(conn, s);
+}
+
+int region_read_begin(struct conn *conn, unsigned region, bool *began)
+{
+	sqlite3_stmt *s =
+		conn_statement(conn, "INSERT OR IGNORE INTO region_read(region) VALUES(?1)");
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	int r = conn_run(conn, s);
+	if (r)
+		return r;
+	*began = sqlite3_changes(conn->db) == 1;
+	return *began ? forget_progress(conn, region) : 0;
+}
+
 int words_mark_get(struct conn *conn, uint64_t node, struct words_mark *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT seq, at_ms FROM last_words WHERE node = ?1");

@@ -36,6 +36,10 @@ int checkpoint_mark_get(struct conn *conn, unsigned region, struct checkpoint_ma
 int checkpoint_mark_set(
 	struct conn *conn, unsigned region, const struct checkpoint_mark *mark) MUST_CHECK;
 
+/* Notes that the region's log is read from its beginning, or a checkpoint, on. *began: it was not noted yet;
+ * then cursor and watermarks, but this server's own, are forgotten. */
+int region_read_begin(struct conn *conn, unsigned region, bool *began) MUST_CHECK;
+
 /* Until when what a server said that is silent was completed (replicator/last_words.c); all 0 at first. */
 struct words_mark {
 	uint64_t seq;  /* its newest segment in the home region then */

@@ -112,6 +112,7 @@ static int retire(struct conn *conn, const struct region *region)
 		 " SELECT name, id, sent_seq, sent_name, pending_name FROM region WHERE id = ?1"),
 		"DELETE FROM cursor WHERE region = ?1",
 		"DELETE FROM segment_seen WHERE region = ?1",
+		"DELETE FROM region_read WHERE region = ?1",
 		"DELETE FROM bad_segment WHERE region = ?1",
 		"DELETE FROM checkpoint_mark WHERE region = ?1",
 	};

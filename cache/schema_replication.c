@@ -45,6 +45,8 @@ const char *const schema_replication[] = {
 	" seq INTEGER NOT NULL,"
 	" name TEXT NOT NULL,"
 	" PRIMARY KEY(region, node)) STRICT, WITHOUT ROWID",
+	/* Regions whose log is read though it is not pulled from: see replicator/pull.c. */
+	"CREATE TABLE region_read(region INTEGER PRIMARY KEY) STRICT",
 	"CREATE TABLE bad_segment("
 	" region INTEGER NOT NULL,"
 	" name TEXT NOT NULL,"

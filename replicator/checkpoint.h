@@ -12,6 +12,7 @@
 #define REPLICATOR_CHECKPOINT_H
 
 #include "replicator/merge.h"
+#include "replicator/pull.h"
 #include "replicator/region.h"
 
 #define CHECKPOINT_PREFIX ".meridian/checkpoint/"
@@ -91,6 +92,10 @@ struct checkpointer_options {
 	uint64_t segments;   /* new ones that make one worth while */
 	int64_t keep_ms;     /* segments that are younger stay */
 	int64_t look_ms;     /* how often to find out whether one is due */
+	/* Of a region that is not this server's home: the puller that can read its log, and its index
+	 * there. NULL: it is the home region. */
+	struct puller *puller;
+	unsigned index;
 };
 
 struct checkpointer_status {

@@ -12,9 +12,14 @@
  * the log of the database cannot start anew as long as a view is open. Memory: one part.
  *
  * Who writes. An object, the lease, holds a server and a time, by the store's clock, until which it is
- * at it; it is taken by a conditional put and renewed while parts are sent. It only saves work: the
+ * at it (lease.h), and is renewed while parts are sent. It only saves work: the
  * name of a checkpoint has its writer's node, and two that are written at once are both good. So a
  * store without conditions needs nothing else.
+ *
+ * A region that is nobody's home. Any server takes it on that finds segments in its log which the newest
+ * checkpoint does not cover and which are older than TAKEN_ON of those intervals that make one overdue
+ * (1 for the server that wrote the newest one); so where a server is at home nobody does. It holds the
+ * lease, has the puller read the log, and writes one when that is complete.
  *
  * What goes, after one was written:
  *   checkpoints   all but the newest two, and parts without a manifest after ABANDONED_MS
@@ -33,17 +38,17 @@
 #include "cache/dump.h"
 #include "cache/outbox.h"
 #include "replicator/checkpoint.h"
+#include "replicator/lease.h"
 #include "src/base/clock.h"
-#include "src/base/json.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
 enum {
-	LEASE_MS = 600000,
-	LEASE_BYTES_MAX = 4096,
 	LEASE_BUSY_MS = 60000, /* somebody else is at it: look again then */
 	ABANDONED_MS = 86400000,
+	TAKEN_ON = 2,
 	OVERDUE = 24, /* intervals after which even one segment makes a checkpoint worth while */
+	CHECKED_MS = 3600000,
 	REMOVE_MAX = 10000, /* names a step */
 };
 
@@ -55,9 +60,10 @@ struct checkpointer {
 	bool looked;		  /* at the region, since the start */
 	struct checkpoint newest; /* as last looked at; part_count 0 and ms 0: none */
 	bool removing;		  /* segments are left to remove */
+	bool reading;		  /* of a region that is nobody's home; the lease is held */
+	int64_t reading_since_ms; /* monotonic */
 
-	char lease_etag[STORE_ETAG_SIZE];
-	int64_t lease_until_ms; /* the store's time */
+	struct lease lease;
 
 	struct mutex status_lock;
 	struct checkpointer_status status;
@@ -70,6 +76,7 @@ int checkpointer_new(const struct checkpointer_options *o, struct checkpointer *
 	if (!w)
 		return -ENOMEM;
 	w->o = *o;
+	w->lease = (struct lease){.cache = o->cache, .region = o->region, .key = CHECKPOINT_LEASE};
 	w->started_ms = clock_realtime_ms();
 	mutex_init(&w->status_lock, LOCK_RANK_LEAF);
 	*ret = w;
@@ -87,9 +94,7 @@ void checkpointer_free(struct checkpointer *w)
 
 static int64_t store_now_ms(const struct checkpointer *w)
 {
-	int64_t now = clock_realtime_ms() + store_clock_skew_ms(w->o.region->store);
-
-	return now > 0 ? now : 0;
+	return lease_now_ms(&w->lease);
 }
 
 /* ---- whether one is due ---- */
@@ -172,91 +177,6 @@ static int look(struct checkpointer *w, bool *answered)
 	checkpoint_done(&w->newest);
 	w->newest = c;
 	return set_mark(w, &w->newest);
-}
-
-/* ---- the lease ---- */
-
-static enum store_result put_lease(struct checkpointer *w, int64_t until_ms, bool absent)
-{
-	struct region *r = w->o.region;
-	unsigned caps = atomic_load(&r->store->capabilities);
-	struct store_call call = region_call(r, 0);
-	struct store_condition condition = {0};
-	struct store_error error = {0};
-	struct json *j = json_new();
-	char node[24], etag[STORE_ETAG_SIZE] = "";
-
-	snprintf(node, sizeof(node), "%016" PRIx64, cache_node(w->o.cache));
-	json_put_str(j, "node", node);
-	json_put_int(j, "until", until_ms);
-	AUTO_FREE char *text = json_text(j);
-	json_free(j);
-	if (!text)
-		return STORE_LOCAL;
-	condition.if_absent = absent && (caps & STORE_CAP_PUT_IF_ABSENT);
-	if (!absent && w->lease_etag[0] && (caps & STORE_CAP_PUT_IF_MATCH))
-		condition.if_match = w->lease_etag;
-	enum store_result result = store_put_buf(r->store, CHECKPOINT_LEASE, text, strlen(text),
-		NULL, &condition, etag, &call, &error);
-	region_end(r, REGION_WRITE, result, &error, "put the checkpoint lease");
-	if (result == STORE_OK) {
-		memcpy(w->lease_etag, etag, sizeof(etag));
-		w->lease_until_ms = until_ms;
-	}
-	return result;
-}
-
-/* Whether another server's lease has not run out yet. Nobody believes one that is longer than any. */
-static bool is_taken(struct checkpointer *w, const struct buf *b)
-{
-	struct json_object *o = NULL;
-	int64_t until = 0, now = store_now_ms(w);
-	char node[24];
-	bool own;
-
-	if (json_parse((const char *)b->data, b->len, &o) < 0)
-		return false;
-	snprintf(node, sizeof(node), "%016" PRIx64, cache_node(w->o.cache));
-	const char *holder = json_get_str(o, "node");
-	own = holder && strcmp(holder, node) == 0;
-	if (!json_get_int(o, "until", &until))
-		until = 0;
-	json_object_free(o);
-	return !own && until > now && until <= now + 2 * LEASE_MS;
-}
-
-static bool take_lease(struct checkpointer *w)
-{
-	struct region *r = w->o.region;
-	struct store_call call = region_call(r, 0);
-	CLEANUP(buf_done) struct buf b = {0};
-	struct store_object object = {0};
-	struct store_error error = {0};
-
-	enum store_result result = store_get_buf(
-		r->store, CHECKPOINT_LEASE, LEASE_BYTES_MAX, &b, &object, NULL, &call, &error);
-	region_end(r, REGION_READ, result, &error, "get the checkpoint lease");
-	if (result == STORE_OK && is_taken(w, &b))
-		return false;
-	if (result != STORE_OK && result != STORE_ABSENT && result != STORE_TOO_LARGE)
-		return false;
-	memcpy(w->lease_etag, object.etag, sizeof(w->lease_etag));
-	return put_lease(w, store_now_ms(w) + LEASE_MS, result == STORE_ABSENT) == STORE_OK;
-}
-
-/* False: another server took it over. */
-static bool keep_lease(struct checkpointer *w)
-{
-	if (w->lease_until_ms - store_now_ms(w) > LEASE_MS / 2)
-		return true;
-	return put_lease(w, store_now_ms(w) + LEASE_MS, false) == STORE_OK;
-}
-
-/* Others need not wait for its end. Where that fails they do. */
-static void give_lease(struct checkpointer *w)
-{
-	(void)put_lease(w, 0, false);
-	w->lease_until_ms = 0;
 }
 
 /* ---- the view ---- */
@@ -493,11 +413,11 @@ static bool send(struct writing *x)
 	uint64_t at = 0;
 
 	for (uint32_t i = 0; i < x->checkpoint.part_count; i++) {
-		if (!keep_lease(x->w) || !put_part(x, i, at))
+		if (!lease_keep(&x->w->lease) || !put_part(x, i, at))
 			return false;
 		at += x->checkpoint.parts[i].size;
 	}
-	return keep_lease(x->w) && put_manifest(x);
+	return lease_keep(&x->w->lease) && put_manifest(x);
 }
 
 static void writing_done(struct writing *x)
@@ -699,18 +619,113 @@ static int try_one(struct checkpointer *w, bool *did)
 		w->due_since_ms = 0;
 		return 0;
 	}
-	if (!take_lease(w)) {
+	if (!lease_take(&w->lease)) {
 		w->next_look_ms = clock_monotonic_ms() + LEASE_BUSY_MS;
 		return 0;
 	}
 	r = write_one(w, &written);
-	give_lease(w);
+	lease_give(&w->lease);
 	if (r < 0 || !written)
 		return r;
 	w->due_since_ms = 0;
 	w->removing = true;
 	*did = true;
 	return 0;
+}
+
+/* ---- regions that are nobody's home ---- */
+
+struct uncovered {
+	const struct checkpoint *newest;
+	uint64_t before_ms;
+	bool found;
+};
+
+static int find_uncovered(void *ctx, const char *key, const struct store_object *object)
+{
+	struct uncovered *u = ctx;
+	struct segment_id id;
+
+	(void)object;
+	if (!segment_name_parse(key + strlen(SEGMENT_PREFIX), &id))
+		return 0;
+	if (id.ms >= u->before_ms)
+		return 1;
+	u->found = id.seq > checkpoint_covers(u->newest, id.node);
+	return u->found;
+}
+
+/* Whether nobody has written what the log says into a checkpoint for so long that nobody will. */
+static bool is_left_alone(struct checkpointer *w)
+{
+	struct region *r = w->o.region;
+	struct store_call call = region_call(r, 0);
+	struct store_error error = {0};
+	bool own = w->newest.ms && w->newest.node == cache_node(w->o.cache);
+	uint64_t late = (uint64_t)w->o.interval_ms * OVERDUE * (own ? 1 : TAKEN_ON);
+	uint64_t now = (uint64_t)store_now_ms(w);
+	struct uncovered u = {.newest = &w->newest, .before_ms = now > late ? now - late : 0};
+	/* What came late has its time from before. */
+	uint64_t from = w->newest.ms > CHECKED_MS ? w->newest.ms - CHECKED_MS : 0;
+	char after[sizeof(SEGMENT_PREFIX) + SEGMENT_NAME_SIZE];
+
+	if (w->newest.ms + late > now)
+		return false;
+	snprintf(after, sizeof(after), "%s%012" PRIx64, SEGMENT_PREFIX, from);
+	enum store_result result = store_list(
+		r->store, SEGMENT_PREFIX, from ? after : NULL, 0, find_uncovered, &u, &call, &error);
+	region_end(r, REGION_READ, result, &error, "list log");
+	return result == STORE_OK && u.found;
+}
+
+static void stop_reading(struct checkpointer *w)
+{
+	puller_read(w->o.puller, w->o.index, false);
+	if (w->reading)
+		lease_give(&w->lease);
+	w->reading = false;
+}
+
+static int take_on(struct checkpointer *w)
+{
+	bool answered;
+	int r = look(w, &answered);
+
+	w->next_look_ms = clock_monotonic_ms() +
+			  (w->o.interval_ms > w->o.look_ms ? w->o.interval_ms : w->o.look_ms);
+	if (r < 0 || !answered || !is_left_alone(w) || !lease_take(&w->lease))
+		return r;
+	w->reading = true;
+	w->reading_since_ms = clock_monotonic_ms();
+	w->next_look_ms = 0;
+	puller_read(w->o.puller, w->o.index, true);
+	log_info("reading the log of a region that is nobody's home, for a checkpoint region=%s",
+		w->o.region->name);
+	return 0;
+}
+
+static int adopt(struct checkpointer *w, bool *did)
+{
+	bool written = false, answered;
+
+	if (region_is_out(w->o.cache, w->o.region->id)) {
+		stop_reading(w);
+		return 0;
+	}
+	if (!w->reading)
+		return take_on(w);
+	if (!lease_keep(&w->lease)) {
+		stop_reading(w);
+		return 0;
+	}
+	if (puller_read_ms(w->o.puller, w->o.index) <= w->reading_since_ms)
+		return 0;
+	int r = look(w, &answered);
+	if (r == 0 && answered)
+		r = write_one(w, &written);
+	stop_reading(w);
+	w->removing = *did = r == 0 && written;
+	return r;
 }
 
 int checkpointer_step(struct checkpointer *w, bool *did)
@@ -725,6 +740,8 @@ int checkpointer_step(struct checkpointer *w, bool *did)
 	int r = read_progress(w, &p);
 	if (r < 0)
 		return r;
+	if (w->o.puller && !w->removing)
+		return adopt(w, did);
 	if (!w->looked && !p.mark.ms && p.segments) {
 		bool answered;
 

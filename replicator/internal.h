@@ -15,6 +15,7 @@
 #include "replicator/region.h"
 #include "replicator/replicator.h"
 #include "replicator/seal.h"
+#include "replicator/trash.h"
 
 struct replicator;
 
@@ -40,8 +41,9 @@ struct replicator {
 	struct puller *puller;
 	struct ranger *ranger;
 	struct refresher *refresher;
-	struct checkpointer *checkpointer; /* of the home region */
+	struct checkpointer *checkpointer[REGION_MAX];
 	struct last_words *last_words;
+	struct trash *trash;
 	struct fetcher *fetcher;
 	struct reconciler *reconciler;
 	struct durable *durable;

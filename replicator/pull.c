@@ -18,6 +18,11 @@
  * Failover: when the home region does not answer, or is left (health.h), the next healthy one is pulled; on first contact
  * from an hour before the home cursor, where writers' earlier numbers are taken as known.
  *
+ * Logs that nobody pulls from (puller_read): who writes a checkpoint of such a region must have merged all
+ * of its log, so it is read between the pulls. What was merged of it before, while it stood in for another
+ * one, does not count, for then earlier segments were taken as known: it begins anew, once (the table
+ * region_read).
+ *
  * With threads a few segments are fetched ahead of their merge (pull_ahead.c).
  *
  * Memory: a page of 1,000 names, one writer's run, and what is fetched ahead.
@@ -31,6 +36,7 @@
 #include <limits.h>
 #include <stdio.h>
 
+#include "cache/dump.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
@@ -83,6 +89,31 @@ void puller_status(struct puller *p, struct puller_status *ret)
 	mutex_unlock(&p->status_lock);
 }
 
+void puller_read(struct puller *p, unsigned index, bool on)
+{
+	if (on)
+		atomic_fetch_or(&p->read, 1u << index);
+	else
+		atomic_fetch_and(&p->read, ~(1u << index));
+	if (on)
+		atomic_store(&p->read_ms[index], 0);
+}
+
+int64_t puller_read_ms(const struct puller *p, unsigned index)
+{
+	return atomic_load(&p->read_ms[index]);
+}
+
+bool pull_reads(const struct puller *p, unsigned index)
+{
+	return atomic_load(&p->read) >> index & 1;
+}
+
+static bool turn_is_over(const struct puller *p)
+{
+	return p->until_ms && clock_monotonic_ms() >= p->until_ms;
+}
+
 static int get_cursor(struct puller *p, const struct region *region, char name[SEGMENT_NAME_SIZE])
 {
 	struct conn *conn;
@@ -100,7 +131,7 @@ static int get_cursor(struct puller *p, const struct region *region, char name[S
 static struct wait *find_wait(struct puller *p, uint64_t node)
 {
 	for (unsigned i = 0; i < p->wait_count; i++) {
-		if (p->wait[i].node == node)
+		if (p->wait[i].node == node && p->wait[i].region == p->at)
 			return &p->wait[i];
 	}
 	return NULL;
@@ -123,7 +154,7 @@ static bool waited_enough(struct puller *p, const struct run *run)
 		if (p->wait_count == WAITS_MAX)
 			return true;
 		w = &p->wait[p->wait_count++];
-		*w = (struct wait){.node = run->node, .since_ms = clock_monotonic_ms()};
+		*w = (struct wait){.region = p->at, .node = run->node, .since_ms = clock_monotonic_ms()};
 	}
 	w->next = run->to_seq + 1;
 	return clock_monotonic_ms() - w->since_ms >= GROUP_WAIT_MS;
@@ -316,7 +347,8 @@ static void pull_page(struct pull *l)
 	for (unsigned i = 0, end; i < l->count && l->local == 0; i = end) {
 		for (end = i + 1; end < l->count && names[end].id.node == names[i].id.node; end++)
 			;
-		if (atomic_load(&l->p->o.regions->cancel) || pull_first_over(l->p))
+		if (atomic_load(&l->p->o.regions->cancel) || pull_first_over(l->p) ||
+			turn_is_over(l->p))
 			l->failed = true;
 		else
 			pull_writer(l, names + i, end - i);
@@ -388,7 +420,7 @@ static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 	if (r < 0)
 		return r;
 	/* First contact with a region that stands in for the home region. */
-	if (!ms && index != p->o.home) {
+	if (!ms && index != p->o.home && !pull_reads(p, index)) {
 		char home[SEGMENT_NAME_SIZE];
 
 		r = get_cursor(p, &p->o.regions->region[p->o.home], home);
@@ -471,6 +503,7 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	int64_t start = clock_monotonic_ms();
 	bool complete = false, stop;
 
+	p->at = (unsigned)(region - p->o.regions->region);
 	int r = pull_checkpoint(p, region, did, &stop);
 	if (r < 0 || stop)
 		return r;
@@ -493,11 +526,62 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	if (complete && !l.failed && !st->relist && !st->reload && l.local == 0) {
 		st->asked_ms = start;
 		st->vain = false;
+		if (pull_reads(p, p->at))
+			atomic_store(&p->read_ms[p->at], start);
 		mutex_lock(&p->status_lock);
-		p->status.last_ms = clock_realtime_ms();
+		if (p->at == p->current)
+			p->status.last_ms = clock_realtime_ms();
 		mutex_unlock(&p->status_lock);
 	}
 	return l.local < 0 ? l.local : r;
+}
+
+/* What was merged of a log while it stood in for another one is not all of it up to there. */
+static int begin_reading(struct puller *p, struct region *region)
+{
+	struct pull_region_state *st = &p->region[region - p->o.regions->region];
+	bool began = false;
+	struct conn *conn;
+	int r = cache_begin_lazy(p->cache, &conn);
+
+	if (r < 0)
+		return r;
+	r = region_read_begin(conn, region->id, &began);
+	if (r < 0) {
+		cache_rollback(conn);
+		return r;
+	}
+	r = cache_commit(conn);
+	if (r == 0 && began) {
+		st->started = st->asked = false;
+		st->baseline = false;
+	}
+	return r;
+}
+
+/* A part of the logs that are read though they are not pulled from. */
+static int read_others(struct puller *p, const struct region *pulled, bool *did)
+{
+	for (unsigned i = 0; i < p->o.regions->count; i++) {
+		struct region *region = &p->o.regions->region[i];
+		int64_t now = clock_monotonic_ms();
+		bool one = false;
+
+		if (!pull_reads(p, i) || region == pulled || now < p->region[i].read_next_ms ||
+			!region_up(region, REGION_READ))
+			continue;
+		int r = begin_reading(p, region);
+		p->until_ms = now + READ_MS;
+		if (r == 0)
+			r = pull_region(p, region, &one);
+		p->until_ms = 0;
+		if (r < 0)
+			return r;
+		*did |= one;
+		/* Where there is more it goes on after the next pull. */
+		p->region[i].read_next_ms = one ? 0 : now + READ_EVERY_MS;
+	}
+	return 0;
 }
 
 int puller_step(struct puller *p, bool *did)
@@ -507,7 +591,8 @@ int puller_step(struct puller *p, bool *did)
 	if (r < 0)
 		return r;
 	struct region *region = choose(p);
-	r = region ? pull_region(p, region, did) : 0;
+	if (region)
+		r = pull_region(p, region, did);
 	regions_compare_clocks(p->o.regions);
-	return r;
+	return r < 0 || !region ? r : read_others(p, region, did);
 }

@@ -32,6 +32,12 @@ int puller_step(struct puller *p, bool *did) MUST_CHECK;
 typedef void (*puller_progress_fn)(void *ctx, uint64_t parts_done, uint64_t parts);
 int puller_first(struct puller *p, int64_t deadline_ms, puller_progress_fn progress, void *ctx,
 	bool *complete) MUST_CHECK;
+/* on: the log of the region with that index, which is not pulled from, is read too, from its checkpoint or
+ * its beginning on, in small parts between the pulls, until it is off again. Thread-safe. */
+void puller_read(struct puller *p, unsigned index, bool on);
+/* When such a reading was last complete (the beginning of its last part, monotonic); 0: not yet.
+ * Thread-safe. */
+int64_t puller_read_ms(const struct puller *p, unsigned index);
 /* true: others check the regions; a step uses those that are up. */
 void puller_set_threaded(struct puller *p, bool threaded);
 /* Thread-safe. */

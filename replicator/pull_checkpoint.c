@@ -4,7 +4,7 @@
  *   new        nothing of this region was ever pulled here, nor of the home region
  *   begun      a load was interrupted
  *   gap        a segment that is wanted is gone, and the newest checkpoint covers what lacks
- *   away       of the home region only: the newest checkpoint covers segments of some writer that were not merged here and
+ *   away       of the home region and of one whose log is read only (puller_read): the newest checkpoint covers segments of some writer that were not merged here and
  *              are old enough to be removed (horizon_ms): there may be nothing left of them that
  *              would show as a gap
  *
@@ -141,7 +141,8 @@ int pull_checkpoint(struct puller *p, struct region *region, bool *did, bool *st
 	if (r < 0)
 		return r;
 	/* What stands in for the home region for a while need not be known from its beginning. */
-	if (!region->home && at.home[0] && !at.mark.loading_ms && !st->reload)
+	if (!region->home && at.home[0] && !at.mark.loading_ms && !st->reload &&
+		!pull_reads(p, (unsigned)(region - p->o.regions->region)))
 		return 0;
 	r = checkpoint_find(region, UINT64_MAX, &c, &found);
 	if (r < 0)

@@ -27,6 +27,8 @@ enum {
 	GROUP_WAIT_MS = 60000,
 	WAITS_MAX = 256,
 	CHECK_MS = 3600000,
+	READ_EVERY_MS = 5000, /* of a log that is read though it is not pulled from … */
+	READ_MS = 1000,	      /* … for so long at a time */
 	FIRST_TELL_MS = 1000,
 	FIRST_PAUSE_MS = 100,
 };
@@ -42,6 +44,7 @@ struct name {
 
 /* A writer whose group is not complete. */
 struct wait {
+	unsigned region;
 	uint64_t node;
 	uint64_t next; /* looked at again when this number is listed */
 	int64_t since_ms;
@@ -60,6 +63,7 @@ struct pull_region_state {
 	int64_t asked_ms; /* … or the beginning of the last complete reading after that */
 	bool reload;	  /* a gap that a checkpoint may cover */
 	bool vain;	  /* none does */
+	int64_t read_next_ms; /* monotonic: when the log is read again that is not pulled from */
 };
 
 struct puller {
@@ -74,6 +78,10 @@ struct puller {
 	unsigned wait_count;
 	uint64_t junk_logged;
 	atomic_bool threaded;
+	_Atomic unsigned read; /* a bit for each region: its log is read, too */
+	_Atomic int64_t read_ms[REGION_MAX];
+	unsigned at;		/* index of the region at hand */
+	int64_t until_ms;	/* monotonic: its turn is over then; 0: no limit */
 	struct {
 		int64_t deadline_ms; /* monotonic; 0: this is not the first sync */
 		int64_t told_ms;
@@ -141,6 +149,8 @@ int pull_checkpoint(struct puller *p, struct region *region, bool *did, bool *st
 bool pull_wants_checkpoint(struct pull *l) MUST_CHECK;
 /* The first sync has taken as long as it may. */
 bool pull_first_over(const struct puller *p) MUST_CHECK;
+/* The log of the region with that index is read from its beginning (puller_read). */
+bool pull_reads(const struct puller *p, unsigned index) MUST_CHECK;
 /* Forgets what was added. */
 void run_drop(struct run *run);
 

@@ -11,6 +11,8 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 
+#define TRASH_KEEP_MS (30 * INT64_C(86400000))
+
 enum {
 	SEAL_AFTER_MS = 5000,
 	SEGMENT_DELAY_MS = 250,
@@ -26,6 +28,8 @@ enum {
 	CHECKPOINT_LOOK_MS = 5000,
 	SEGMENT_KEEP_MS = 7 * 86400000,
 	GONE_AFTER_MS = 86400000,
+	TRASH_INTERVAL_MS = 86400000,
+	TRASH_LOOKS = 24, /* for whether it is time, within the interval */
 	GONE_LOOKS = 24, /* for who is gone, within that time */
 };
 
@@ -51,6 +55,8 @@ static void defaults(struct replicator_options *o)
 		o->checkpoint_segments = CHECKPOINT_SEGMENTS;
 	if (!o->segment_keep_ms)
 		o->segment_keep_ms = SEGMENT_KEEP_MS;
+	if (!o->trash_keep_ms)
+		o->trash_keep_ms = TRASH_KEEP_MS;
 	if (!o->gone_after_ms)
 		o->gone_after_ms = GONE_AFTER_MS;
 	if (!o->durability_timeout_ms)
@@ -187,7 +193,6 @@ static int make_parts(struct replicator *r)
 		.region_ctx = &r->regions};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
 	struct checkpointer_options co = {.cache = r->cache,
-		.region = &r->regions.region[r->o.home],
 		.interval_ms = r->o.checkpoint_interval_ms,
 		.segments = r->o.checkpoint_segments,
 		.keep_ms = r->o.segment_keep_ms,
@@ -229,10 +234,21 @@ static int make_parts(struct replicator *r)
 		.gone_ms = r->o.gone_after_ms,
 		.keep_ms = r->o.segment_keep_ms,
 		.look_ms = r->o.gone_after_ms / GONE_LOOKS};
-	if (code == 0)
-		code = checkpointer_new(&co, &r->checkpointer);
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		co.region = &r->regions.region[i];
+		co.index = i;
+		co.puller = i == r->o.home ? NULL : r->puller;
+		code = checkpointer_new(&co, &r->checkpointer[i]);
+	}
 	if (code == 0)
 		code = last_words_new(&wo, &r->last_words);
+	struct trash_options to = {.regions = &r->regions,
+		.keep_ms = r->o.trash_keep_ms,
+		.interval_ms = TRASH_INTERVAL_MS < r->o.trash_keep_ms ? TRASH_INTERVAL_MS
+								      : r->o.trash_keep_ms};
+	to.look_ms = to.interval_ms / TRASH_LOOKS;
+	if (code == 0)
+		code = trash_new(&to, &r->trash);
 	if (code == 0)
 		code = reconciler_make(r, &po.merger, replicator_wake_all);
 	if (code == 0)
@@ -314,8 +330,10 @@ void replicator_free(struct replicator *r)
 	ranger_free(r->ranger);
 	fetcher_free(r->fetcher);
 	puller_free(r->puller);
-	checkpointer_free(r->checkpointer);
+	for (unsigned i = 0; i < r->regions.count; i++)
+		checkpointer_free(r->checkpointer[i]);
 	last_words_free(r->last_words);
+	trash_free(r->trash);
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		deliverer_free(r->deliverer[i]);
 		announcer_free(r->announcer[i]);

@@ -28,6 +28,7 @@
 #include "replicator/reconcile.h"
 #include "replicator/seal.h"
 #include "replicator/store/store.h"
+#include "replicator/trash.h"
 
 struct buf;
 
@@ -58,6 +59,7 @@ struct replicator_options {
 	int64_t checkpoint_interval_ms; /* least time between checkpoints; 0: 1 hour */
 	uint64_t checkpoint_segments;	/* that make one worth while; 0: 400 */
 	int64_t segment_keep_ms;	/* 0: 7 days */
+	int64_t trash_keep_ms;		/* 0: 30 days */
 	int64_t gone_after_ms;		/* a server of which nothing is heard that long is gone; 0: 1 day */
 	bool push_copy;		   /* regions beside the home region copy contents from it */
 	int64_t durability_timeout_ms; /* 0: 30,000 */
@@ -111,9 +113,11 @@ void replicator_wait_durable(struct replicator *r, uint64_t ino, enum durability
 	durability_done_fn done, void *arg);
 /* A batch of evict_step. */
 int replicator_step_evict(struct replicator *r, bool *more) MUST_CHECK;
-/* checkpointer_step of the home region. */
+/* checkpointer_step of each region. */
 int replicator_step_checkpoint(struct replicator *r, bool *did) MUST_CHECK;
 int replicator_step_last_words(struct replicator *r, bool *did) MUST_CHECK;
+/* A part of the clean-up of a region's trash. */
+int replicator_step_trash(struct replicator *r, bool *did) MUST_CHECK;
 /* An evict_proof_fn; ctx is the replicator. Asks the regions one by one, the home region first, for the
  * object's metadata. */
 bool replicator_has_object(
@@ -154,6 +158,8 @@ struct region_status {
 	bool seeding;	     /* it is new, and outbox does not have everything yet */
 	struct resync_status resync;
 	struct reconcile_status reconcile;
+	struct trash_status trash;
+	int64_t checkpoint_ms; /* when its newest known one was written; 0: none */
 	int64_t last_ok_ms;  /* realtime of the last success; 0: never */
 	int64_t retry_at_ms; /* while down: the next attempt */
 	char error[256];     /* last failure, "" when none since the last success */

@@ -95,6 +95,8 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 		region_state(&r->regions.region[i], &s->region[i]);
 	for (unsigned i = 0; i < r->regions.count; i++)
 		reconciler_status(r->reconciler, i, &s->region[i].reconcile);
+	for (unsigned i = 0; i < r->regions.count; i++)
+		trash_status(r->trash, i, &s->region[i].trash);
 	s->renaming = sealer_progress(r->sealer, &s->rename);
 	s->durable_waiting = durable_waiting(r->durable);
 	puller_status(r->puller, &pull);
@@ -103,7 +105,11 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	s->pull_lag_ms = pull.lag_ms;
 	s->loading_parts = pull.parts;
 	s->loading_done = pull.parts_done;
-	checkpointer_status(r->checkpointer, &checkpoint);
+	for (unsigned i = 0; i < r->regions.count; i++) {
+		checkpointer_status(r->checkpointer[i], &checkpoint);
+		s->region[i].checkpoint_ms = checkpoint.newest_ms;
+	}
+	checkpointer_status(r->checkpointer[r->o.home], &checkpoint);
 	s->checkpoint_ms = checkpoint.newest_ms;
 	s->checkpoint_segments = checkpoint.segments_since;
 	int code = cache_read_begin(r->cache, &conn);

@@ -249,7 +249,16 @@ int replicator_step_evict(struct replicator *r, bool *more)
 
 int replicator_step_checkpoint(struct replicator *r, bool *did)
 {
-	return checkpointer_step(r->checkpointer, did);
+	int code = 0;
+
+	*did = false;
+	for (unsigned i = 0; code == 0 && i < r->regions.count; i++) {
+		bool one;
+
+		code = checkpointer_step(r->checkpointer[i], &one);
+		*did |= one;
+	}
+	return code;
 }
 
 int replicator_step_last_words(struct replicator *r, bool *did)
@@ -259,6 +268,11 @@ int replicator_step_last_words(struct replicator *r, bool *did)
 	if (*did)
 		replicator_wake_all(r);
 	return code;
+}
+
+int replicator_step_trash(struct replicator *r, bool *did)
+{
+	return trash_step(r->trash, did);
 }
 
 /* Its own thread: sending one may take minutes. */
@@ -274,6 +288,8 @@ static void *checkpoint_loop(void *arg)
 
 		if (code == 0)
 			code = replicator_step_last_words(r, &did);
+		if (code == 0)
+			code = replicator_step_trash(r, &did);
 		local_failure(r, "writing a checkpoint", code, &last);
 		replicator_wait_ms(r, HOUSE_MS, NULL, false);
 	}

@@ -88,6 +88,7 @@ struct config {
 	int64_t drain_timeout_ms;
 	uint64_t object_threads;
 	uint64_t segment_days;
+	uint64_t trash_days;
 	int64_t checkpoint_interval_ms;
 	int64_t first_sync_ms;
 	int64_t gone_after_ms;

@@ -297,6 +297,7 @@ static int open_replicator(struct daemon *d, struct err *err)
 	o->object_threads = (unsigned)c->object_threads;
 	o->checkpoint_interval_ms = c->checkpoint_interval_ms;
 	o->gone_after_ms = c->gone_after_ms;
+	o->trash_keep_ms = (int64_t)c->trash_days * 24 * 3600 * 1000;
 	o->segment_keep_ms = (int64_t)c->segment_days * 24 * 3600 * 1000;
 	o->durability_timeout_ms = c->durability_timeout_ms;
 	r = replicator_new(d->cache, o, &d->replicator, err);

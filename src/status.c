@@ -173,6 +173,11 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 				figure),
 			r->clock_skew_ms < 0 ? "behind" : "ahead of");
 	reconcile_note(s, r, out);
+	if (r->trash.needed)
+		buf_printf(out,
+			"  %s: %" PRIu64 " old copies in the trash are kept: a file may have its content "
+			"nowhere else\n",
+			r->name, r->trash.needed);
 	if (!r->up && r->retry_at_ms > s->now_ms)
 		buf_printf(out, "  %s: next attempt in %s\n", r->name,
 			text_age(r->retry_at_ms - s->now_ms, figure));
@@ -397,6 +402,12 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "upload_bytes", (int64_t)r->upload.bytes);
 	json_put_int(j, "upload_sent_bytes", (int64_t)r->upload.sent);
 	reconcile_json(r, j);
+	json_put_int(j, "checkpoint_ms", r->checkpoint_ms);
+	json_begin_object(j, "trash");
+	json_put_int(j, "cleaned_ms", r->trash.finished_ms);
+	json_put_int(j, "removed", (int64_t)r->trash.removed);
+	json_put_int(j, "needed", (int64_t)r->trash.needed);
+	json_end(j);
 	json_put_int(j, "bytes_sent", (int64_t)r->bytes_sent);
 	json_put_int(j, "bytes_received", (int64_t)r->bytes_received);
 	json_put_int(j, "bytes_copied", (int64_t)r->bytes_copied);

@@ -18,6 +18,8 @@
 	X(SEGMENTS_REMOVED, "segments_removed_total",                                              \
 		"Segments, and parts of checkpoints, removed as superfluous")                      \
 	X(CHECKPOINTS_WRITTEN, "checkpoints_written_total", "Checkpoints written by this server")  \
+	X(TRASH_REMOVED, "trash_removed_total",                                                    \
+		"Kept copies of removed objects that were old enough to go")                       \
 	X(LAST_WORDS, "last_words_total",                                                          \
 		"Changes looked after in a region because their server is gone")                   \
 	X(CHECKPOINTS_LOADED, "checkpoints_loaded_total",                                          \

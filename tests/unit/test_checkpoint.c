@@ -403,6 +403,74 @@ static void test_away_tail(void **state)
 	away(*state, true);
 }
 
+/* Days go by, in which both servers do what they do. */
+static void live(struct cluster *c, unsigned days)
+{
+	for (unsigned hour = 0; hour < 24 * days; hour++) {
+		cluster_now_ms += HOUR_MS;
+		for (unsigned i = 0; i < 3; i++) {
+			for (unsigned n = 0; n < c->nodes; n++) {
+				cluster_push(c, n);
+				step(c, n);
+				cluster_pull(c, n);
+			}
+			cluster_now_ms += 6000;
+		}
+	}
+}
+
+/* The second region is nobody's home: one of the servers writes its checkpoints all the same. */
+static void test_nobodys_home(void **state)
+{
+	struct cluster *c = *state;
+	struct names n;
+	unsigned log;
+
+	fill(c);
+	/* Pulled from for a while, so that the beginning of its log was never read. */
+	c->down[0] = true;
+	for (unsigned i = 0; i < 20; i++) {
+		cluster_puts(c, i % 2, "while", i % 2 ? "down" : "up");
+		cluster_push(c, i % 2);
+		cluster_pull(c, 0);
+		cluster_pull(c, 1);
+		cluster_now_ms += 10000;
+	}
+	c->down[0] = false;
+	cluster_settle(c);
+	log = count(c, 1, SEGMENT_PREFIX);
+	live(c, 1);
+	assert_int_equal(manifests(c, 1, &n), 0);
+	live(c, 2);
+	assert_int_equal(manifests(c, 1, &n), 1);
+	assert_int_equal(count(c, 1, SEGMENT_PREFIX), log);
+	/* Nothing new, no other one. */
+	live(c, 4);
+	assert_int_equal(manifests(c, 1, &n), 1);
+	cluster_puts(c, 1, "d/later", "later");
+	live(c, 4);
+	assert_int_equal(manifests(c, 1, &n), 2);
+	assert_true(count(c, 1, SEGMENT_PREFIX) < log);
+	live(c, 8);
+	cluster_puts(c, 0, "d/last", "last");
+	live(c, 9);
+	assert_int_equal(manifests(c, 1, &n), 2);
+	assert_true(count(c, 1, SEGMENT_PREFIX) <= 2);
+	/* Who is at home there from now on has it all. */
+	c->same_home = false;
+	forget_node(c, 1);
+	cluster_pull(c, 1);
+	cluster_settle(c);
+	cluster_expect(c, 1, "d/a", "one");
+	cluster_expect(c, 1, "d/later", "later");
+	cluster_expect(c, 1, "d/last", "last");
+	cluster_expect(c, 1, "while", "down");
+	cluster_expect_absent(c, 1, "gone");
+	struct replicator_status *s = cluster_status(c, 1);
+	assert_int_equal(s->bad_segments, 0);
+	free(s);
+}
+
 /* Two at once: one of them writes. */
 static void test_lease(void **state)
 {
@@ -456,6 +524,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_retention, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away_tail, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_nobodys_home, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_lease, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_waits_for_unannounced, setup, cluster_teardown),
