@@ -376,6 +376,7 @@ static void release(struct cache *c)
 	cond_done(&c->readers_cond);
 	cond_done(&c->journal_cond);
 	cond_done(&c->sync_cond);
+	free(c->survivors);
 	free(c->state_dir);
 	free(c);
 }

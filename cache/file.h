@@ -27,6 +27,10 @@ struct file; /* one open of one inode */
  * its name to a remote change and its content is not here: look the path up again. */
 int file_open(
 	struct cache *c, uint64_t ino, bool writable, bool truncate, struct file **ret) MUST_CHECK;
+/* Opens for writing the next of the files that somebody else had open when the cache was opened: a
+ * program, through a mount whose daemon was killed, writes where the kernel passes that through past
+ * every daemon. NULL: no more. Before the mount serves requests. */
+struct file *file_next_survivor(struct cache *c);
 
 /* The last release of a writer puts the journal row of the change, stamped now. */
 void file_release(struct file *f);

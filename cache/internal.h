@@ -99,6 +99,8 @@ struct cache {
 	bool power_lost; /* it was not, and the machine has been started since */
 	bool state_volatile;
 	uint64_t cut_short; /* files that lost bytes to that; written by recovery only */
+	uint64_t *survivors; /* file_next_survivor; written before anybody else has the cache */
+	unsigned survivor_count;
 	uint64_t reserve_bytes;
 	uint64_t node;
 	struct hlc clock;

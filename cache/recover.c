@@ -5,10 +5,12 @@
  *               after that: a conflict each, which keeps the content
  *               inodes without a name that no conflict keeps: deleted with their content
  *               snapshots: removed; what needed one is read in place or sealed again
- *   unclean     dirty inodes: row brought up to date with the content file, generation raised (a
- *               version that was being sealed is not this one), journal row put, so they are
- *               sealed again; the hash tells whether anything changed; one without a name is
- *               hashed at once
+ *               dirty inodes (an unclean stop leaves them; a clean one only files that a program
+ *               has open through a mount that had died): row brought up to date with the content
+ *               file, generation raised (a version that was being sealed is not this one), journal
+ *               row put, so they are sealed again; the hash tells whether anything changed; one
+ *               without a name is hashed at once; what somebody else has open is noted for the
+ *               mount, which follows it
  *   power loss  a dirty file that is shorter than its row says lost what was not flushed. It is not
  *               sealed as if it had been emptied: where the name has an earlier version in the
  *               regions that is better, the name shows that one again, and what is left is a
@@ -23,15 +25,18 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "cache/entry.h"
+#include "cache/file.h"
 #include "cache/internal.h"
 #include "cache/project.h"
 #include "src/base/log.h"
 
 #define BATCH 500
 #define HASH_BUFFER 65536
+#define SURVIVORS_MAX 4096 /* each costs a descriptor; what is over it is as it was written so far */
 
 struct batch {
 	uint64_t ino[BATCH];
@@ -200,17 +205,60 @@ static int recover_cut_short(
 	return restore(conn, row, key_slice(&key), &e, fd, st);
 }
 
+/* ---- programs that outlived the daemon ---- */
+
+/* A write lease is granted to the sole open of a file only. */
+static bool is_open_elsewhere(int fd)
+{
+	if (fcntl(fd, F_SETLEASE, F_WRLCK) < 0)
+		return errno == EAGAIN;
+	return fcntl(fd, F_SETLEASE, F_UNLCK) < 0;
+}
+
+static int note_survivor(struct cache *c, uint64_t ino)
+{
+	if (c->survivor_count == SURVIVORS_MAX)
+		return 0;
+	if (!c->survivors)
+		c->survivors = calloc(SURVIVORS_MAX, sizeof(*c->survivors));
+	if (!c->survivors)
+		return -ENOMEM;
+	c->survivors[c->survivor_count++] = ino;
+	return 0;
+}
+
+struct file *file_next_survivor(struct cache *c)
+{
+	while (c->survivor_count > 0) {
+		uint64_t ino = c->survivors[--c->survivor_count];
+		struct file *f;
+		int r = file_open(c, ino, true, false, &f);
+
+		if (r == 0)
+			return f;
+		log_warn("not followed any more: a file that a program still has open from before "
+			 "ino=%llu error=%d",
+			(unsigned long long)ino, -r);
+	}
+	return NULL;
+}
+
 static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 {
 	struct cache *c = conn->cache;
 	struct inode_row row;
 	struct stat st;
 	int fd AUTO_CLOSE = -1;
+	bool survives;
 	int r = inode_get(conn, ino, &row);
 
 	if (r)
 		return r;
 	fd = content_file(c, ino, O_RDONLY);
+	survives = fd >= 0 && is_open_elsewhere(fd);
+	/* Who closed it put its journal row. */
+	if (c->was_clean && !survives)
+		return 0;
 	if (fd == -ENOENT) {
 		/* Only a power cut takes a content file away. What was pushed is there; of a file
 		 * that never was, the name is all that is left. */
@@ -234,15 +282,21 @@ static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 	r = refresh_row(conn, &row, &st);
 	if (!r && row.nlink == 0)
 		return recover_kept(conn, ino, fd);
+	if (!r && survives)
+		r = note_survivor(c, ino);
 	return r ? r : journal_inode(conn, ino);
 }
 
 static int recover_dirty(struct cache *c)
 {
+	struct sigaction old;
 	struct batch b;
 	uint64_t after = 0;
 	int r = 0;
 
+	/* Who opens the file while the lease is held has it broken by a signal that would end us. */
+	if (sigaction(SIGIO, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
+		signal(SIGIO, SIG_IGN);
 	do {
 		struct conn *conn AUTO_ROLLBACK = NULL;
 
@@ -450,7 +504,7 @@ int recover_run(struct cache *c, struct err *err)
 		r = recover_detached(c);
 	if (!r)
 		r = forget_shadowing(c);
-	if (!r && !c->was_clean)
+	if (!r)
 		r = recover_dirty(c);
 	return r ? err_errno(err, r, "cannot recover %s after the last stop", c->state_dir) : 0;
 }

@@ -680,6 +680,19 @@ static int write_time(struct conn *conn, const struct dir_time *d)
 	return r ? r : journal_append(conn, JOURNAL_PUT, key_slice(&key), slice_of(""), time);
 }
 
+int tree_keep_time(struct conn *conn, uint64_t dir, int64_t mtime_ns)
+{
+	sqlite3_stmt *s = conn_statement(
+		conn, "UPDATE inode SET mtime_ns = ?2, ctime_ns = max(ctime_ns, ?2) WHERE ino = ?1"
+		      " AND mtime_ns <> ?2");
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, (int64_t)dir);
+	bind_int(s, 2, mtime_ns);
+	return conn_run(conn, s);
+}
+
 static void forget_written(struct times *t, const struct dir_time *written)
 {
 	struct dir_time **at, *d;

@@ -130,6 +130,9 @@ int tree_resolve(struct cache *c, struct slice key, struct inode *ret) MUST_CHEC
  * quiet for a second or older than five to the database, each with a journal row. all: every one
  * (before a stop). For the replicator's housekeeping. */
 int tree_flush_times(struct cache *c, bool all) MUST_CHECK;
+/* Writes the time that an entry now says the directory has, so that a crash does not take back what
+ * other servers are told. Inside a write transaction. */
+int tree_keep_time(struct conn *conn, uint64_t dir, int64_t mtime_ns) MUST_CHECK;
 
 struct statvfs;
 int tree_statfs(struct cache *c, struct statvfs *ret) MUST_CHECK;

@@ -4,7 +4,8 @@
  * A passthrough_inode exists while its inode has opens, or is kept. Under the lock:
  *   opens > 0, backing > 0   passthrough; the kernel has the backing id
  *   opens > 0, backing = 0   page cache: registering failed, or passthrough is off by now
- *   opens = 0, kept          closed, but somebody still has the content file open
+ *   opens = 0, kept          closed, but somebody still has the content file open: by a mapping, or
+ *                            through a mount that died
  * kept is the first released open that could have been mapped for writing. With other opens it only
  * waits for the last of them, since a lease cannot tell these from a mapping.
  *
@@ -370,6 +371,38 @@ static void *run(void *arg)
 	return NULL;
 }
 
+/* Handles of a mount whose daemon was killed still reach the content, past that mount and this one.
+ * They are followed like mappings. */
+static int keep_survivors(struct fs *fs)
+{
+	struct passthrough *p = &fs->passthrough;
+	struct passthrough_inode **at;
+	struct file *f;
+	int r = 0;
+
+	mutex_lock(&p->lock);
+	while (!r && (f = file_next_survivor(fs->cache))) {
+		at = find(p, file_ino(f));
+		CHECK(*at == NULL);
+		*at = calloc(1, sizeof(**at));
+		if (!*at) {
+			r = -ENOMEM;
+			break;
+		}
+		(*at)->ino = file_ino(f);
+		(*at)->kept = f;
+		(*at)->changed = mtime_of(f);
+		file_unseen(f, O_RDWR);
+		p->kept++;
+		log_info("a program goes on writing through a mount that died inode=%llu",
+			(unsigned long long)file_ino(f));
+	}
+	mutex_unlock(&p->lock);
+	if (r)
+		file_release(f);
+	return r;
+}
+
 int passthrough_start(struct fs *fs)
 {
 	struct passthrough *p = &fs->passthrough;
@@ -379,7 +412,9 @@ int passthrough_start(struct fs *fs)
 	/* Leases: see above. Its default action would end the process. */
 	if (sigaction(SIGIO, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
 		signal(SIGIO, SIG_IGN);
-	r = thread_start(&p->thread, "fs-mapped", run, fs);
+	r = keep_survivors(fs);
+	if (r == 0)
+		r = thread_start(&p->thread, "fs-mapped", run, fs);
 	if (r == 0)
 		p->started = true;
 	return r;

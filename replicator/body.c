@@ -100,12 +100,22 @@ static int download_reset(void *ctx)
 	return content_restart(d->w);
 }
 
+/* The object says itself that it has the wanted content. */
+static bool promises(const struct store_meta *meta, const uint8_t hash[SHA256_SIZE], uint64_t size)
+{
+	CLEANUP(object_entry_done) struct object_entry e = {0};
+
+	return object_meta_to_entry(meta, size, false, &e) == 0 && e.entry.kind == KIND_FILE &&
+	       memcmp(e.entry.hash, hash, SHA256_SIZE) == 0;
+}
+
 /* 0, -EAGAIN (absent there, or other bytes), -EHOSTDOWN, or a local failure. */
 static int download(struct body *b, struct region *from, const char *key,
 	const uint8_t hash[SHA256_SIZE], uint64_t size)
 {
 	struct download d = {.w = &b->spool, .size = size};
 	struct store_sink sink = {.write = download_write, .reset = download_reset, .ctx = &d};
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
 	struct store_call call = region_call(from, size);
 	struct store_error error = {0};
 	uint8_t got[SHA256_SIZE];
@@ -115,7 +125,7 @@ static int download(struct body *b, struct region *from, const char *key,
 		return r;
 	sha256_init(&d.hash);
 	enum store_result result =
-		store_get(from->store, key, 0, 0, NULL, &sink, NULL, NULL, &call, &error);
+		store_get(from->store, key, 0, 0, NULL, &sink, NULL, &meta, &call, &error);
 	sha256_final(&d.hash, got);
 	if (result == STORE_LOCAL && d.other)
 		return -EAGAIN;
@@ -131,7 +141,8 @@ static int download(struct body *b, struct region *from, const char *key,
 		r = delta_follow(b->cache, got, hash, size, &b->spool);
 		if (r != -EAGAIN)
 			return r;
-		metric_add(METRIC_OBJECTS_CORRUPT, 1);
+		if (promises(&meta, hash, size))
+			metric_add(METRIC_OBJECTS_CORRUPT, 1);
 		return -EAGAIN;
 	}
 	return 0;

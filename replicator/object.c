@@ -43,6 +43,7 @@ enum { ATTEMPTS_MAX = 8, FOREIGN_BUFFER_MAX = 64 << 20 };
 struct seen {
 	bool there;
 	bool foreign;
+	bool torn; /* a copy of another version than its metadata say */
 	struct store_object object;
 	struct store_meta meta;
 	struct object_entry theirs; /* unless foreign */
@@ -61,6 +62,7 @@ struct delivery {
 	bool other_clean;
 	bool removed_own; /* what was removed last was of this entry's writer */
 	bool superseded;
+	bool send; /* no copy */
 	bool unguarded; /* the content was copied, and the store knew no condition for that */
 	struct store_call call;
 	struct object_outcome *outcome;
@@ -105,6 +107,7 @@ static enum store_result look(struct delivery *d, const char *key, struct seen *
 	s->foreign = !object_meta_is_of(&s->meta, key) ||
 		     object_meta_to_entry(
 			     &s->meta, s->object.size, key[strlen(key) - 1] == '/', &s->theirs) < 0;
+	s->torn = !s->foreign && !object_meta_is_whole(&s->meta, s->object.etag);
 	return STORE_OK;
 }
 
@@ -382,7 +385,8 @@ static enum store_result put_bytes(
 	bool copied = false;
 
 	d->outcome->put = true;
-	if (d->q->entry->kind == KIND_FILE && d->q->entry->size > 0 && !d->q->send_rather) {
+	if (d->q->entry->kind == KIND_FILE && d->q->entry->size > 0 && !d->q->send_rather &&
+		!d->send) {
 		r = copy_content(d, meta, match, etag, &copied);
 		if (r != STORE_OK || copied)
 			return r;
@@ -498,6 +502,11 @@ static enum store_result put_metadata(
 		code = parts_set_meta(&meta, parts);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
+	if (has(d, STORE_CAP_COPY) && !has(d, STORE_CAP_COPY_IF_MATCH) &&
+		!copied_in_parts(d, s) && same_bytes(d->q->entry, &s->theirs.entry))
+		code = object_meta_set_copied(&meta, s->object.etag);
+	if (code < 0 && code != -E2BIG)
+		return store_error_local(d->error, code, "metadata");
 	if (has(d, STORE_CAP_COPY))
 		return copy_seen(d, d->key, s, d->key, &meta, etag);
 	if (same_bytes(d->q->entry, &s->theirs.entry))
@@ -533,6 +542,10 @@ static enum store_result write_over(
 	int code = merge(d->q->entry, &s->theirs, &m);
 	if (code < 0)
 		return store_error_local(d->error, code, "metadata");
+	if (s->torn && stamp_cmp(d->q->entry->content_stamp, s->theirs.entry.content_stamp) >= 0) {
+		d->send = m.ours_newer = true;
+		m.content_theirs = false;
+	}
 	if (!m.ours_newer) {
 		*wrote = false;
 		return STORE_OK;
@@ -543,7 +556,7 @@ static enum store_result write_over(
 							     : STORE_CAP_COPY_IF_MATCH);
 		return put_metadata(d, &m, s, etag);
 	}
-	d->over = s->theirs.entry.kind == KIND_FILE ? s : NULL;
+	d->over = s->theirs.entry.kind == KIND_FILE && !s->torn ? s : NULL;
 	r = put_content(d, &m.entry, m.omitted, s->object.etag, etag);
 	d->over = NULL;
 	return r;

@@ -95,5 +95,10 @@ enum store_result object_adopt(const struct object_request *q, const struct stor
 /* Whether metadata that object_meta_to_entry takes were made for the object at key: a tool that copies
  * an object takes them along, and they are another path's then. */
 bool object_meta_is_of(const struct store_meta *m, const char *key) MUST_CHECK;
+/* Notes in the metadata of a copy which version it is meant to be of, where the store cannot be told to
+ * copy no other. -ENOMEM, -E2BIG. */
+int object_meta_set_copied(struct store_meta *m, const char *etag) MUST_CHECK;
+/* False: another version was copied; what the metadata say of the bytes is not so. */
+bool object_meta_is_whole(const struct store_meta *m, const char *etag) MUST_CHECK;
 
 #endif

@@ -3,7 +3,9 @@
  * file, or the home region's object for another region beside it.
  *
  * What the source holds is known by its metadata (object_has), and where the store can, the copy is
- * made under the condition that it is still that version. A copy knows no condition on its
+ * made under the condition that it is still that version. Else the copy's metadata say of which one it
+ * is meant to be, so that whoever looks at it, also after a crash, knows when another one took the
+ * source's place meanwhile: a new file under the former name, say. A copy knows no condition on its
  * destination; the end of an upload in parts does, on some stores: there one is made whose parts are
  * copied, however small the object is. On the others the destination is looked at right before.
  *
@@ -11,6 +13,7 @@
  */
 #include "replicator/object_copy.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "replicator/object.h"
@@ -40,7 +43,8 @@ static enum store_result has_content(struct store *s, const char *key, const str
 		       0 &&
 	       there.entry.kind == entry->kind &&
 	       (entry->kind != KIND_FILE || there.entry.size == entry->size) &&
-	       memcmp(there.entry.hash, entry->hash, SHA256_SIZE) == 0;
+	       memcmp(there.entry.hash, entry->hash, SHA256_SIZE) == 0 &&
+	       object_meta_is_whole(&meta, object->etag);
 	return STORE_OK;
 }
 
@@ -103,6 +107,7 @@ static enum store_result copy_now(const struct object_copy *c, const struct obje
 	const struct store_condition condition = {.if_absent = !c->match, .if_match = c->match};
 	struct store_call call = *c->call;
 	const char *match = has(c, STORE_CAP_COPY_IF_MATCH) ? source->etag : NULL;
+	CLEANUP(store_meta_done) struct store_meta meta = {0};
 
 	call.origin = from->origin;
 	if (guarded || upload_copy_wanted(c->store, source->size))
@@ -111,7 +116,16 @@ static enum store_result copy_now(const struct object_copy *c, const struct obje
 	enum store_result r = compare(c, error);
 	if (r != STORE_OK)
 		return r;
-	return store_copy(c->store, from->key, c->to, c->meta, match, etag, &call, error);
+	if (match)
+		return store_copy(c->store, from->key, c->to, c->meta, match, etag, &call, error);
+	int code = store_meta_copy(&meta, c->meta);
+	if (code == 0)
+		code = object_meta_set_copied(&meta, source->etag);
+	if (code == -E2BIG)
+		return STORE_UNSUPPORTED; /* it cannot say so */
+	if (code < 0)
+		return store_error_local(error, code, "metadata");
+	return store_copy(c->store, from->key, c->to, &meta, NULL, etag, &call, error);
 }
 
 enum store_result object_copy(const struct object_copy *c, const struct object_source *from,

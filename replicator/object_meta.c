@@ -13,6 +13,9 @@
  *   meridian-vector          base64 of the encoding of base/hlc.h
  *   meridian-key             the first 16 hexadecimal digits of the SHA-256 of the object's key: other
  *                            tools take metadata along when they copy or rename
+ *   meridian-copied          of a copy that the store could not be told to make of one version only:
+ *                            that version's ETag, which the store keeps. With another one the bytes
+ *                            are another version's
  *   meridian-xattrs          base64 of the encoding of cache/entry.h, or "omitted" when it did not
  *                            fit
  *
@@ -164,6 +167,18 @@ bool object_meta_is_of(const struct store_meta *m, const char *key)
 		return true; /* of a version that did not write it */
 	key_text(key, text);
 	return strcmp(s, text) == 0;
+}
+
+int object_meta_set_copied(struct store_meta *m, const char *etag)
+{
+	return store_meta_set(m, "meridian-copied", etag);
+}
+
+bool object_meta_is_whole(const struct store_meta *m, const char *etag)
+{
+	const char *s = store_meta_get(m, "meridian-copied");
+
+	return !s || strcmp(s, etag) == 0;
 }
 
 int object_meta_from_entry(const struct entry *e, bool xattrs_omitted, struct store_meta *ret)

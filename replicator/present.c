@@ -20,7 +20,8 @@ static bool region_has(
 	region_end(from, REGION_READ, result, &error, "head object");
 	return result == STORE_OK && object.size == size &&
 	       object_meta_to_entry(&meta, object.size, false, &e) == 0 &&
-	       e.entry.kind == KIND_FILE && memcmp(e.entry.hash, hash, SHA256_SIZE) == 0;
+	       e.entry.kind == KIND_FILE && memcmp(e.entry.hash, hash, SHA256_SIZE) == 0 &&
+	       object_meta_is_whole(&meta, object.etag);
 }
 
 bool replicator_has_object(

@@ -47,7 +47,8 @@ static int look(struct region *from, const char *key, const struct range_version
 		*foreign = true;
 		return -EAGAIN;
 	}
-	if (memcmp(e.entry.hash, v->hash, SHA256_SIZE) != 0 || !object.etag[0])
+	if (memcmp(e.entry.hash, v->hash, SHA256_SIZE) != 0 || !object.etag[0] ||
+		!object_meta_is_whole(&meta, object.etag))
 		return -EAGAIN;
 	ret->region = from;
 	snprintf(ret->key, sizeof(ret->key), "%s", key);

@@ -417,7 +417,8 @@ static bool can_repair(struct scan *s, const struct item *i, bool *sure)
 			*sure = false;
 		here = r == STORE_OK && object.size == i->entry.size &&
 		       object_meta_to_entry(&meta, object.size, false, &theirs) == 0 &&
-		       memcmp(theirs.entry.hash, i->entry.hash, SHA256_SIZE) == 0;
+		       memcmp(theirs.entry.hash, i->entry.hash, SHA256_SIZE) == 0 &&
+		       object_meta_is_whole(&meta, object.etag);
 	}
 	return here;
 }

@@ -24,6 +24,7 @@
 #include "cache/outbox.h"
 #include "cache/progress.h"
 #include "cache/project.h"
+#include "cache/tree.h"
 #include "replicator/delta.h"
 #include "src/base/clock.h"
 
@@ -487,6 +488,8 @@ static int store(struct sealer *s, struct conn *conn, struct seal_target *t,
 		project_put(conn, t->local.ino, &e);
 	if (!r)
 		r = project(conn, t, &e, implied);
+	if (!r && t->local.kind == KIND_DIR && entry_mtime(&e) == t->local.mtime_ns)
+		r = tree_keep_time(conn, t->local.ino, t->local.mtime_ns);
 	if (!r && t->local.kind == KIND_DIR && changes & SEAL_ATTR)
 		r = project_owned(conn, t->local.ino);
 	if (!r && t->local.kind == KIND_DIR && (old->uid != e.uid || old->gid != e.gid))

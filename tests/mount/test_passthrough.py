@@ -489,6 +489,48 @@ class Passthrough(unittest.TestCase):
         self.assertEqual(path.read_bytes(), data)
         self.object_is("killed", data)
 
+    def test_written_through_a_dead_mount(self):
+        """A program that keeps its file open over the death of the daemon still writes past it: that is not lost either."""
+        path = self.root / "survivor"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(fd, b"before\n")
+        self.server.kill()
+        self.assertEqual(os.write(fd, b"without a daemon\n"), 17)
+        self.server.start()
+        data = b"before\nwithout a daemon\n"
+        self.assertEqual(path.read_bytes(), data)
+        self.object_is("survivor", data)
+        for n in range(2):
+            self.assertEqual(os.write(fd, b"past the new one\n"), 17)
+            data += b"past the new one\n"
+            wait_until("it shows", lambda: path.read_bytes() == data, 10)
+            self.object_is("survivor", data)
+        os.write(fd, b"end\n")
+        with self.assertRaises(OSError):
+            os.fsync(fd)
+        with self.assertRaises(OSError):
+            os.close(fd)
+        wait_until("it shows", lambda: path.read_bytes() == data + b"end\n", 10)
+        self.object_is("survivor", data + b"end\n")
+
+    def test_an_orderly_stop_between(self):
+        """The same where the daemon after that one was stopped meanwhile."""
+        path = self.root / "survivor2"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.write(fd, b"before\n")
+        self.server.kill()
+        self.server.start()
+        self.assertEqual(self.server.stop(), 0)
+        os.write(fd, b"while nobody looks\n")
+        self.server.start()
+        self.assertEqual(path.read_bytes(), b"before\nwhile nobody looks\n")
+        os.write(fd, b"and after that\n")
+        with self.assertRaises(OSError):
+            os.close(fd)
+        data = b"before\nwhile nobody looks\nand after that\n"
+        wait_until("it shows", lambda: path.read_bytes() == data, 10)
+        self.object_is("survivor2", data)
+
 
 class Off(Passthrough):
     PASSTHROUGH = "off"
@@ -498,6 +540,8 @@ class Off(Passthrough):
     test_map_outlives_the_open_file = None
     # The kernel asks for a flush after each write.
     test_synchronous_opens_flush_the_log = None
+    # A handle of a dead mount reaches nothing.
+    test_written_through_a_dead_mount = test_an_orderly_stop_between = None
 
 
 class User(unittest.TestCase):

@@ -381,6 +381,9 @@ static enum store_result mem_copy(struct store *s, const char *from, const char 
 		atomic_fetch_add(&source->body->refs, 1);
 		o = object_new(m, to, source->body, meta);
 		old = install_locked(m, o);
+		/* As where an ETag speaks of the bytes. */
+		if (!(m->has & STORE_CAP_COPY_IF_MATCH))
+			memcpy(o->is.etag, source->is.etag, STORE_ETAG_SIZE);
 		memcpy(etag, o->is.etag, STORE_ETAG_SIZE);
 	}
 	mutex_unlock(&m->lock);

@@ -6,6 +6,7 @@
 
 #include "replicator/fetch.h"
 #include "src/base/buf.h"
+#include "src/base/metrics.h"
 
 static char big[200000];
 
@@ -42,6 +43,37 @@ static void test_wrong_bytes_refused(void **state)
 	overwrite(c, 1, "short");
 	overwrite(c, 0, "short, too");
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EAGAIN);
+}
+
+/* Bytes that are not those of which the object's own metadata speak are damaged; another version's are not. */
+static void test_damage_is_counted(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+	uint64_t before = metric_get(METRIC_OBJECTS_CORRUPT);
+
+	cluster_write(c, 0, "same", big, sizeof(big));
+	cluster_settle(c);
+	memset(big, 'c', sizeof(big));
+	for (unsigned damaged = 0; damaged < 2; damaged++) {
+		for (unsigned region = 0; region < 2; region++) {
+			struct store_config config = {.name = "x", .url = c->url[region]};
+			CLEANUP(store_meta_done) struct store_meta meta = {0};
+			struct store_error error = {0};
+			struct store *s;
+
+			assert_int_equal(store_open(&config, &s, NULL), 0);
+			/* The first round has taken its metadata: another file of that content has the same. */
+			assert_int_equal(
+				store_head(s, "same", NULL, &meta, NULL, &error), STORE_OK);
+			assert_int_equal(store_put_buf(s, "big", big, sizeof(big),
+						 damaged ? &meta : NULL, NULL, NULL, NULL, &error),
+				STORE_OK);
+			store_close(s);
+		}
+		assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EAGAIN);
+		assert_int_equal(metric_get(METRIC_OBJECTS_CORRUPT), before + 2 * damaged);
+	}
 }
 
 static void test_other_region_serves(void **state)
@@ -209,6 +241,7 @@ int main(void)
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
 	const struct CMUnitTest tests[] = {
 		CLUSTER_TEST(test_wrong_bytes_refused),
+		CLUSTER_TEST(test_damage_is_counted),
 		CLUSTER_TEST(test_other_region_serves),
 		CLUSTER_TEST(test_no_region_answers),
 		CLUSTER_TEST(test_renamed_before_fetched),

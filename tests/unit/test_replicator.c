@@ -248,6 +248,26 @@ static void test_crash(void **state)
 	}
 }
 
+/* A directory's time is in memory for a while. Once others were told of it a crash does not take it back. */
+static void test_crash_keeps_told_times(void **state)
+{
+	struct cluster *c = *state;
+	struct replicator *r = c->node[0].replicator;
+	bool did = true;
+
+	cluster_mkdir(c, 0, "d");
+	cluster_settle(c);
+	cluster_now_ms += 700;
+	cluster_puts(c, 0, "d/f", "f");
+	cluster_rename(c, 0, "d", "e");
+	while (did)
+		assert_int_equal(replicator_step_seal(r, &did), 0);
+	cluster_stop_node(c, 0, false);
+	cluster_start_node(c, 0);
+	cluster_settle(c);
+	assert_true(cluster_resolve(c, 0, "e").mtime_ns == cluster_resolve(c, 1, "e").mtime_ns);
+}
+
 static void test_request_budget(void **state)
 {
 	struct cluster *c = *state;
@@ -408,6 +428,7 @@ int main(void)
 		CLUSTER_TEST(test_rename_of_remote_content),
 		CLUSTER_TEST(test_region_away),
 		CLUSTER_TEST(test_crash),
+		CLUSTER_TEST(test_crash_keeps_told_times),
 		CLUSTER_TEST(test_request_budget),
 		CLUSTER_TEST(test_other_volume_refused),
 		CLUSTER_TEST(test_newer_format_refused),

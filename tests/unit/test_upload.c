@@ -502,6 +502,12 @@ static int open_body(void *ctx, struct store_source *ret)
 	return 0;
 }
 
+static int open_text(void *ctx, struct store_source *ret)
+{
+	*ret = *(struct store_source *)ctx;
+	return 0;
+}
+
 static enum store_result deliver(
 	struct world *w, uint64_t time, uint64_t node, bool fresh, bool *superseded)
 {
@@ -660,6 +666,70 @@ static void a_copy_of_another_version_is_not_made(void **state)
 		upload_copy(&w->uploader, "big", SIZE, "other", "big", &meta, NULL, NULL, &call, &error),
 		STORE_PRECONDITION);
 	expect_there(w, "1-1");
+}
+
+static enum store_result replace_source(
+	void *ctx, const char *op, const char *key UNUSED, bool done)
+{
+	struct world *w = ctx;
+	struct store_error error = {0};
+
+	if (strcmp(op, "copy") != 0)
+		return STORE_OK;
+	if (done)
+		return w->fail_with;
+	return store_put_buf(w->mem, "from", "a new file", 10, NULL, NULL, NULL, NULL, &error);
+}
+
+static enum store_result deliver_text(struct world *w, const char *key, const char *text, bool moved)
+{
+	CLEANUP(entry_done)
+	struct entry e = {.kind = KIND_FILE,
+		.size = strlen(text),
+		.content_stamp = {50 << 16, 1},
+		.attr_stamp = {50 << 16, 1}};
+	struct store_memory memory = {text, strlen(text)};
+	struct store_source source = store_source_memory(&memory);
+	struct store_call call = {0};
+	struct store_error error = {0};
+	struct object_outcome outcome;
+	struct object_request q = {.store = w->store,
+		.call = &call,
+		.key = slice_of(key),
+		.entry = &e,
+		.open = open_text,
+		.ctx = &source};
+
+	if (moved)
+		q.sources[0] = (struct object_source){.store = w->store, .key = "from"};
+	sha256(text, strlen(text), e.hash);
+	vector_raise(&e.vector, e.content_stamp);
+	return object_deliver(&q, &outcome, &error);
+}
+
+/* The former name of a file has another file by the time of the copy, and the store knows no condition.
+ * Also when the daemon ends before it has looked. */
+static void a_copy_of_what_came_meanwhile_is_replaced(void **state)
+{
+	struct world *w = *state;
+
+	for (unsigned killed = 0; killed < 2; killed++) {
+		CLEANUP(buf_done) struct buf b = {0};
+		struct store_error error = {0};
+
+		open_bucket(w, STORE_MEM_ALL &
+				       ~(unsigned)(STORE_CAP_COPY_IF_MATCH | STORE_CAP_UPLOAD_IF));
+		assert_int_equal(deliver_text(w, "from", "the renamed file", false), STORE_OK);
+		w->store = store_fault_new(w->store, replace_source, w);
+		w->fail_with = killed ? STORE_UNKNOWN : STORE_OK;
+		assert_int_equal(deliver_text(w, "to", "the renamed file", true), w->fail_with);
+		w->fail_with = STORE_OK;
+		assert_int_equal(deliver_text(w, "to", "the renamed file", true), STORE_OK);
+		assert_int_equal(
+			store_get_buf(w->mem, "to", 1 << 20, &b, NULL, NULL, NULL, &error), STORE_OK);
+		assert_int_equal(b.len, 16);
+		assert_memory_equal(b.data, "the renamed file", 16);
+	}
 }
 
 /* ---- only what changed ---- */
@@ -834,6 +904,7 @@ int main(void)
 		TEST(a_lost_end_is_looked_for),
 		TEST(copied_in_parts),
 		TEST(a_copy_of_another_version_is_not_made),
+		TEST(a_copy_of_what_came_meanwhile_is_replaced),
 		TEST(only_what_changed_is_sent),
 		TEST(what_cannot_be_copied_is_sent),
 		TEST(another_object_is_not_mixed_in),
