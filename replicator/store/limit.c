@@ -3,19 +3,24 @@
  * priority in order of arrival; whoever finishes hands its place to the first of them that may have
  * it, so that a newcomer never overtakes its like. Bulk calls never have all places, so that what
  * is small or urgent finds one free soon; and some places are theirs first, so that they are not shut
- * out either. A waiter leaves at its deadline or when its call is cancelled (looked at every
+ * out either. Of normal calls no more are under way than the way to the store holds, or 16 (window.h). A waiter leaves at its deadline or when its call is cancelled (looked at every
  * CANCEL_POLL_MS), having changed nothing.
  *
  * lock (LOCK_RANK_STORE) guards the counts, the queues and every waiter in them; it is never held
- * during a call. Invariant: free > 0 implies that only bulk calls wait, and that as many as may are
- * under way.
+ * during a call. Invariant: free > 0 implies that no urgent call waits, and that of those that do, bulk and normal ones,
+ * as many as may are under way.
  */
 #include "replicator/store/layers.h"
 
 #include "src/base/clock.h"
+#include "replicator/store/window.h"
 #include "src/base/thread.h"
 
-enum { CANCEL_POLL_MS = 50 };
+enum {
+	CANCEL_POLL_MS = 50,
+	NORMAL_LEAST = 16,
+	MEASURED_MAX = 64 << 10, /* bodies whose time is not that of their bytes */
+};
 
 struct waiter {
 	struct waiter *next;
@@ -35,9 +40,11 @@ struct limit {
 	struct store s;
 	struct mutex lock;
 	unsigned free;
-	unsigned bulk;	     /* under way */
-	unsigned bulk_max;   /* at once */
-	unsigned bulk_least; /* up to so many come before normal ones */
+	unsigned bulk;	      /* under way */
+	unsigned bulk_max;    /* at once */
+	unsigned bulk_least;  /* up to so many come before normal ones */
+	unsigned normal;      /* under way */
+	struct window window; /* of those */
 	struct queue queue[PRIORITIES];
 };
 
@@ -88,7 +95,7 @@ static unsigned next_queue(const struct limit *l)
 		return STORE_URGENT;
 	if (bulk && l->bulk < l->bulk_least)
 		return STORE_BULK;
-	if (l->queue[STORE_NORMAL].first)
+	if (l->queue[STORE_NORMAL].first && l->normal < l->window.now)
 		return STORE_NORMAL;
 	return bulk ? STORE_BULK : PRIORITIES;
 }
@@ -104,6 +111,7 @@ static void hand_out(struct limit *l)
 		queue_unlink(&l->queue[which], w);
 		l->free--;
 		l->bulk += which == STORE_BULK;
+		l->normal += which == STORE_NORMAL;
 		w->granted = true;
 		/* Under the lock: the waiter's cond lives on its stack. */
 		cond_signal(&w->wake);
@@ -133,17 +141,27 @@ static enum store_result enter(
 	return r;
 }
 
-static enum store_result leave(
-	struct store *s, const struct store_call *call, enum store_result r)
+static enum store_result leave(struct store *s, const struct store_call *call, enum store_result r)
 {
 	struct limit *l = (struct limit *)s;
 
 	mutex_lock(&l->lock);
 	l->free++;
 	l->bulk -= call->priority == STORE_BULK;
+	l->normal -= call->priority == STORE_NORMAL;
 	hand_out(l);
 	mutex_unlock(&l->lock);
 	return r;
+}
+
+/* Puts of small bodies, which take as long as the way and the store's other work do. */
+static void measure(struct limit *l, int64_t start_ms)
+{
+	int64_t now_ms = clock_monotonic_ms();
+
+	mutex_lock(&l->lock);
+	window_answer(&l->window, now_ms - start_ms, l->queue[STORE_NORMAL].first != NULL, now_ms);
+	mutex_unlock(&l->lock);
 }
 
 static enum store_result limit_get(struct store *s, const char *key, uint64_t offset,
@@ -155,8 +173,9 @@ static enum store_result limit_get(struct store *s, const char *key, uint64_t of
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, call, store_get(s->inner, key, offset, length, if_match, sink, object, meta, call,
-				error));
+	return leave(s, call,
+		store_get(
+			s->inner, key, offset, length, if_match, sink, object, meta, call, error));
 }
 
 static enum store_result limit_put(struct store *s, const char *key,
@@ -165,10 +184,14 @@ static enum store_result limit_put(struct store *s, const char *key,
 	struct store_error *error)
 {
 	enum store_result r = enter(s, call, error);
+	int64_t start_ms = clock_monotonic_ms();
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, call, store_put(s->inner, key, source, meta, condition, etag, call, error));
+	r = store_put(s->inner, key, source, meta, condition, etag, call, error);
+	if (r == STORE_OK && call->priority == STORE_NORMAL && source->size <= MEASURED_MAX)
+		measure((struct limit *)s, start_ms);
+	return leave(s, call, r);
 }
 
 static enum store_result limit_head(struct store *s, const char *key, struct store_object *object,
@@ -191,7 +214,8 @@ static enum store_result limit_list(struct store *s, const char *prefix, const c
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, call, store_list(s->inner, prefix, start_after, limit, fn, ctx, call, error));
+	return leave(
+		s, call, store_list(s->inner, prefix, start_after, limit, fn, ctx, call, error));
 }
 
 static enum store_result limit_remove(struct store *s, const char *key, const char *if_match,
@@ -269,6 +293,7 @@ struct store *store_limit_new(struct store *inner, unsigned connections)
 	l->free = connections;
 	l->bulk_max = connections * 3 / 4 ? connections * 3 / 4 : 1;
 	l->bulk_least = connections / 8 ? connections / 8 : 1;
+	window_init(&l->window, NORMAL_LEAST, connections);
 	mutex_init(&l->lock, LOCK_RANK_STORE);
 	atomic_store(&l->s.capabilities, atomic_load(&inner->capabilities));
 	return &l->s;

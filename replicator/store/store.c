@@ -16,7 +16,7 @@
 #include "src/base/clock.h"
 
 enum {
-	DEFAULT_CONNECTIONS = 16,
+	DEFAULT_CONNECTIONS = 64,
 	DEFAULT_TIMEOUT_MS = 60000,
 	DEFAULT_ATTEMPTS = 4,
 };

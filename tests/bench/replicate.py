@@ -1,7 +1,7 @@
 """Replication beside rclone, the AWS command line and s3fs, printed as the tables of docs/benchmarks.md:
 
     TMPDIR=/dev/shm MERIDIAN=build/src/meridian BENCH=build/tests/bench PYTHONPATH=tests/mount python3 tests/bench/replicate.py
-        [large] [small] [delta] [lag] [rtt=0,80] [size=1024] [files=10000] [rates=100,1000] [seconds=20] [s3fs=100] [option.KEY=VALUE]
+        [large] [small] [delta] [lag] [rtt=0,80] [size=1024] [files=10000] [rates=100,1000] [seconds=20] [s3fs=100] [peers=no] [option.KEY=VALUE]
 
 Two regions on Ceph gateways (memstore) of this machine, behind ports that delay what passes (delay.c), counted there for everybody alike;
 each server, and each peer, has its own. A new connection costs a round trip more. What is measured runs on core 0 (daemons, peers, and the
@@ -200,6 +200,7 @@ class Bench:
         self.s3fs_files = int(options.get("s3fs", 100))
         self.volume = {key[7:]: value for key, value in options.items() if key.startswith("option.")}
         self.region_options = {key[7:]: value for key, value in options.items() if key.startswith("region.")}
+        self.peers = options.get("peers", "yes") == "yes"
         pinned = options.get("pin", "yes") == "yes"
         self.world = World()
         if pinned:
@@ -218,6 +219,9 @@ class Bench:
                          "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "RCLONE_CONFIG": "/dev/null",
                          "RCLONE_CONFIG_PEER_TYPE": "s3", "RCLONE_CONFIG_PEER_PROVIDER": "Ceph", "RCLONE_CONFIG_PEER_ENV_AUTH": "true",
                          "RCLONE_CONFIG_PEER_ENDPOINT": self.endpoint("peer", 1)}
+
+    def has(self, peer):
+        return self.peers and shutil.which(peer)
 
     def endpoint(self, user, region):
         return f"http://127.0.0.1:{self.line.port(user, region)}"
@@ -301,10 +305,10 @@ class Bench:
     def large_peers(self, source):
         bucket = self.ceph.buckets[0]
         peers = []
-        if shutil.which("rclone"):
+        if self.has("rclone"):
             peers.append(("rclone copy", lambda: self.rclone("copyto", source, f"peer:{bucket}/peer/rclone"),
                           lambda: self.rclone("copyto", f"peer:{bucket}/peer/rclone", self.work / "rclone")))
-        if shutil.which("aws"):
+        if self.has("aws"):
             aws = ["aws", "--endpoint-url", self.endpoint("peer", 1), "s3", "cp", "--no-progress"]
             peers.append(("aws s3 cp", lambda: Peer([*aws, source, f"s3://{bucket}/peer/aws"], self.peer_env),
                           lambda: Peer([*aws, f"s3://{bucket}/peer/aws", self.work / "aws"], self.peer_env)))
@@ -338,13 +342,13 @@ class Bench:
                 (source / f"f{n}").write_bytes(os.urandom(4096))
             peer = None
             self.line.rtt(rtt)
-            if shutil.which("rclone"):
+            if self.has("rclone"):
                 for name, more in (("rclone copy --transfers 32", []), ("the same with --no-check-dest --s3-no-head", ["--no-check-dest", "--s3-no-head"])):
                     count = Count(self.line)
                     run = self.rclone("copy", "--transfers", "32", *more, source, f"peer:{self.ceph.buckets[0]}/peer/small{len(rows)}")
                     peer = peer or run
                     rows.append(self.small_row(name, run.seconds, self.files, run.cpu, run.mib, count.text("peer", [1], self.files), peer))
-            if shutil.which("s3fs"):
+            if self.has("s3fs"):
                 rows.append(self.s3fs_small(source, peer))
             for regions in (1, 2):
                 seen, objects = self.meridian_small(source, rtt, regions, rows, peer)
@@ -435,7 +439,7 @@ class Bench:
                 subprocess.run(["cmp", source, b.mount / "large"], check=True)
                 continue
             self.delta_row(name, change, a, b, rows)
-        if shutil.which("rclone"):
+        if self.has("rclone"):
             self.line.rtt(0)
             self.rclone("copyto", source, f"peer:{self.ceph.buckets[0]}/peer/delta")
             self.line.rtt(rtt)
