@@ -30,7 +30,10 @@
  * the first three attempts are given up for that. After them the content is fetched from another
  * region, because the author may be gone for good. What no region has any more: lost.c.
  *
- * Lock: deliverer.lock guards the queues, the busy set and the completions; never held across a
+ * Workers are started when rows wait and none of them is idle: how many there are follows from how far away
+ * the region is, up to the configured number.
+ *
+ * Lock: deliverer.lock guards the queues, the busy set, the completions and idle; never held across a
  * request or a commit.
  */
 #include "replicator/deliver.h"
@@ -111,7 +114,8 @@ struct deliverer {
 	pthread_t dispatcher;
 	bool dispatching;
 	pthread_t *workers;
-	unsigned started;
+	unsigned started; /* the dispatcher's, while there is one */
+	unsigned idle;	  /* workers that wait */
 };
 
 int deliverer_new(const struct delivery_options *o, struct deliverer **ret)
@@ -622,8 +626,10 @@ static unsigned queue_rows(
 		d->busy[d->busy_count++] = hash;
 		taken++;
 	}
-	if (taken)
+	if (taken >= d->idle)
 		cond_broadcast(&d->work);
+	for (unsigned i = 0; taken < d->idle && i < taken; i++)
+		cond_signal(&d->work);
 	mutex_unlock(&d->lock);
 	return taken;
 }
@@ -642,6 +648,33 @@ static unsigned refill(struct deliverer *d, struct outbox_row *rows)
 			taken += queue_rows(d, lane, rows, count);
 	}
 	return taken;
+}
+
+static void *worker(void *arg);
+
+static int start_worker(struct deliverer *d)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "object-%u", d->o.region->id);
+	int r = thread_start(&d->workers[d->started], name, worker, d);
+	if (r == 0)
+		d->started++;
+	return r;
+}
+
+/* For the rows that no worker is free for. One that cannot be started now is tried with the next rows. */
+static void start_workers(struct deliverer *d)
+{
+	unsigned rows = 0;
+
+	mutex_lock(&d->lock);
+	for (enum lane lane = 0; lane < LANES; lane++)
+		rows += d->lanes.queue[lane].count;
+	rows -= rows < d->idle ? rows : d->idle;
+	mutex_unlock(&d->lock);
+	while (rows-- && d->started < d->o.threads && start_worker(d) == 0)
+		;
 }
 
 /* Writes the completions to the database; then their keys are free. */
@@ -712,6 +745,7 @@ static void *dispatch(void *arg)
 			if (sweep_due(d))
 				order_sweep(d);
 			taken = refill(d, rows);
+			start_workers(d);
 		}
 		dispatcher_wait(d, taken > 0);
 	}
@@ -742,6 +776,7 @@ static void sweep_if_ordered(struct deliverer *d)
 		return;
 	d->sweep = false;
 	d->sweeping = true;
+	cond_signal(&d->work); /* who was woken for a row takes it later than others can */
 	mutex_unlock(&d->lock);
 	sweep(d);
 	mutex_lock(&d->lock);
@@ -760,7 +795,9 @@ static void *worker(void *arg)
 		mutex_lock(&d->lock);
 		sweep_if_ordered(d);
 		while (!d->stopping && !lane_take(&d->lanes, &j->row)) {
+			d->idle++;
 			cond_wait(&d->work, &d->lock);
+			d->idle--;
 			sweep_if_ordered(d);
 		}
 		bool stop = d->stopping;
@@ -782,19 +819,14 @@ int deliverer_start(struct deliverer *d)
 	d->stopping = false;
 	d->uploader.helpers_max = (d->o.threads + 3) / 4;
 	snprintf(name, sizeof(name), "objects-%u", d->o.region->id);
-	int r = thread_start(&d->dispatcher, name, dispatch, d);
+	int r = start_worker(d); /* it sweeps, too */
 	if (r < 0)
 		return r;
-	d->dispatching = true;
-	snprintf(name, sizeof(name), "object-%u", d->o.region->id);
-	for (; d->started < d->o.threads; d->started++) {
-		r = thread_start(&d->workers[d->started], name, worker, d);
-		if (r < 0) {
-			deliverer_stop(d);
-			return r;
-		}
-	}
-	return 0;
+	r = thread_start(&d->dispatcher, name, dispatch, d);
+	d->dispatching = r == 0;
+	if (r < 0)
+		deliverer_stop(d);
+	return r;
 }
 
 void deliverer_stop(struct deliverer *d)
@@ -804,11 +836,11 @@ void deliverer_stop(struct deliverer *d)
 	cond_broadcast(&d->work);
 	cond_broadcast(&d->news);
 	mutex_unlock(&d->lock);
-	while (d->started)
-		CHECK(pthread_join(d->workers[--d->started], NULL) == 0);
 	if (d->dispatching)
 		CHECK(pthread_join(d->dispatcher, NULL) == 0);
 	d->dispatching = false;
+	while (d->started)
+		CHECK(pthread_join(d->workers[--d->started], NULL) == 0);
 	flush(d);
 	lanes_clear(&d->lanes);
 	d->busy_count = 0;

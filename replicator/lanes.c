@@ -2,12 +2,16 @@
  * The lanes of a region's deliverer; see lanes.h.
  *
  * Shares of n workers: a quarter each for small and large uploads, an eighth for huge ones, at least
- * one. Small uploads are soon over, so they alone take more than their share. A single worker takes
+ * one; of n over 16 large and huge ones have what they have of 16. For small ones it is the way to the region
+ * that more workers bridge; large ones share its bandwidth, and more of them at once all end later.
+ * Small uploads are soon over, so they alone take more than their share. A single worker takes
  * objects first, then the smallest uploads.
  */
 #include "replicator/lanes.h"
 
 #include <string.h>
+
+enum { BULK_THREADS = 16 };
 
 static const uint64_t lane_over[LANES] = {
 	[LANE_LARGE] = LANE_SMALL_MAX,
@@ -105,7 +109,10 @@ bool lane_put(struct lanes *l, enum lane lane, const struct outbox_row *row)
 
 static unsigned share(const struct lanes *l, enum lane lane)
 {
-	unsigned part = lane == LANE_HUGE ? l->threads / 8 : l->threads / 4;
+	unsigned few = l->threads < BULK_THREADS ? l->threads : BULK_THREADS;
+	unsigned part = lane == LANE_SMALL ? l->threads / 4
+			: lane == LANE_LARGE ? few / 4
+					     : few / 8;
 
 	return part ? part : 1;
 }

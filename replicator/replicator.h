@@ -55,7 +55,7 @@ struct replicator_options {
 	int64_t segment_delay_ms;  /* 0: 250; how long changes are gathered */
 	int64_t poll_interval_ms;  /* 0: 1,000 */
 	int64_t max_clock_skew_ms; /* 0: 300,000 */
-	unsigned object_threads;   /* per region; 0: 16 */
+	unsigned object_threads;   /* per region; 0: 64 */
 	int64_t checkpoint_interval_ms; /* least time between checkpoints; 0: 1 hour */
 	uint64_t checkpoint_segments;	/* that make one worth while; 0: 400 */
 	int64_t segment_keep_ms;	/* 0: 7 days */

@@ -73,7 +73,7 @@ int http_new(const struct http_config *config, struct http **ret, struct err *er
 	struct http *h = calloc(1, sizeof(*h));
 	if (!h)
 		return -ENOMEM;
-	h->connections = config->connections ? config->connections : 16;
+	h->connections = config->connections ? config->connections : 64;
 	h->connect_timeout_ms = config->connect_timeout_ms ? config->connect_timeout_ms : 5000;
 	h->stall_timeout_ms = config->stall_timeout_ms ? config->stall_timeout_ms : 20000;
 	h->idle = calloc(h->connections, sizeof(*h->idle));

@@ -26,7 +26,7 @@
 
 struct http_config {
 	const char *ca_bundle;	    /* PEM file; NULL: $AWS_CA_BUNDLE, else the system's */
-	unsigned connections;	    /* requests under way at once; others wait; 0: 16 */
+	unsigned connections;	    /* requests under way at once; others wait; 0: 64 */
 	int64_t connect_timeout_ms; /* 0: 5,000 */
 	int64_t stall_timeout_ms;   /* no byte either way for that long; 0: 20,000; rounded up to
 				       seconds */

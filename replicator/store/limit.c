@@ -3,7 +3,7 @@
  * priority in order of arrival; whoever finishes hands its place to the first of them that may have
  * it, so that a newcomer never overtakes its like. Bulk calls never have all places, so that what
  * is small or urgent finds one free soon; and some places are theirs first, so that they are not shut
- * out either. A waiter leaves at its deadline or when its call is cancelled (looked at every
+ * out either. Of normal calls no more are under way than the way to the store holds, or 16 (window.h). A waiter leaves at its deadline or when its call is cancelled (looked at every
  * CANCEL_POLL_MS), having changed nothing.
  *
  * How many that is follows the store: halved when it says that it is asked too much, at most once in
@@ -11,18 +11,21 @@
  * GROW_ROUNDS times as many answers (additive increase, multiplicative decrease: Chiu and Jain 1989).
  *
  * lock (LOCK_RANK_STORE) guards the counts, the queues and every waiter in them; it is never held
- * during a call. Invariant: busy < allowed implies that only bulk calls wait, and that as many as may
- * are under way.
+ * during a call. Invariant: busy < allowed implies that no urgent call waits, and that of those that do, bulk
+ * and normal ones, as many as may are under way.
  */
 #include "replicator/store/layers.h"
 
 #include "src/base/clock.h"
+#include "replicator/store/window.h"
 #include "src/base/thread.h"
 
 enum {
 	CANCEL_POLL_MS = 50,
 	CUT_PAUSE_MS = 500,
 	GROW_ROUNDS = 8,
+	NORMAL_LEAST = 16,
+	MEASURED_MAX = 64 << 10, /* bodies whose time is not that of their bytes */
 };
 
 struct waiter {
@@ -46,6 +49,8 @@ struct limit {
 	unsigned allowed; /* of them, 1 … connections */
 	unsigned busy;
 	unsigned bulk;	  /* of the busy ones */
+	unsigned normal;      /* likewise */
+	struct window window; /* of those */
 	bool bulk_was_last;
 	unsigned answers; /* since allowed changed */
 	int64_t cut_ms;	  /* when it was halved, monotonic */
@@ -103,7 +108,7 @@ static unsigned next_queue(const struct limit *l)
 		return STORE_URGENT;
 	if (bulk && turn && l->bulk < least)
 		return STORE_BULK;
-	if (l->queue[STORE_NORMAL].first)
+	if (l->queue[STORE_NORMAL].first && l->normal < l->window.now)
 		return STORE_NORMAL;
 	return bulk ? STORE_BULK : PRIORITIES;
 }
@@ -119,6 +124,7 @@ static void hand_out(struct limit *l)
 		queue_unlink(&l->queue[which], w);
 		l->busy++;
 		l->bulk += which == STORE_BULK;
+		l->normal += which == STORE_NORMAL;
 		if (which != STORE_URGENT)
 			l->bulk_was_last = which == STORE_BULK;
 		w->granted = true;
@@ -177,9 +183,20 @@ static enum store_result leave(
 	l->busy--;
 	adapt(l, r);
 	l->bulk -= call->priority == STORE_BULK;
+	l->normal -= call->priority == STORE_NORMAL;
 	hand_out(l);
 	mutex_unlock(&l->lock);
 	return r;
+}
+
+/* Puts of small bodies, which take as long as the way and the store's other work do. */
+static void measure(struct limit *l, int64_t start_ms)
+{
+	int64_t now_ms = clock_monotonic_ms();
+
+	mutex_lock(&l->lock);
+	window_answer(&l->window, now_ms - start_ms, l->queue[STORE_NORMAL].first != NULL, now_ms);
+	mutex_unlock(&l->lock);
 }
 
 static enum store_result limit_get(struct store *s, const char *key, uint64_t offset,
@@ -191,8 +208,9 @@ static enum store_result limit_get(struct store *s, const char *key, uint64_t of
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, call, store_get(s->inner, key, offset, length, if_match, sink, object, meta, call,
-				error));
+	return leave(s, call,
+		store_get(
+			s->inner, key, offset, length, if_match, sink, object, meta, call, error));
 }
 
 static enum store_result limit_put(struct store *s, const char *key,
@@ -201,10 +219,14 @@ static enum store_result limit_put(struct store *s, const char *key,
 	struct store_error *error)
 {
 	enum store_result r = enter(s, call, error);
+	int64_t start_ms = clock_monotonic_ms();
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, call, store_put(s->inner, key, source, meta, condition, etag, call, error));
+	r = store_put(s->inner, key, source, meta, condition, etag, call, error);
+	if (r == STORE_OK && call->priority == STORE_NORMAL && source->size <= MEASURED_MAX)
+		measure((struct limit *)s, start_ms);
+	return leave(s, call, r);
 }
 
 static enum store_result limit_head(struct store *s, const char *key, struct store_object *object,
@@ -227,7 +249,8 @@ static enum store_result limit_list(struct store *s, const char *prefix, const c
 
 	if (r != STORE_OK)
 		return r;
-	return leave(s, call, store_list(s->inner, prefix, start_after, limit, fn, ctx, call, error));
+	return leave(
+		s, call, store_list(s->inner, prefix, start_after, limit, fn, ctx, call, error));
 }
 
 static enum store_result limit_remove(struct store *s, const char *key, const char *if_match,
@@ -303,6 +326,7 @@ struct store *store_limit_new(struct store *inner, unsigned connections)
 	l->s.ops = &limit_ops;
 	l->s.inner = inner;
 	l->connections = l->allowed = connections;
+	window_init(&l->window, NORMAL_LEAST, connections);
 	mutex_init(&l->lock, LOCK_RANK_STORE);
 	atomic_store(&l->s.capabilities, atomic_load(&inner->capabilities));
 	return &l->s;

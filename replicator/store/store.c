@@ -18,7 +18,7 @@
 #define CLOCK_MAX_MS (INT64_C(1) << 47) /* some 4,000 years: fit to be added to, and to be signed */
 
 enum {
-	DEFAULT_CONNECTIONS = 16,
+	DEFAULT_CONNECTIONS = 64,
 	DEFAULT_TIMEOUT_MS = 60000,
 	DEFAULT_ATTEMPTS = 4,
 };

@@ -365,7 +365,7 @@ struct store_config {
 	const char *credentials_file;
 	const char *ca_bundle; /* PEM file; default: $AWS_CA_BUNDLE, else the system's */
 	bool path_style;       /* bucket in the path, not in the host name */
-	unsigned connections;  /* requests under way at once; default 16 */
+	unsigned connections;  /* requests under way at once; default 64 */
 	uint64_t rate_limit;   /* bytes of bodies a second, each way; 0: none */
 	uint64_t request_limit; /* requests a second; 0: none */
 	int64_t timeout_ms;    /* default deadline of a call, repeats included; default 60,000 */

@@ -86,7 +86,7 @@ static void test_the_example_of_the_design(void **state)
 	config_store(c, 1, &store);
 	assert_string_equal(store.name, "eu-west-2");
 	assert_string_equal(store.profile, "orders");
-	assert_int_equal(store.connections, 16);
+	assert_int_equal(store.connections, 64);
 	assert_int_equal(store.stall_timeout_ms, 2000);
 	assert_null(store.ca_bundle);
 }

@@ -148,6 +148,25 @@ static void every_lane_has_its_share(void **state UNUSED)
 	free(l);
 }
 
+static void large_ones_do_not_become_more(void **state UNUSED)
+{
+	struct lanes *l = calloc(1, sizeof(*l));
+	unsigned count[LANES];
+
+	assert_non_null(l);
+	l->threads = 64;
+	fill(l, LANE_HUGE, 300 * MIB);
+	fill(l, LANE_LARGE, 10 * MIB);
+	fill(l, LANE_SMALL, 100000);
+	fill(l, LANE_OBJECT, 1);
+	take(l, 64, count);
+	assert_int_equal(count[LANE_HUGE], 2);
+	assert_int_equal(count[LANE_LARGE], 4);
+	assert_int_equal(count[LANE_SMALL], 32); /* half of all */
+	assert_int_equal(count[LANE_OBJECT], 26);
+	free(l);
+}
+
 static void small_uploads_take_what_others_leave(void **state UNUSED)
 {
 	struct lanes *l = calloc(1, sizeof(*l));
@@ -181,6 +200,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(rounds_reach_everything, setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(uploads_go_by_size, setup, fixture_teardown),
 		cmocka_unit_test(every_lane_has_its_share),
+		cmocka_unit_test(large_ones_do_not_become_more),
 		cmocka_unit_test(small_uploads_take_what_others_leave),
 	};
 
