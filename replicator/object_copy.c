@@ -44,7 +44,7 @@ static enum store_result has_content(struct store *s, const char *key, const str
 	       there.entry.kind == entry->kind &&
 	       (entry->kind != KIND_FILE || there.entry.size == entry->size) &&
 	       memcmp(there.entry.hash, entry->hash, SHA256_SIZE) == 0 &&
-	       object_meta_is_whole(&meta, object->etag);
+	       object_meta_is_whole(meta, object->etag);
 	return STORE_OK;
 }
 
