@@ -48,7 +48,6 @@ struct exchange;
 struct worker {
 	struct store *store; /* through the proxy */
 	int control;
-	int64_t attempt_ms;
 	bool stalls;
 	pthread_t thread;
 };
@@ -73,17 +72,25 @@ static atomic_uint failures, cases;
 
 struct brief {
 	struct store s;
-	int64_t ms;
+	int64_t ms; /* until one has timed out: a busy machine is no stall */
+	bool patient;
 };
 
 static struct store_call shorten(struct store *s, const struct store_call *call)
 {
 	struct store_call c = *call;
-	int64_t end = clock_monotonic_ms() + ((struct brief *)s)->ms;
+	const struct brief *b = (const struct brief *)s;
+	int64_t end = clock_monotonic_ms() + (b->patient ? ATTEMPT_MS : b->ms);
 
 	if (!c.deadline_ms || c.deadline_ms > end)
 		c.deadline_ms = end;
 	return c;
+}
+
+static enum store_result seen(struct store *s, enum store_result r)
+{
+	((struct brief *)s)->patient |= r == STORE_TIMEOUT || r == STORE_UNKNOWN;
+	return r;
 }
 
 static enum store_result brief_get(struct store *s, const char *key, uint64_t offset,
@@ -92,7 +99,8 @@ static enum store_result brief_get(struct store *s, const char *key, uint64_t of
 	struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_get(s->inner, key, offset, length, if_match, sink, object, meta, &c, e);
+	return seen(
+		s, store_get(s->inner, key, offset, length, if_match, sink, object, meta, &c, e));
 }
 
 static enum store_result brief_put(struct store *s, const char *key,
@@ -101,14 +109,14 @@ static enum store_result brief_put(struct store *s, const char *key,
 	struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_put(s->inner, key, source, meta, condition, etag, &c, e);
+	return seen(s, store_put(s->inner, key, source, meta, condition, etag, &c, e));
 }
 
 static enum store_result brief_head(struct store *s, const char *key, struct store_object *object,
 	struct store_meta *meta, const struct store_call *call, struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_head(s->inner, key, object, meta, &c, e);
+	return seen(s, store_head(s->inner, key, object, meta, &c, e));
 }
 
 static enum store_result brief_list(struct store *s, const char *prefix, const char *start_after,
@@ -116,14 +124,14 @@ static enum store_result brief_list(struct store *s, const char *prefix, const c
 	struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_list(s->inner, prefix, start_after, limit, fn, ctx, &c, e);
+	return seen(s, store_list(s->inner, prefix, start_after, limit, fn, ctx, &c, e));
 }
 
 static enum store_result brief_remove(struct store *s, const char *key, const char *if_match,
 	const struct store_call *call, struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_remove(s->inner, key, if_match, &c, e);
+	return seen(s, store_remove(s->inner, key, if_match, &c, e));
 }
 
 static enum store_result brief_copy(struct store *s, const char *from, const char *to,
@@ -131,14 +139,14 @@ static enum store_result brief_copy(struct store *s, const char *from, const cha
 	const struct store_call *call, struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_copy(s->inner, from, to, meta, if_match, etag, &c, e);
+	return seen(s, store_copy(s->inner, from, to, meta, if_match, etag, &c, e));
 }
 
 static enum store_result brief_upload(struct store *s, const struct store_upload *u,
 	const struct store_call *call, struct store_error *e)
 {
 	struct store_call c = shorten(s, call);
-	return store_inner_upload(s, u, &c, e);
+	return seen(s, store_inner_upload(s, u, &c, e));
 }
 
 static void brief_close(struct store *s)
@@ -511,6 +519,7 @@ static bool run_case(struct worker *w, struct sequence *q, unsigned n)
 	snprintf(key, sizeof(key), "boundaries-%016llx/%s/%s-%s-%zu.", (unsigned long long)run_id,
 		x->name, directions[q->direction], actions[q->action], at);
 	bool good = x->before(x, key);
+	((struct brief *)w->store->inner)->patient = false;
 	if (n % 2)
 		ask(w->control, answer, "drop\n");
 	ask(w->control, answer, "arm %s %s %zu\n", directions[q->direction], actions[q->action],
@@ -551,11 +560,10 @@ static void start(struct worker *w, int control_port, bool stalls)
 	const char *ca = getenv("BOUNDARIES_CA");
 
 	w->stalls = stalls;
-	w->attempt_ms = stalls ? STALL_MS : ATTEMPT_MS;
 	w->control = dial(control_port);
 	read_line(w->control, line, sizeof(line));
 	snprintf(endpoint, sizeof(endpoint), "%s://127.0.0.1:%s", ca ? "https" : "http", line);
-	w->store = open_store(endpoint, ca, w->attempt_ms);
+	w->store = open_store(endpoint, ca, stalls ? STALL_MS : ATTEMPT_MS);
 	CHECK(thread_start(&w->thread, stalls ? "stall" : "break", work, w) == 0);
 }
 

@@ -1,7 +1,8 @@
 """The network between servers and regions fails: connections are reset, closed and stall at every byte, a gateway throttles, certificates are
 wrong, handshakes are cut. All converges, nothing is lost, nothing is there twice, nothing goes out in clear.
 
-BOUNDARIES=all takes every byte of every exchange (minutes)."""
+BOUNDARIES=all takes every byte of every exchange (minutes); PART=bad_line one part of the first test."""
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import unittest
+from random import Random
 
 from harness import SERVERS, Ceph, World, converge, main, wait_until
 from proxy import Controlled, Fault, Proxy
@@ -47,8 +49,8 @@ def objects(client, bucket):
     return {key: read(key) for key in keys if not key.startswith(".meridian/") and not key.endswith("/")}
 
 
-def write_large(world, path, size):
-    block = world.random.randbytes(MIB)
+def write_large(random, path, size):
+    block = random.randbytes(MIB)
     with open(path, "wb") as file:
         for i in range(size // MIB):
             file.write(i.to_bytes(8, "little") + block[8:])
@@ -141,24 +143,37 @@ class NetFault(unittest.TestCase):
         controlled.close()
         self.assertEqual(run.returncode, 0)
 
-    def test_1_every_byte(self):
+    def test_1_faults(self):
+        """All at once, each with buckets of its own: they mostly wait."""
+        def run(part):
+            began = time.monotonic()
+            part()
+            print(f"{part.__name__}: {time.monotonic() - began:.1f} s")
+
+        only = os.environ.get("PART")
+        parts = [p for p in (self.every_byte, self.handshakes, self.bad_line, self.certificates) if only in (None, p.__name__)]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for future in [pool.submit(run, part) for part in parts]:
+                future.result()
+
+    def every_byte(self):
         self.boundaries(None, self.ports[0])
 
-    def test_2_every_byte_of_a_handshake(self):
+    def handshakes(self):
         authority = Authority(self.world.dir / "authority-2")
         front = TlsFront(self.ports[0], authority.context("right"))
         self.boundaries("put", front.inner.port, authority)
 
-    def test_3_two_servers_over_a_bad_line(self):
+    def bad_line(self):
         """Every other connection breaks or stalls somewhere."""
-        random, on = self.world.random, threading.Event()
+        random, on = Random(self.world.seed), threading.Event()
         on.set()
 
         def schedule(_):
             if not on.is_set() or random.random() < 0.4:
                 return []
             after = random.randrange(2000) if random.random() < 0.7 else random.randrange(24 * MIB)
-            return [Fault(random.choice(("request", "response")), random.choice(("reset", "reset", "close", "stall")), after)]
+            return [Fault(random.choice(("request", "response")), random.choice(("reset", "close", "stall")), after)]
 
         proxies = [Proxy("127.0.0.1", port, schedule=schedule) for port in self.ports]
         buckets, regions = self.volume("bad-line")
@@ -169,8 +184,8 @@ class NetFault(unittest.TestCase):
         b = self.world.server("line-b", regions, home="region-2", volume=volume)
         a.start()
         b.start()
-        write_large(self.world, a.mount / "large", 66 * MIB)
-        write_large(self.world, a.mount / "lazy", 5 * MIB)
+        write_large(random, a.mount / "large", 66 * MIB)
+        write_large(random, a.mount / "lazy", 5 * MIB)
         for n in range(120):
             server = (a, b)[n % 2]
             directory = server.mount / f"d{n % 6}{server.name}"
@@ -210,7 +225,7 @@ class NetFault(unittest.TestCase):
             self.assertEqual(status["conflicts"], 0)
             self.assertEqual([r["backlog_parked"] for r in status["regions"]], [0, 0])
 
-    def test_4_certificates(self):
+    def certificates(self):
         """A server with one region for each thing that can be wrong."""
         authority, stranger = Authority(self.world.dir / "authority"), Authority(self.world.dir / "stranger")
         right = authority.context("right")
@@ -265,7 +280,7 @@ class NetFault(unittest.TestCase):
             self.assertTrue(server.region(name)["up"])
             self.assertNotIn(b"secret", bytes(fronts[name].outer.recorded), name)
 
-    def test_5_throttled(self):
+    def test_2_throttled(self):
         buckets, regions = self.volume("throttled")
         a = self.world.server("throttled", regions, home="region-1")
         os.environ["RGW_OPTS"] = "--rgw-max-concurrent-requests=2"
@@ -296,82 +311,18 @@ class NetFault(unittest.TestCase):
                 print(f"{time.monotonic() - self.started:.1f} s: {region['backlog_rows']} left, {region['throttled_total']} throttled, "
                       f"{region['connections_allowed']} connections, up {region['up']} {region['error'][:60]}")
             self.assertEqual(region["backlog_parked"], 0)
-            self.assertLess(time.monotonic() - self.started, 60, a.status_text())
+            self.assertLess(time.monotonic() - self.started, 150, a.status_text())
             time.sleep(0.1)
         region, other = a.region("region-1"), a.region("region-2")
         counters = a.status()["counters"]
         print(f"{region['throttled_total']} throttled, at least {lowest} connections, {counters['store_retries_total']} repeats, "
               f"{counters['store_errors_total']} errors")
-        self.assertLessEqual(lowest, 4)
+        self.assertLessEqual(lowest, 8)
         self.assertEqual(other["connections_allowed"], 16)
         self.assertLess(region["throttled_total"], 500)
         want = {name: hashlib.sha256(data).hexdigest() for name, data in payload.items()}
         for n in (1, 2):
             self.assertEqual(objects(self.ceph.client(2), buckets[n - 1]), want, f"bucket {n}")
-
-
-class Moto(unittest.TestCase):
-    """Uploads in parts, and parts that are copied inside the store, on a store with S3's newest conditions."""
-
-    def test_parts(self):
-        world = World()
-        self.addCleanup(world.close)
-        started = time.monotonic()
-        directory = world.dir / "moto"
-        run = subprocess.run([SERVERS / "moto", "start", directory], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if run.returncode == 77:
-            self.skipTest(run.stdout.strip())
-        self.assertEqual(run.returncode, 0, run.stdout)
-        self.addCleanup(subprocess.run, [SERVERS / "moto", "stop", directory], check=False)
-        buckets = ["region-1", "region-2"]
-        subprocess.run([SERVERS / "moto", "bucket", directory, *buckets], check=True, stdout=subprocess.DEVNULL)
-        env = dict(line.split("=", 1) for line in (directory / "env").read_text().splitlines())
-        credentials = directory / "credentials"
-        credentials.write_text("[default]\naws_access_key_id = TESTKEY\naws_secret_access_key = TESTSECRET\n")
-        regions = {name: {"url": f"s3://{name}/app", "endpoint": env["S3_ENDPOINT_1"], "credentials_file": credentials, "region": "us-east-1"}
-                   for name in buckets}
-        a = world.server("moto-a", regions, home="region-1")
-        b = world.server("moto-b", regions, home="region-2")
-        a.start()
-        b.start()
-        import boto3
-        from botocore.config import Config
-        client = boto3.client("s3", endpoint_url=env["S3_ENDPOINT_1"], region_name="us-east-1", aws_access_key_id="TESTKEY",
-                              aws_secret_access_key="TESTSECRET", config=Config(s3={"addressing_style": "path"}, proxies={}))
-        size = 80 * MIB
-
-        def same(parts):
-            a.flush(120)
-            want = digest(a.mount / "large")
-            wait_until(lambda: f"the same file\n{b.status_text()}\n{b.tail()}",
-                       lambda: (b.mount / "large").exists() and digest(b.mount / "large") == want, 60, 0.3)
-            for bucket in buckets:
-                self.assertEqual(objects(client, bucket), {"large": want})
-                etag = client.head_object(Bucket=bucket, Key="app/large")["ETag"]
-                self.assertRegex(etag, "-[0-9]+\"$" if parts is None else f"-{parts}\"$")
-                self.assertEqual(client.list_multipart_uploads(Bucket=bucket).get("Uploads", []), [])
-
-        write_large(world, a.mount / "large", size)
-        same(5)
-        before = a.status()["counters"]
-        with open(a.mount / "large", "r+b") as file:
-            file.seek(30000123)
-            file.write(world.random.randbytes(MIB))
-        same(None)
-        after = a.status()["counters"]
-        sent, copied = ((after[k] - before[k]) / 2 / MIB for k in ("bytes_sent_total", "bytes_copied_total"))
-        print(f"1 MiB changed in {size // MIB} MiB: {sent:.1f} MiB sent and {copied:.1f} MiB copied a region, {time.monotonic() - started:.1f} s")
-        self.assertLess(sent, 17)
-        self.assertGreater(copied, 60)
-        # The other server changes what it got, in its turn.
-        with open(b.mount / "large", "r+b") as file:
-            file.seek(70 * MIB)
-            file.write(b"from b")
-        b.flush(120)
-        want = digest(b.mount / "large")
-        wait_until("the change comes back", lambda: digest(a.mount / "large") == want, 60, 0.3)
-        for bucket in buckets:
-            self.assertEqual(objects(client, bucket), {"large": want})
 
 
 if __name__ == "__main__":
