@@ -40,7 +40,7 @@ struct times;	   /* tree.c: directory times kept in memory */
 struct atimes;	   /* atime.c: access times kept in memory */
 struct xattr_filter; /* xattr.c: which inodes have no attributes */
 
-struct note; /* db.c: queued invalidations and removals */
+struct note; /* transaction.c: queued invalidations and removals */
 
 struct sweep; /* sweep.c */
 
@@ -201,7 +201,18 @@ struct cache {
 	struct atimes *atimes;
 };
 
-/* ---- db.c ---- */
+/* ---- db.c, transaction.c ---- */
+
+/* A statement without parameters or result. */
+int conn_run_literal(struct conn *conn, const char *sql) MUST_CHECK;
+/* Ends every statement that was left on a row: it would keep its snapshot. */
+void conn_reset_all(struct conn *conn);
+/* What this thread changes from now on goes into redo, too; NULL: no longer. */
+void conn_note_into(struct redo *redo);
+/* Whether this thread is inside a write transaction. */
+bool cache_owns_writer(struct cache *c);
+void notes_free(struct note *n);
+
 
 int conn_open(struct cache *c, bool writer, struct conn **ret) MUST_CHECK;
 void conn_close(struct conn *conn);
@@ -214,6 +225,8 @@ int conn_take_warm(struct cache *c, struct conn **ret) MUST_CHECK;
 void conn_give(struct conn *conn);
 /* Commits what operations of applications have changed. */
 int cache_settle(struct cache *c) MUST_CHECK;
+/* With the writer's lock: what stands in the redo log and was rolled back is run again. */
+int cache_catch_up(struct cache *c) MUST_CHECK;
 /* At open: opens the redo log and commits what a crash left in it. */
 int redo_recover(struct cache *c) MUST_CHECK;
 void conn_pool_close(struct cache *c);

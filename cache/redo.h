@@ -1,5 +1,5 @@
 /*
- * Private to cache/: the redo log of the transaction that many operations share (db.c, "groups").
+ * Private to cache/: the redo log of the transaction that many operations share (transaction.c).
  * An operation is acknowledged when its statements stand here; SQLite commits them later, many at
  * once. What was acknowledged and not committed is run again after a crash.
  *

@@ -4,7 +4,7 @@
  *
  * Two tables with one place for each remainder of the key; what comes later takes the place. A slot is
  * valid when it has the table's epoch, so that to clear is to begin another one. SQLite's hooks keep
- * inodes true, whoever changes them (db.c); names change in tree_change.c only.
+ * inodes true, whoever changes them (db.c); names change in inode_change.c only.
  */
 #include "cache/row_cache.h"
 

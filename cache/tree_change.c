@@ -1,417 +1,18 @@
 /*
- * The tree, changing side. Each call is one transaction: the change and its journal row, stamped
- * while the writer's lock is held, so the journal's order and its stamps agree.
- *
- * Invariants inside the database: a dentry (parent, name, ino) exists exactly when inode ino has
- * that parent and name; nlink is 0 exactly when an inode has none and is not the root. Then parent
- * is 0, and name is the whole key for recover.c where a remote change took it from an open file.
- * An inode with several names has the others in table link (link.c). Of a device node, size holds
- * its number.
+ * The tree, changing side: making, attributes, links and removing (renaming: tree_rename.c). Each
+ * call is one transaction: the change and its journal row, stamped while the writer's lock is held,
+ * so the journal's order and its stamps agree. What the database holds then: inode_change.c.
  *
  * A content file is made before the transaction that names it and removed after the one that
  * deletes it, so a crash leaves at worst a stray file.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 
-#include "cache/internal.h"
+#include "cache/inode_change.h"
 #include "src/base/clock.h"
 
 #define TARGET_MAX 4095
-#define LENGTH_STEP 64 /* granularity of the persisted longest key */
-
-/* ---- steps ---- */
-
-/* The object's key has room for it. */
-static int check_key(const struct key *key, bool dir)
-{
-	return key_escaped_len(key_slice(key)) + dir > KEY_MAX ? -ENAMETOOLONG : 0;
-}
-
-/* Keeps an upper bound of the length of every key, as an object's, so that a directory's rename seldom has to look
- * at what is below. Rounded up: it is written a dozen times in the life of a volume. */
-static int note_length(struct conn *conn, uint64_t len)
-{
-	uint64_t known = atomic_load(&conn->cache->longest_key), bound;
-	int r;
-
-	if (len <= known || len <= conn->longest_key)
-		return 0;
-	bound = (len + LENGTH_STEP - 1) / LENGTH_STEP * LENGTH_STEP;
-	r = meta_set_int(conn, "longest_key", (int64_t)bound);
-	if (!r)
-		conn->longest_key = bound;
-	return r;
-}
-
-static int insert_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
-{
-	sqlite3_stmt *s = conn_statement(conn, "INSERT INTO dentry(parent, name, ino, place)"
-					       " VALUES(?1, ?2, ?3, ?4)");
-	int64_t place = name_place(name);
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)parent);
-	bind_slice(s, 2, name);
-	bind_int(s, 3, (int64_t)ino);
-	bind_int(s, 4, place);
-	r = conn_run(conn, s);
-	if (!r)
-		row_cache_put_name(conn->rows, parent, place, name, ino);
-	return r;
-}
-
-static int delete_dentry(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"DELETE FROM dentry WHERE parent = ?1 AND place = ?4 AND name = ?2"
-		" AND ino = ?3");
-	int64_t place = name_place(name);
-	int r;
-
-	dir_keys_moved(conn->dir_keys, ino);
-	conn->found.ino = 0;
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)parent);
-	bind_slice(s, 2, name);
-	bind_int(s, 3, (int64_t)ino);
-	bind_int(s, 4, place);
-	r = conn_run(conn, s);
-	if (!r && sqlite3_changes(conn->db) != 1)
-		r = -ENOENT;
-	if (!r)
-		row_cache_put_name(conn->rows, parent, place, name, 0);
-	return r;
-}
-
-static int insert_inode(struct conn *conn, uint64_t parent, struct slice name,
-	const struct inode_row *row, const char *target)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"INSERT INTO inode(ino, parent, name, mode, uid, gid, nlink, size, atime_ns, "
-		"mtime_ns,"
-		" ctime_ns, state, dirty, xattrs, generation, sealed, hash, target, used)"
-		" VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12, ?17, ?13, ?14, ?15, "
-		"?16, ?18)");
-	struct inode_row made = *row;
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)row->ino);
-	bind_int(s, 2, (int64_t)parent);
-	bind_slice(s, 3, name);
-	bind_int(s, 4, row->mode);
-	bind_int(s, 5, row->uid);
-	bind_int(s, 6, row->gid);
-	bind_int(s, 7, (int64_t)row->size);
-	bind_int(s, 8, row->atime_ns);
-	bind_int(s, 9, row->mtime_ns);
-	bind_int(s, 10, row->ctime_ns);
-	bind_int(s, 11, (int)row->state);
-	bind_int(s, 12, row->dirty);
-	bind_int(s, 13, (int64_t)row->generation);
-	bind_int(s, 14, (int64_t)row->sealed);
-	if (row->has_hash)
-		bind_slice(s, 15, (struct slice){(const char *)row->hash, SHA256_SIZE});
-	if (target)
-		bind_text(s, 16, target);
-	bind_int(s, 17, row->xattrs);
-	made.used = atomic_load(&conn->cache->tick);
-	bind_int(s, 18, (int64_t)made.used);
-	conn_account(conn, row->ino, 1, row->state == STATE_LOCAL,
-		row->state == STATE_LOCAL ? (int64_t)row->size : 0);
-	r = conn_run(conn, s);
-	made.parent = parent;
-	made.nlink = 1;
-	if (!r)
-		row_cache_put_inode(conn->rows, &made);
-	return r;
-}
-
-/* row->ino is set. */
-static int make_rows(struct conn *conn, uint64_t parent, struct slice name,
-	const struct inode_row *row, const char *target)
-{
-	int r = insert_dentry(conn, parent, name, row->ino);
-
-	return r ? r : insert_inode(conn, parent, name, row, target);
-}
-
-int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *row,
-	const char *target)
-{
-	struct inode_row dir;
-	struct key key;
-	int r;
-
-	r = name_key(conn, parent, name, &key, &dir);
-	if (!r)
-		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
-	if (!r && row->ino == 0)
-		r = conn_new_ino(conn, &row->ino);
-	/* Sealed content is generation 1, and so is content that is yet to be fetched. */
-	if (mode_kind(row->mode) == KIND_FILE && row->generation == 0)
-		row->generation = row->sealed = 1;
-	if (!r)
-		r = make_rows(conn, parent, name, row, target);
-	if (!r && row->state == STATE_LOCAL)
-		r = content_set_mtime(conn->cache, row->ino, row->mtime_ns);
-	return r;
-}
-
-/* s deletes the inode and returns its xattrs and state. */
-static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
-{
-	bool xattrs, local;
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -ENOENT;
-	xattrs = sqlite3_column_int64(s, 0) > 0;
-	local = sqlite3_column_int(s, 1) == STATE_LOCAL;
-	conn_account(conn, ino, -1, -local, local ? -sqlite3_column_int64(s, 2) : 0);
-	r = conn_run(conn, s);
-	if (!r && xattrs) {
-		s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1");
-		if (!s)
-			return conn_error(conn);
-		bind_int(s, 1, (int64_t)ino);
-		r = conn_run(conn, s);
-	}
-	if (!r && atomic_load(&conn->cache->linked))
-		r = link_id_set(conn, ino, (struct link_id){0});
-	if (!r && (local || partial_known(conn->cache, ino)))
-		conn_remove_content(conn, ino);
-	return r;
-}
-
-int inode_delete(struct conn *conn, uint64_t ino)
-{
-	return delete_by(conn,
-		conn_statement(conn, "DELETE FROM inode WHERE ino = ?1 AND nlink = 0"
-				     " RETURNING xattrs, state, size"),
-		ino);
-}
-
-/* Setting nlink to 0 first would cost two pages of an index. */
-static int delete_named(struct conn *conn, uint64_t ino)
-{
-	return delete_by(conn,
-		conn_statement(
-			conn, "DELETE FROM inode WHERE ino = ?1 RETURNING xattrs, state, size"),
-		ino);
-}
-
-int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
-	const struct slice *displaced)
-{
-	struct inode_row row = {0};
-	sqlite3_stmt *s;
-	bool open;
-	int r;
-
-	r = delete_dentry(conn, parent, name, ino);
-	if (r)
-		return r;
-	if (displaced || atomic_load(&conn->cache->linked)) {
-		r = inode_get(conn, ino, &row);
-		if (r || row.nlink > 1)
-			return r ? r : link_remove(conn, ino, parent, name);
-	}
-	times_forget(conn->cache, ino);
-	/* A program may have written since the caller saw that all is sealed: no lock stops it. */
-	open = file_note_detached(conn->cache, ino, displaced, keep ? NULL : &row.sealed);
-	if (!open && !keep)
-		return delete_named(conn, ino);
-	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"
-				 " WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	bind_int(s, 2, clock_realtime_ns());
-	bind_slice(s, 3, open && displaced ? *displaced : slice_of(""));
-	return conn_run(conn, s);
-}
-
-/* The dentries are the caller's. */
-static int rename_inode(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
-	uint64_t new_parent, struct slice new_name)
-{
-	int64_t now = clock_realtime_ns();
-	struct inode_row row;
-	sqlite3_stmt *s;
-	bool known;
-	int r;
-
-	if (atomic_load(&conn->cache->linked)) {
-		r = link_move(conn, ino, parent, name, new_parent, new_name);
-		if (r != -ENOENT)
-			return r;
-	}
-	s = conn_statement(
-		conn, "UPDATE inode SET parent = ?2, name = ?3, ctime_ns = ?4 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	bind_int(s, 2, (int64_t)new_parent);
-	bind_slice(s, 3, new_name);
-	bind_int(s, 4, now);
-	known = row_cache_inode(conn->rows, ino, &row);
-	r = conn_run(conn, s);
-	if (!r && known) {
-		row.parent = new_parent;
-		row.ctime_ns = now;
-		row_cache_put_inode(conn->rows, &row);
-	}
-	return r;
-}
-
-int inode_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name,
-	uint64_t new_parent, struct slice new_name)
-{
-	int r = delete_dentry(conn, parent, name, ino);
-
-	if (!r)
-		r = insert_dentry(conn, new_parent, new_name, ino);
-	return r ? r : rename_inode(conn, ino, parent, name, new_parent, new_name);
-}
-
-int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name)
-{
-	sqlite3_stmt *s;
-	int r = insert_dentry(conn, parent, name, ino);
-
-	if (r)
-		return r;
-	s = conn_statement(conn, "UPDATE inode SET parent = ?2, name = ?3, nlink = 1, ctime_ns = ?4"
-				 " WHERE ino = ?1 AND nlink = 0");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	bind_int(s, 2, (int64_t)parent);
-	bind_slice(s, 3, name);
-	bind_int(s, 4, clock_realtime_ns());
-	r = conn_run(conn, s);
-	if (!r && sqlite3_changes(conn->db) != 1)
-		r = -ENOENT;
-	if (!r)
-		file_note_attached(conn->cache, ino);
-	return r;
-}
-
-int inode_link(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name)
-{
-	struct inode_row dir;
-	struct key key;
-	int r = name_key(conn, parent, name, &key, &dir);
-
-	if (!r)
-		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
-	if (!r)
-		r = insert_dentry(conn, parent, name, ino);
-	return r ? r : link_add(conn, ino, parent, name);
-}
-
-/* row: as inode_get gave it, but for what is to change. */
-static int write_attr(struct conn *conn, const struct inode_row *row)
-{
-	sqlite3_stmt *s =
-		conn_statement(conn, "UPDATE inode SET mode = ?2, uid = ?3, gid = ?4,"
-				     " atime_ns = ?5, mtime_ns = ?6, ctime_ns = ?7 WHERE ino = ?1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)row->ino);
-	bind_int(s, 2, row->mode);
-	bind_int(s, 3, row->uid);
-	bind_int(s, 4, row->gid);
-	bind_int(s, 5, row->atime_ns);
-	bind_int(s, 6, row->mtime_ns);
-	bind_int(s, 7, row->ctime_ns);
-	r = conn_run(conn, s);
-	if (!r)
-		row_cache_put_inode(conn->rows, row);
-	return r;
-}
-
-int inode_set_attr(struct conn *conn, uint64_t ino, unsigned mask, uint32_t mode, uint32_t uid,
-	uint32_t gid, int64_t mtime_ns)
-{
-	struct inode_row row;
-	int r = inode_get(conn, ino, &row);
-
-	if (r)
-		return r;
-	if (mask & SET_MODE)
-		row.mode = (row.mode & S_IFMT) | (mode & 07777);
-	if (mask & SET_UID)
-		row.uid = uid;
-	if (mask & SET_GID)
-		row.gid = gid;
-	row.ctime_ns = clock_realtime_ns();
-	if (mask & SET_MTIME) {
-		row.mtime_ns = mtime_ns;
-		times_forget(conn->cache, ino);
-		/* The content file first: when it fails nothing has changed; a rollback after it
-		 * leaves at worst an mtime that the row of a clean file overrules. */
-		if (row.state == STATE_LOCAL)
-			r = content_set_mtime(conn->cache, ino, mtime_ns);
-	}
-	return r ? r : write_attr(conn, &row);
-}
-
-/* ---- journal ---- */
-
-static int journal_key(
-	struct conn *conn, enum journal_op op, const struct key *key, const struct key *hint)
-{
-	uint64_t time;
-	int r = conn_stamp_time(conn, &time);
-
-	return r ? r
-		 : journal_append(
-			   conn, op, key_slice(key), hint ? key_slice(hint) : slice_of(""), time);
-}
-
-/* The rows that stand last are those of ino, and of nothing else. */
-static void note_last_put(struct conn *conn, uint64_t ino)
-{
-	conn->last_put = conn->op ? ino : 0;
-}
-
-int journal_inode(struct conn *conn, uint64_t ino)
-{
-	uint64_t time;
-	int r;
-
-	/* Nobody reads a row before its group is committed, and then it only says: look there. */
-	if (conn->op && conn->last_put == ino)
-		return 0;
-	r = conn_stamp_time(conn, &time);
-	if (!r)
-		r = link_journal(conn, ino, (struct slice){NULL, 0}, time);
-	if (!r)
-		note_last_put(conn, ino);
-	return r;
-}
-
-static int commit(struct conn **conn)
-{
-	struct conn *ending = *conn;
-
-	*conn = NULL;
-	return cache_commit(ending);
-}
 
 /* ---- making ---- */
 
@@ -428,7 +29,7 @@ struct creation {
 static int insert_unnamed(struct conn *conn, const struct inode_row *row)
 {
 	sqlite3_stmt *s;
-	int r = insert_inode(conn, 0, slice_of(""), row, NULL);
+	int r = inode_insert(conn, 0, slice_of(""), row, NULL);
 
 	if (r)
 		return r;
@@ -457,7 +58,7 @@ static int create_unnamed(struct cache *c, struct creation *n)
 	r = inode_inherit(conn, &dir, n->umask, &n->row);
 	if (!r)
 		r = insert_unnamed(conn, &n->row);
-	return r ? r : commit(&conn);
+	return r ? r : cache_commit_taken(&conn);
 }
 
 static int create_rows(struct cache *c, struct creation *n)
@@ -477,19 +78,19 @@ static int create_rows(struct cache *c, struct creation *n)
 		if (S_ISDIR(n->row.mode))
 			n->row.mode |= S_ISGID;
 	}
-	r = check_key(&key, S_ISDIR(n->row.mode));
+	r = key_fits(&key, S_ISDIR(n->row.mode));
 	if (!r)
 		r = inode_inherit(conn, &dir, n->umask, &n->row);
 	if (!r)
-		r = note_length(conn, key_escaped_len(key_slice(&key)) + 1);
+		r = key_note_length(conn, key_escaped_len(key_slice(&key)) + 1);
 	if (!r)
-		r = make_rows(conn, n->parent, n->name, &n->row, n->target);
+		r = inode_insert_named(conn, n->parent, n->name, &n->row, n->target);
 	if (!r && n->journal) {
-		r = journal_key(conn, JOURNAL_PUT, &key, NULL);
-		note_last_put(conn, n->row.ino);
+		r = journal_change(conn, JOURNAL_PUT, &key, NULL);
+		journal_note_put(conn, n->row.ino);
 	}
 	if (!r)
-		r = commit(&conn);
+		r = cache_commit_taken(&conn);
 	if (!r)
 		times_touch(c, n->parent, true);
 	return r;
@@ -669,7 +270,7 @@ static int change_attr(
 	if (mask & SET_MTIME && row->state == STATE_LOCAL)
 		r = content_set_mtime(c, ino, row->mtime_ns);
 	if (!r)
-		r = write_attr(conn, row);
+		r = inode_write_attr(conn, row);
 	if (!r && mask & SET_MODE)
 		r = inode_follow_mode(conn, row);
 	if (!r && mask & (SET_MODE | SET_UID | SET_GID | SET_MTIME | SET_KILL | SET_KILL_SGID))
@@ -681,7 +282,7 @@ static int change_attr(
 	if (!r && mask & SET_ATIME)
 		atimes_forget(c, ino);
 	if (!r)
-		r = commit(&conn);
+		r = cache_commit_taken(&conn);
 	return r;
 }
 
@@ -760,7 +361,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 		return -EMLINK;
 	r = name_key(conn, parent, name, &key, &dir);
 	if (!r)
-		r = check_key(&key, false);
+		r = key_fits(&key, false);
 	if (r)
 		return r;
 	r = inode_child(conn, parent, name, &taken);
@@ -769,7 +370,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	if (row.nlink == 0) {
 		r = inode_attach(conn, ino, parent, name);
 		if (!r)
-			r = journal_key(conn, JOURNAL_PUT, &key, NULL);
+			r = journal_change(conn, JOURNAL_PUT, &key, NULL);
 	} else {
 		r = inode_link(conn, ino, parent, name);
 		if (!r)
@@ -778,7 +379,7 @@ int tree_link(struct cache *c, uint64_t ino, uint64_t parent, struct slice name,
 	if (!r)
 		r = inode_get(conn, ino, &row);
 	if (!r)
-		r = commit(&conn);
+		r = cache_commit_taken(&conn);
 	if (r)
 		return r;
 	times_touch(c, parent, true);
@@ -814,9 +415,9 @@ static int remove_name(struct cache *c, uint64_t parent, struct slice name, bool
 	if (!r)
 		r = inode_detach(conn, parent, name, row.ino, false, NULL);
 	if (!r)
-		r = journal_key(conn, JOURNAL_REMOVE, &key, NULL);
+		r = journal_change(conn, JOURNAL_REMOVE, &key, NULL);
 	if (!r)
-		r = commit(&conn);
+		r = cache_commit_taken(&conn);
 	if (!r)
 		times_touch(c, parent, true);
 	return r;
@@ -830,275 +431,4 @@ int tree_unlink(struct cache *c, uint64_t parent, struct slice name)
 int tree_rmdir(struct cache *c, uint64_t parent, struct slice name)
 {
 	return remove_name(c, parent, name, true);
-}
-
-/* ---- renaming ---- */
-
-/* -EINVAL when dir lies at or below ino. */
-static int check_not_below(struct conn *conn, uint64_t ino, uint64_t dir)
-{
-	struct inode_row row;
-	int r;
-
-	for (unsigned depth = 0; dir != ROOT_INO && depth <= DEPTH_MAX; depth++) {
-		if (dir == ino)
-			return -EINVAL;
-		r = inode_get(conn, dir, &row);
-		if (r)
-			return r;
-		if (row.parent == 0)
-			return -ENOENT;
-		dir = row.parent;
-	}
-	return 0;
-}
-
-/* -ENAMETOOLONG when a path below the directory is, as an object's key, longer than room bytes (the
- * slash after the directory counted). Visits directories only; the longest name of each is found by scanning its
- * names. */
-static int check_lengths_below(struct conn *conn, uint64_t dir, size_t room)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"WITH RECURSIVE below(ino, len) AS (SELECT ?1, 0 UNION ALL"
-		" SELECT d.ino, b.len + 1 + key_len(d.name) FROM below b"
-		" CROSS JOIN dentry d ON d.parent = b.ino CROSS JOIN inode i ON i.ino = d.ino"
-		" WHERE i.mode & 61440 = 16384)"
-		" SELECT 1 FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
-		" WHERE b.len + 1 + key_len(d.name) + (SELECT i.mode & 61440 = 16384 FROM inode i"
-		" WHERE i.ino = d.ino) > ?2 LIMIT 1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)dir);
-	bind_int(s, 2, (int64_t)room);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r;
-	sqlite3_reset(s);
-	return -ENAMETOOLONG;
-}
-
-struct renaming {
-	uint64_t parent;
-	struct slice name;
-	uint64_t new_parent;
-	struct slice new_name;
-	struct inode_row row;
-	struct inode_row replaced;
-	bool replaces;
-	struct key from;
-	struct key to;
-};
-
-static int find_renamed(struct conn *conn, struct renaming *n)
-{
-	struct inode_row dir;
-	int r;
-
-	r = inode_child(conn, n->parent, n->name, &n->row);
-	if (!r)
-		r = name_key(conn, n->parent, n->name, &n->from, &dir);
-	if (!r)
-		r = name_key(conn, n->new_parent, n->new_name, &n->to, &dir);
-	if (!r)
-		r = check_key(&n->to, S_ISDIR(n->row.mode));
-	if (r)
-		return r;
-	r = inode_child(conn, n->new_parent, n->new_name, &n->replaced);
-	if (r && r != -ENOENT)
-		return r;
-	n->replaces = r == 0;
-	return 0;
-}
-
-static int check_replaced(struct conn *conn, const struct renaming *n, unsigned flags)
-{
-	bool empty = true;
-	int r = 0;
-
-	if (!n->replaces)
-		return 0;
-	if (flags & RENAME_NOREPLACE)
-		return -EEXIST;
-	if (S_ISDIR(n->replaced.mode) && !S_ISDIR(n->row.mode))
-		return -EISDIR;
-	if (!S_ISDIR(n->replaced.mode) && S_ISDIR(n->row.mode))
-		return -ENOTDIR;
-	if (S_ISDIR(n->replaced.mode) && n->replaced.ino != n->row.ino)
-		r = inode_dir_empty(conn, n->replaced.ino, &empty);
-	return r ? r : empty ? 0 : -ENOTEMPTY;
-}
-
-static int check_moved_dir(struct conn *conn, const struct renaming *n)
-{
-	uint64_t longest = atomic_load(&conn->cache->longest_key);
-	size_t from = key_escaped_len(key_slice(&n->from)), to = key_escaped_len(key_slice(&n->to));
-	int r;
-
-	if (!S_ISDIR(n->row.mode))
-		return 0;
-	r = check_not_below(conn, n->row.ino, n->new_parent);
-	if (r || to <= from)
-		return r;
-	longest += to - from;
-	if (longest > KEY_MAX) {
-		r = check_lengths_below(conn, n->row.ino, KEY_MAX - to);
-		longest = KEY_MAX;
-	}
-	return r ? r : note_length(conn, longest);
-}
-
-/* A file that takes another's name before it was sealed: recovery after a power loss must know how
- * much of it there was (recover.c). */
-static int note_size(struct conn *conn, const struct inode_row *row)
-{
-	struct inode shown;
-	sqlite3_stmt *s;
-
-	if (!S_ISREG(row->mode) || !row->dirty)
-		return 0;
-	inode_present(conn->cache, row, &shown);
-	if (shown.size == row->size)
-		return 0;
-	s = conn_statement(conn, "UPDATE inode SET size = ?2 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)row->ino);
-	bind_int(s, 2, (int64_t)shown.size);
-	if (row->state == STATE_LOCAL)
-		conn_account(conn, row->ino, 0, 0, (int64_t)shown.size - (int64_t)row->size);
-	return conn_run(conn, s);
-}
-
-/* Content that is not here is in the regions under its name only, and there each side's object
- * replaces the other's: whichever goes first takes the other's content with it. */
-static int check_fetched(struct conn *conn, const struct inode_row *row)
-{
-	sqlite3_stmt *s;
-	int r;
-
-	if (!S_ISDIR(row->mode))
-		return row->state == STATE_REMOTE ? -EINVAL : 0;
-	s = conn_statement(conn,
-		"WITH RECURSIVE below(ino) AS (SELECT ?1 UNION ALL"
-		" SELECT d.ino FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
-		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.mode & 61440 = 16384)"
-		" SELECT 1 FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
-		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.state = 2 LIMIT 1");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)row->ino);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r;
-	sqlite3_reset(s);
-	return -EINVAL;
-}
-
-static int exchange_names(struct conn *conn, const struct renaming *n)
-{
-	uint64_t a = n->row.ino, b = n->replaced.ino;
-	int r = delete_dentry(conn, n->parent, n->name, a);
-
-	if (!r)
-		r = delete_dentry(conn, n->new_parent, n->new_name, b);
-	if (!r)
-		r = insert_dentry(conn, n->parent, n->name, b);
-	if (!r)
-		r = insert_dentry(conn, n->new_parent, n->new_name, a);
-	if (!r)
-		r = rename_inode(conn, a, n->parent, n->name, n->new_parent, n->new_name);
-	return r ? r : rename_inode(conn, b, n->new_parent, n->new_name, n->parent, n->name);
-}
-
-/* One transaction, and a row for each direction: both keys are sealed as what they are now. */
-static int exchange(struct cache *c, struct conn **conn, const struct renaming *n)
-{
-	struct renaming back = *n;
-	enum journal_op op = S_ISDIR(n->row.mode) || S_ISDIR(n->replaced.mode) ? JOURNAL_RENAME_DIR
-									       : JOURNAL_RENAME;
-	int r;
-
-	if (!n->replaces)
-		return -ENOENT;
-	if (n->replaced.ino == n->row.ino)
-		return 0;
-	back.row = n->replaced;
-	back.new_parent = n->parent;
-	back.from = n->to;
-	back.to = n->from;
-	r = check_key(&back.to, S_ISDIR(back.row.mode));
-	if (!r)
-		r = check_moved_dir(*conn, n);
-	if (!r)
-		r = check_moved_dir(*conn, &back);
-	if (!r)
-		r = check_fetched(*conn, &n->row);
-	if (!r)
-		r = check_fetched(*conn, &n->replaced);
-	if (!r)
-		r = exchange_names(*conn, n);
-	if (!r)
-		r = journal_key(*conn, op, &n->to, &n->from);
-	if (!r)
-		r = journal_key(*conn, op, &n->from, &n->to);
-	if (!r)
-		r = commit(conn);
-	if (r)
-		return r;
-	times_touch(c, n->parent, true);
-	if (n->new_parent != n->parent)
-		times_touch(c, n->new_parent, true);
-	return 0;
-}
-
-int tree_rename(struct cache *c, uint64_t parent, struct slice name, uint64_t new_parent,
-	struct slice new_name, unsigned flags)
-{
-	struct conn *conn AUTO_ROLLBACK = NULL;
-	struct renaming n = {
-		.parent = parent, .name = name, .new_parent = new_parent, .new_name = new_name};
-	int r;
-
-	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE) ||
-		flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
-		return -EINVAL;
-	r = name_check(parent, name);
-	if (!r)
-		r = name_check(new_parent, new_name);
-	if (!r)
-		r = cache_begin_op(c, &conn);
-	if (!r)
-		r = find_renamed(conn, &n);
-	if (!r && flags & RENAME_EXCHANGE)
-		return exchange(c, &conn, &n);
-	if (!r)
-		r = check_replaced(conn, &n, flags);
-	if (r)
-		return r;
-	if (n.replaces && n.replaced.ino == n.row.ino)
-		return 0;
-	r = check_moved_dir(conn, &n);
-	if (!r)
-		r = note_length(conn, key_escaped_len(key_slice(&n.to)) + 1);
-	if (!r && n.replaces)
-		r = note_size(conn, &n.row);
-	if (!r && n.replaces)
-		r = inode_detach(conn, new_parent, new_name, n.replaced.ino, false, NULL);
-	if (!r && n.replaces && S_ISREG(n.row.mode))
-		conn_replaced_by(conn, n.row.ino);
-	if (!r)
-		r = inode_move(conn, n.row.ino, parent, name, new_parent, new_name);
-	if (!r)
-		r = journal_key(conn, S_ISDIR(n.row.mode) ? JOURNAL_RENAME_DIR : JOURNAL_RENAME,
-			&n.to, &n.from);
-	if (!r)
-		r = commit(&conn);
-	if (r)
-		return r;
-	times_touch(c, parent, true);
-	if (new_parent != parent)
-		times_touch(c, new_parent, true);
-	return 0;
 }

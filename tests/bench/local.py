@@ -1,7 +1,7 @@
 """The local side beside native file systems and other mounts, in one run:
 
     MERIDIAN=build/src/meridian BENCH=build/tests/bench PYTHONPATH=tests/mount python3 tests/bench/local.py
-        [ops] [ls] [tree] [git] [pgbench] [peers] [large] [rounds=5] [data=1024] [files=5000000] [before=PROGRAM] [nice=N]
+        [ops] [ls] [tree] [git] [pgbench] [peers] [peerwork] [large] [rounds=5] [data=1024] [files=5000000] [before=PROGRAM] [nice=N]
 
 Everything is pinned to core 0, clients and daemons alike; each figure is the least of `rounds` (the most, for rates), and the subjects
 take turns, so that a drift of the machine hits all. ext4 is fresh, on a loop device below TMPDIR. before= adds an older build of the
@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import pathlib
+import pwd
 import random
 import re
 import shutil
@@ -23,7 +24,7 @@ from harness import Ceph, World, wait_until
 
 BENCH = pathlib.Path(os.environ.get("BENCH", "build/tests/bench")).resolve()
 LL_SOURCE = pathlib.Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
-SECTIONS = ["ops", "ls", "tree", "git", "pgbench", "peers", "large"]
+SECTIONS = ["ops", "ls", "tree", "git", "pgbench", "peers", "peerwork", "large"]
 TARGETS = []
 
 
@@ -323,11 +324,12 @@ class Bench:
 
     # ---- trees ----
 
-    def archive(self):
-        path = self.world.dir / "tree.tar"
+    def archive(self, directories=200):
+        """A tar archive of 100 files of 200 to 8,000 bytes in each of so many directories."""
+        path = self.world.dir / f"tree{directories}.tar"
         if not path.exists():
             source, generator = self.disks["tmpfs"] / "source", random.Random(1)
-            for d in range(200):
+            for d in range(directories):
                 directory = source / f"tree/a{d % 20}/b{d}"
                 directory.mkdir(parents=True)
                 for n in range(100):
@@ -358,10 +360,11 @@ class Bench:
     def same(archive, root):
         run("tar", "-df", archive, "-C", root, stdout=subprocess.DEVNULL)
 
-    def git(self):
-        source = self.disks["ext4"] / "repository"
+    def repository(self, directories):
+        """A git repository of 100 small files in each of so many directories, in one pack."""
+        source = self.disks["ext4"] / f"repository{directories}"
         generator = random.Random(2)
-        for d in range(500):
+        for d in range(directories):
             directory = source / f"s{d % 25}/m{d}"
             directory.mkdir(parents=True)
             for n in range(100):
@@ -371,6 +374,10 @@ class Bench:
         quietly("git", "-C", source, "add", "-A")
         quietly("git", *identity, "-C", source, "commit", "-qm", "all")
         quietly("git", "-C", source, "repack", "-adq")
+        return source
+
+    def git(self):
+        source = self.repository(500)
         subjects, base = self.subjects("ext4", ["native", "lean", "meridian"])
 
         def clone(subject, turn):
@@ -397,43 +404,67 @@ class Bench:
 
     # ---- PostgreSQL ----
 
-    def pgbench(self):
+    USER = ["runuser", "-u", "postgres", "--"]
+
+    def postgresql(self):
+        """Where its programs are; None, and said so, where they are not."""
         versions = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-        if not versions or not shutil.which("runuser"):
-            note("PostgreSQL is not installed: not compared")
+        if versions and shutil.which("runuser"):
+            return versions[-1].parent
+        note("PostgreSQL is not installed: not compared")
+        return None
+
+    @property
+    def sockets(self):
+        path = self.world.dir / "sockets"
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
+        return path
+
+    def start_postgresql(self, tools, data, port, limit=None):
+        """Makes and starts a server with pgbench's tables; the seconds that initdb took."""
+        data.mkdir()
+        shutil.chown(data, "postgres", "postgres")
+        data.chmod(0o700)
+        took = seconds(lambda: quietly(*self.USER, tools / "initdb", "-D", data, cwd="/", timeout=limit))
+        try:
+            quietly(*self.USER, tools / "pg_ctl", "-D", data, "-w", "-l", self.sockets / f"{port}.log", "-o",
+                    f"-k {self.sockets} -p {port} -c listen_addresses=", "start", cwd="/", timeout=limit)
+            quietly(*self.USER, "pgbench", "-h", self.sockets, "-p", port, "-i", "-q", "-s", "5", "postgres", cwd="/", timeout=limit)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            self.stop_postgresql(tools, data)
+            raise
+        return took
+
+    def stop_postgresql(self, tools, data):
+        subprocess.run([*self.USER, tools / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, cwd="/",
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def transactions(self, port, *options):
+        text = run(*self.USER, "pgbench", "-h", self.sockets, "-p", port, "-c", "1", *options, "postgres", cwd="/",
+                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300).stdout.decode()
+        return float(re.search(r"tps = ([\d.]+)", text).group(1))
+
+    def pgbench(self):
+        tools = self.postgresql()
+        if not tools:
             return
-        tools, user = versions[-1].parent, ["runuser", "-u", "postgres", "--"]
         subjects, base = self.subjects("ext4", ["native", "lean", "meridian"])
-        sockets = self.world.dir / "sockets"
-        sockets.mkdir(exist_ok=True)
-        sockets.chmod(0o777)
         started = []
         try:
             for port, subject in enumerate(subjects, 6001):
-                data = subject.root / "pg"
-                data.mkdir()
-                shutil.chown(data, "postgres", "postgres")
-                data.chmod(0o700)
-                took = seconds(lambda: quietly(*user, tools / "initdb", "-D", data, cwd="/"))
-                note(f"initdb on {subject.name}: {took:.1f} s")
-                quietly(*user, tools / "pg_ctl", "-D", data, "-w", "-l", sockets / f"{port}.log", "-o",
-                        f"-k {sockets} -p {port} -c listen_addresses=", "start", cwd="/")
-                started.append(data)
-                quietly(*user, "pgbench", "-h", sockets, "-p", port, "-i", "-q", "-s", "5", "postgres", cwd="/")
+                started.append(subject.root / "pg")
+                note(f"initdb on {subject.name}: {self.start_postgresql(tools, started[-1], port):.1f} s")
 
             def job(subject, turn):
-                port, found = 6001 + subjects.index(subject), {}
-                for title, extra in (("transactions/s", []), ("select only, transactions/s", ["-S"])):
-                    text = run(*user, "pgbench", "-h", sockets, "-p", port, "-c", "1", "-T", "10" if not extra else "4", *extra,
-                               "postgres", cwd="/", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode()
-                    found[title] = float(re.search(r"tps = ([\d.]+)", text).group(1))
-                return found
+                port = 6001 + subjects.index(subject)
+                return {"transactions/s": self.transactions(port, "-T", "10"),
+                        "select only, transactions/s": self.transactions(port, "-T", "4", "-S")}
 
             best = turns(subjects, min(self.rounds, 5), job, max)
         finally:
             for data in started:
-                subprocess.run([*user, tools / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, cwd="/",
-                               stdout=subprocess.DEVNULL)
+                self.stop_postgresql(tools, data)
         keys = list(best["native"])
         table("pgbench, scale 5, one client, 10 s, ext4", list(best), by_figure(best, keys), "transactions/s")
         target("pgbench, native transactions/s by ours (ext4)", best["native"][keys[0]] / best["meridian"][keys[0]], 3)
@@ -441,30 +472,40 @@ class Bench:
 
     # ---- other bucket file systems ----
 
-    def peers(self, ceph):
+    def bucket_subjects(self, ceph, bucket, owner=None):
+        """Meridian, s3fs and rclone mount in two cache modes, of one bucket; owner: whose the files are to be where they have none."""
         self.made += 1
         base = self.disks["ext4"] / f"run{self.made}"
         points = self.world.dir / f"points{self.made}"
-        base.mkdir()
-        points.mkdir()
+        for directory in (base, points):
+            directory.mkdir()
+            directory.chmod(0o755)
         env = ceph.env()
-        subjects = [Meridian(self.world, "ceph", {"region-1": ceph.region(1)}, base / "state")]
+        subjects = [Meridian(self.world, f"ceph{self.made}", {"region-1": ceph.region(bucket)}, base / "state")]
         subjects[0].name = "meridian"
+        ids = [["uid", owner.pw_uid], ["gid", owner.pw_gid]] if owner else []
         if shutil.which("s3fs"):
             password = self.world.dir / "passwd-s3fs"
             password.write_text(f"{env['S3_ACCESS_KEY']}:{env['S3_SECRET_KEY']}\n")
             password.chmod(0o600)
+            mine = ",allow_other,umask=077," + ",".join(f"{k}={v}" for k, v in ids) if ids else ""
             subjects.append(Mount("s3fs", points / "s3fs", [
-                "s3fs", f"{ceph.buckets[0]}:/", points / "s3fs", "-f", "-o", f"passwd_file={password}", "-o",
-                f"url={env['S3_ENDPOINT_1']}", "-o", "use_path_request_style,multireq_max=20"]))
+                "s3fs", f"{ceph.buckets[bucket - 1]}:/", points / "s3fs", "-f", "-o", f"passwd_file={password}", "-o",
+                f"url={env[f'S3_ENDPOINT_{bucket}']}", "-o", f"use_path_request_style,multireq_max=20{mine}"]))
         if shutil.which("rclone"):
-            settings = {"TYPE": "s3", "PROVIDER": "Ceph", "ACCESS_KEY_ID": env["S3_ACCESS_KEY"], "ENDPOINT": env["S3_ENDPOINT_1"],
-                        "SECRET_ACCESS_KEY": env["S3_SECRET_KEY"]}
+            settings = {"TYPE": "s3", "PROVIDER": "Ceph", "ACCESS_KEY_ID": env["S3_ACCESS_KEY"],
+                        "ENDPOINT": env[f"S3_ENDPOINT_{bucket}"], "SECRET_ACCESS_KEY": env["S3_SECRET_KEY"]}
             plain = {k: v for k, v in os.environ.items() if k != "AWS_CA_BUNDLE"}  # which this rclone cannot load
+            mine = [f"--{k}={v}" for k, v in ids] + ["--allow-other", "--dir-perms=0700", "--file-perms=0600"] if ids else []
             for mode in ("writes", "full"):
                 subjects.append(Mount(f"rclone {mode}", points / f"rclone-{mode}", [
-                    "rclone", "mount", f"c:{ceph.buckets[0]}", points / f"rclone-{mode}", "--vfs-cache-mode", mode, "--cache-dir",
-                    base / f"rclone-{mode}"], {**plain, **{f"RCLONE_CONFIG_C_{k}": v for k, v in settings.items()}}))
+                    "rclone", "mount", f"c:{ceph.buckets[bucket - 1]}", points / f"rclone-{mode}", "--vfs-cache-mode", mode,
+                    "--cache-dir", base / f"rclone-{mode}", *mine],
+                    {**plain, **{f"RCLONE_CONFIG_C_{k}": v for k, v in settings.items()}}))
+        return subjects, base
+
+    def peers(self, ceph):
+        subjects, base = self.bucket_subjects(ceph, 1)
         counts = {"meridian": 1000, "s3fs": 60}
 
         def job(subject, turn):
@@ -476,6 +517,58 @@ class Bench:
         for name, limit in (("s3fs", 20), ("rclone writes", 3), ("rclone full", 3)):
             if name in best:
                 target(f"create + write 4 KiB + close, {name}'s time by ours", best[name]["create"] / best["meridian"]["create"], limit, True)
+        self.end(subjects, base)
+
+    def peerwork(self, ceph):
+        """Programs on the bucket mounts. s3fs, which asks the bucket at each call, gets a tenth of the files; times are a file's. What
+        a mount refuses or does not end in five minutes is said, not compared."""
+        subjects, base = self.bucket_subjects(ceph, 1)
+        subjects.insert(0, Subject("native", base / "native"))
+        sizes = {True: 1, False: 10}  # directories of 100 files; by "it is s3fs"
+        archives, sources = ({small: make(n) for small, n in sizes.items()} for make in (self.archive, self.repository))
+        best = {s.name: {} for s in subjects}
+        for subject in subjects:
+            small, work = subject.name == "s3fs", subject.root / f"w-{subject.name.replace(' ', '-')}"
+            files, clone = sizes[small] * 100, work / "clone"
+            work.mkdir()
+            jobs = {
+                "untar": ["tar", "-xf", archives[small], "-C", work],
+                "git clone": ["git", "clone", "-q", "--no-local", sources[small], clone],
+                "git status": ["git", "-C", clone, "status", "--porcelain"],
+                "rm -rf": ["rm", "-rf", work / "tree"],
+            }
+            for key, command in jobs.items():
+                try:
+                    times = [seconds(lambda: quietly(*command, timeout=300)) for _ in range(3 if key == "git status" else 1)]
+                    best[subject.name][key] = min(times) / files * 1e6
+                except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                    note(f"{key} on {subject.name}: {error}")
+        table("Work on one Ceph bucket, 1,000 files (s3fs: 100)", list(best), by_figure(best, jobs), "µs a file")
+        self.end(subjects, base)
+        self.peer_postgresql(ceph)
+
+    def peer_postgresql(self, ceph):
+        tools = self.postgresql()
+        if not tools:
+            return
+        owner = pwd.getpwnam("postgres")
+        subjects, base = self.bucket_subjects(ceph, 2, owner)
+        subjects.insert(0, Subject("native", base / "native"))
+        best = {}
+        for port, subject in enumerate(subjects, 6101):
+            data = subject.root / f"pg-{subject.name.replace(' ', '-')}"
+            try:
+                note(f"initdb on {subject.name}: {self.start_postgresql(tools, data, port, 300):.1f} s")
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
+                note(f"PostgreSQL does not start on {subject.name}: {error}")
+                continue
+            try:
+                best[subject.name] = {"transactions/s": max(self.transactions(port, "-T", "10") for _ in range(2))}
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                note(f"pgbench on {subject.name}: {error}")
+            finally:
+                self.stop_postgresql(tools, data)
+        table("pgbench on one Ceph bucket, scale 5, one client, 10 s", list(best), by_figure(best, ["transactions/s"]), "")
         self.end(subjects, base)
 
     # ---- large volumes ----
@@ -547,16 +640,13 @@ def options_of(arguments):
 def main():
     wanted, options = options_of(sys.argv[1:])
     bench = Bench(options)
-    ceph = Ceph(bench.world, 1) if "peers" in wanted else None
+    ceph = Ceph(bench.world, 2) if {"peers", "peerwork"} & set(wanted) else None
     os.sched_setaffinity(0, {0})
     if "nice" in options:
         os.nice(int(options["nice"]))
     note(f"{time.strftime('%F %T')}, load {os.getloadavg()[0]:.1f}, minima of {bench.rounds}")
     for section in wanted:
-        if section == "peers":
-            bench.peers(ceph)
-        else:
-            getattr(bench, section)()
+        getattr(bench, section)(*([ceph] if section.startswith("peer") else []))
     note("\n| target | figure | wanted | |\n|---|---|---|---|")
     for title, figure, limit, verdict in TARGETS:
         note(f"| {title} | {figure:.2f} | {limit} | {verdict} |")
