@@ -33,6 +33,10 @@ int body_fetch(struct body *b, struct regions *all, const struct region *except,
  * name (empty: unknown) and in the trash. Errors as of body_fetch. */
 int body_fetch_moved(struct body *b, struct regions *all, struct slice from_key,
 	const struct entry *entry) MUST_CHECK;
+/* body_log.c: for content of this server's own that it announced inside a segment: from there. Reads up to 2,000
+ * segments. Errors as of body_fetch. */
+int body_fetch_announced(
+	struct body *b, struct regions *all, const struct entry *entry) MUST_CHECK;
 /* The source over what was brought. */
 struct store_source body_spooled(struct body *b);
 void body_done(

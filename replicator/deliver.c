@@ -66,6 +66,7 @@ enum {
 	BACKOFF_MAX_MS = 60000,
 	WAIT_FOR_AUTHOR = 3, /* attempts */
 	LOST_AFTER = 12,     /* attempts */
+	SEARCH_EVERY = 64,   /* attempts after that */
 	SWEEP_MS = 600000,   /* for uploads that nobody goes on with */
 	PACE_LOOK_MS = 1000,
 	BULK_FROM = 1 << 20,
@@ -83,6 +84,7 @@ struct job {
 	struct object_note note;
 	bool gone;	/* no region has its content, nor is it here */
 	bool lost;	/* and lost.h may have an answer */
+	bool untold;	/* nobody was told of it: it is in no segment */
 	bool was_here;	/* it was here once */
 	bool settled;	/* a former name, whose new one is there */
 	bool mapped;	/* the object is now the version with that hash, which may have a map */
@@ -185,8 +187,17 @@ struct opener {
 	struct body body;
 	bool ready; /* source is that of the body */
 	struct store_source source;
-	bool nowhere; /* every region was asked, none has the content */
+	bool searched; /* the segments, too */
+	bool nowhere;  /* every region was asked, none has the content */
 };
+
+static bool may_be_in_log(const struct opener *o)
+{
+	return o->row->state == OUTBOX_OBJECT && o->row->attempts >= LOST_AFTER &&
+	       (o->row->attempts - LOST_AFTER) % SEARCH_EVERY == 0 &&
+	       o->entry->size <= o->d->o.inline_max &&
+	       o->entry->content_stamp.node == cache_node(o->d->o.cache);
+}
 
 static int open_body(void *ctx, struct store_source *ret)
 {
@@ -209,6 +220,10 @@ static int open_body(void *ctx, struct store_source *ret)
 	if (r == -EAGAIN || r == -EIO)
 		r = body_fetch_moved(
 			&o->body, d->o.region->all, key_slice(&o->row->moved_from), o->entry);
+	if (r == -EAGAIN && may_be_in_log(o)) {
+		r = body_fetch_announced(&o->body, d->o.region->all, o->entry);
+		o->searched = true;
+	}
 	o->nowhere = r == -EAGAIN && !o->body.unsure;
 	if (r < 0)
 		return r;
@@ -410,6 +425,7 @@ static void deliver(struct deliverer *d, struct job *j)
 	bool foreign = foreign_is_node(d->o.region->all, entry.content_stamp.node);
 	j->lost = j->gone && (entry.content_stamp.node == cache_node(d->o.cache) || foreign);
 	j->was_here = !j->row.unfetched && !foreign;
+	j->untold = opener.searched || j->row.state == OUTBOX_UPLOAD;
 	if (outcome.copied)
 		atomic_fetch_add(&d->o.region->bytes_copied, entry.size);
 	if (outcome.refused)
@@ -481,7 +497,7 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 		return r;
 	default:
 		if (j->lost && (r = lost_content(d->o.cache, conn, &j->row, j->was_here,
-					d->o.inline_max)) != 0)
+					j->untold, d->o.inline_max)) != 0)
 			return r < 0 ? r : 0;
 		if (j->fate == FATE_PARKED && j->row.state == OUTBOX_UPLOAD)
 			return outbox_announce_unsent(conn, region, key, j->row.stamp);

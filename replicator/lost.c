@@ -14,7 +14,8 @@
  * may have hidden the file while a program had it open, here or under another name of it. What that
  * writes then is kept as a conflict, and the version before it is no more: none of the inodes that could
  * have it says that it has. No other server was told of that version as long as its content waited, so
- * it gives way like the others; one that was announced stays.
+ * it gives way like the others. So does one that was announced without it; one that was announced with it is
+ * taken from the segment (body_log.c).
  *
  * Keeps no state, takes no lock.
  */
@@ -117,14 +118,14 @@ static int written_over(struct conn *conn, const struct outbox_row *row, const s
 	bool kept = true;
 	int r = 0;
 
-	if (hidden && row->state == OUTBOX_UPLOAD)
+	if (hidden)
 		r = project_hidden_kept(conn, key_slice(&row->key), e, &kept);
 	*ret = !kept;
 	return r;
 }
 
 int lost_content(struct cache *c, struct conn *conn, const struct outbox_row *row, bool was_here,
-	uint64_t inline_max)
+	bool untold, uint64_t inline_max)
 {
 	CLEANUP(entry_done) struct entry old = {0};
 	CLEANUP(entry_done) struct entry other = {0};
@@ -134,6 +135,8 @@ int lost_content(struct cache *c, struct conn *conn, const struct outbox_row *ro
 
 	if (r == 0)
 		r = still_so(conn, row, &old, &hidden, &same);
+	if (r == 0 && same && was_here && !untold)
+		same = false;
 	if (r == 0 && same && was_here)
 		r = written_over(conn, row, &old, hidden, &same);
 	if (r < 0 || !same)

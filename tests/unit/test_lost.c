@@ -270,6 +270,40 @@ static void test_written_over_under_another_name(void **state)
 	cluster_expect(c, 1, "taken", "of the other server");
 }
 
+/* It was small, and announced with its content before that. */
+static void test_written_over_after_it_was_announced(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode;
+	struct file *f;
+	bool did;
+
+	cluster_mkdir(c, 1, "dir");
+	cluster_puts(c, 1, "dir/x", "of the other server");
+	clock_sleep_ms(5);
+	cluster_puts(c, 0, "dir", "small");
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	inode = cluster_resolve(c, 0, "dir");
+	assert_int_equal(file_open(c->node[0].cache, inode.ino, true, false, &f), 0);
+	cluster_push(c, 1);
+	cluster_pull(c, 0);
+	assert_true(S_ISDIR(cluster_resolve(c, 0, "dir").mode));
+	for (unsigned r = 0; r < 2; r++)
+		assert_int_equal(
+			replicator_step_announce(c->node[0].replicator, r, &did), 0);
+	assert_int_equal(file_write(f, "more than it was", 16, 0, false), 16);
+	file_release(f);
+	cluster_stop_node(c, 0, true); /* it is not in memory either */
+	cluster_start_node(c, 0);
+	settle_long(c);
+	cluster_unlink(c, 1, "dir/x");
+	settle_long(c);
+	inode = cluster_resolve(c, 0, "dir");
+	assert_int_equal(replicator_step_fetch(c->node[0].replicator, inode.ino), 0);
+	for (unsigned n = 0; n < 2; n++)
+		cluster_expect(c, n, "dir", "small");
+}
+
 /* The disk lost it: it stays, and says so. */
 static void test_lost_while_hidden(void **state)
 {
@@ -309,6 +343,8 @@ int main(void)
 			test_written_over_while_hidden, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_written_over_under_another_name, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_written_over_after_it_was_announced,
+			cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_lost_while_hidden, cluster_setup, cluster_teardown),
 	};
