@@ -197,7 +197,7 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 	check_failed("more statements than slots", __FILE__, __LINE__);
 }
 
-int conn_error(struct conn *conn)
+static int error_code(struct conn *conn)
 {
 	int code = sqlite3_extended_errcode(conn->db);
 	int e = sqlite3_system_errno(conn->db);
@@ -228,6 +228,15 @@ int conn_error(struct conn *conn)
 	default:
 		return -EIO;
 	}
+}
+
+int conn_error(struct conn *conn)
+{
+	int r = error_code(conn);
+
+	if (r == -ENOSPC && conn->cache)
+		reserve_give(conn->cache);
+	return r;
 }
 
 int conn_run(struct conn *conn, sqlite3_stmt *s)
@@ -546,9 +555,19 @@ static int commit_numbered(struct conn *conn, bool more)
 	return 0;
 }
 
+/* Everybody else who wants to read waits for this, so it does not fail as long as the reserve has
+ * something to give. */
 static int commit_group(struct conn *conn)
 {
-	return commit_numbered(conn, false);
+	struct cache *c = conn->cache;
+	uint64_t held;
+	int r;
+
+	do {
+		held = atomic_load(&c->reserve_held);
+		r = commit_numbered(conn, false);
+	} while (r == -ENOSPC && atomic_load(&c->reserve_held) < held);
+	return r;
 }
 
 int cache_settle(struct cache *c)
