@@ -363,6 +363,7 @@ static void release(struct cache *c)
 	conn_close(c->writer);
 	redo_close(c->redo);
 	cleanup_close(&c->wal_fd);
+	cleanup_close(&c->reserve_fd);
 	cleanup_close(&c->content_fd);
 	cleanup_close(&c->lock_fd); /* last: its lock covers all the others */
 	cleanup_close(&c->dir_fd);
@@ -399,7 +400,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 
 	if (!c)
 		return err_errno(err, -ENOMEM, "cannot open the state");
-	c->dir_fd = c->content_fd = c->lock_fd = c->wal_fd = -1;
+	c->dir_fd = c->content_fd = c->lock_fd = c->wal_fd = c->reserve_fd = -1;
 	c->sync_off = options->sync_off;
 	init_locks(c);
 	c->state_dir = strdup(options->state_dir);
@@ -422,12 +423,14 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)
 		r = open_state(c, options->no_lock, err);
-	if (!r)
-		r = open_database(c, options, err);
 	if (!r) {
-		c->state_volatile = cache_dir_volatile(c->state_dir);
 		c->reserve_bytes =
 			options->reserve_bytes ? options->reserve_bytes : default_reserve(c);
+		reserve_open(c);
+		r = open_database(c, options, err);
+	}
+	if (!r) {
+		c->state_volatile = cache_dir_volatile(c->state_dir);
 		c->max_dirty = options->max_dirty;
 		c->max_backlog = options->max_backlog;
 		c->cache_size = options->cache_size;

@@ -143,6 +143,8 @@ void cache_defer_removals(struct cache *c, bool on);
 /* Waits for such content and removes it. False: it is off. */
 bool cache_remove_content(struct cache *c);
 
+/* Allocates what was given up of the reserve, if there is room again; for the same thread as the next. */
+void cache_refill_reserve(struct cache *c);
 /* Moves the write-ahead log into the database if it is over bytes; for the housekeeper's thread. */
 int cache_checkpoint(struct cache *c, uint64_t bytes) MUST_CHECK;
 

@@ -152,7 +152,7 @@ int content_check_reserve(struct cache *c, uint64_t bytes)
 {
 	int64_t now = clock_monotonic_ms(),
 		want = bytes > INT64_MAX / 2 ? INT64_MAX / 2 : (int64_t)bytes;
-	uint64_t available;
+	uint64_t available, reserve;
 	struct statvfs v;
 
 	if (now < atomic_load(&c->reserve_until_ms) &&
@@ -161,9 +161,10 @@ int content_check_reserve(struct cache *c, uint64_t bytes)
 	if (fstatvfs(c->content_fd, &v) != 0)
 		return -errno;
 	available = (uint64_t)v.f_bavail * v.f_frsize;
-	if (available < c->reserve_bytes || available - c->reserve_bytes < (uint64_t)want)
+	reserve = reserve_free(c);
+	if (available < reserve || available - reserve < (uint64_t)want)
 		return removals_drain(c) ? content_check_reserve(c, bytes) : -ENOSPC;
-	available -= c->reserve_bytes + (uint64_t)want;
+	available -= reserve + (uint64_t)want;
 	atomic_store(&c->reserve_budget,
 		available < (uint64_t)RESERVE_STEP ? (int64_t)available : RESERVE_STEP);
 	atomic_store(&c->reserve_until_ms, now + RESERVE_MS);

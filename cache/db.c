@@ -180,7 +180,7 @@ sqlite3_stmt *conn_statement(struct conn *conn, const char *sql)
 	check_failed("more statements than slots", __FILE__, __LINE__);
 }
 
-int conn_error(struct conn *conn)
+static int error_code(struct conn *conn)
 {
 	int code = sqlite3_extended_errcode(conn->db);
 	int e = sqlite3_system_errno(conn->db);
@@ -211,6 +211,15 @@ int conn_error(struct conn *conn)
 	default:
 		return -EIO;
 	}
+}
+
+int conn_error(struct conn *conn)
+{
+	int r = error_code(conn);
+
+	if (r == -ENOSPC && conn->cache)
+		reserve_give(conn->cache);
+	return r;
 }
 
 int conn_run(struct conn *conn, sqlite3_stmt *s)

@@ -102,6 +102,8 @@ struct cache {
 	uint64_t *survivors; /* file_next_survivor; written before anybody else has the cache */
 	unsigned survivor_count;
 	uint64_t reserve_bytes;
+	int reserve_fd;
+	_Atomic uint64_t reserve_held; /* of it, allocated in the file */
 	uint64_t node;
 	struct hlc clock;
 	_Atomic uint64_t hlc_ceiling; /* persisted; stamps issued stay below it */
@@ -464,8 +466,17 @@ int content_adopt(struct conn *conn, const struct inode_row *row, int dir_fd, co
 	uint64_t size) MUST_CHECK;
 /* Finds out what the file system's times can tell: times_distinct, stores_show. */
 void content_probe_times(struct cache *c);
-/* -ENOSPC when less than the reserve is free. Cheap: statvfs every 100 ms at most. */
+/* -ENOSPC when less than reserve_free is free. Cheap: statvfs every 100 ms at most. */
 int content_check_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
+
+/* ---- reserve.c ---- */
+
+/* Before the database is opened; reserve_bytes is set. */
+void reserve_open(struct cache *c);
+/* After a failure for lack of space; false: there is nothing to give up. Any thread. */
+bool reserve_give(struct cache *c);
+/* What has to be left free. */
+uint64_t reserve_free(const struct cache *c);
 
 /* ---- host.c ---- */
 

@@ -118,9 +118,19 @@ static int commit_numbered(struct conn *conn, bool more)
 	return 0;
 }
 
+/* Everybody else who wants to read waits for this, so it does not fail as long as the reserve has
+ * something to give. */
 static int commit_group(struct conn *conn)
 {
-	return commit_numbered(conn, false);
+	struct cache *c = conn->cache;
+	uint64_t held;
+	int r;
+
+	do {
+		held = atomic_load(&c->reserve_held);
+		r = commit_numbered(conn, false);
+	} while (r == -ENOSPC && atomic_load(&c->reserve_held) < held);
+	return r;
 }
 
 int cache_settle(struct cache *c)

@@ -510,7 +510,7 @@ int tree_statfs(struct cache *c, struct statvfs *ret)
 	removals_drain(c);
 	if (fstatvfs(c->content_fd, &v) != 0)
 		return -errno;
-	reserve = c->reserve_bytes / v.f_frsize;
+	reserve = reserve_free(c) / v.f_frsize;
 	v.f_bavail = v.f_bavail > reserve ? v.f_bavail - reserve : 0;
 	v.f_bfree = v.f_bfree > reserve ? v.f_bfree - reserve : 0;
 	v.f_namemax = NAME_MAX_BYTES;

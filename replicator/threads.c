@@ -421,6 +421,7 @@ static void *house_loop(void *arg)
 	thread_background();
 	while (!replicator_stopping(r)) {
 		upkeep(r);
+		cache_refill_reserve(r->cache);
 		int code = cache_checkpoint(r->cache, HOUSE_LOG_BYTES);
 		if (code < 0)
 			log_debug("checkpoint of the database failed error=%d", code);

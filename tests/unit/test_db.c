@@ -417,6 +417,62 @@ static void a_full_disk_changes_nothing(void **state)
 	rmdir(s.mount_dir);
 }
 
+static void fill_to_the_last_byte(const char *dir)
+{
+	static const char block[4096];
+	char path[100];
+
+	snprintf(path, sizeof(path), "%s/ballast", dir);
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+	assert_true(fd >= 0);
+	while (write(fd, block, sizeof(block)) > 0)
+		;
+	assert_int_equal(errno, ENOSPC);
+	close(fd);
+}
+
+/* Somebody else took all that was free: what takes away goes on, and so does a start. */
+static void the_reserve_is_given_to_the_database(void **state)
+{
+	struct small s = {.mount_dir = "/tmp/meridian-small-XXXXXX"};
+	struct inode inode;
+	struct conn *conn;
+	char name[256];
+
+	assert_non_null(mkdtemp(s.mount_dir));
+	if (mount("tmpfs", s.mount_dir, "tmpfs", 0, "size=16m") != 0) {
+		print_message("skipped: cannot mount a tmpfs: %s\n", strerror(errno));
+		rmdir(s.mount_dir);
+		skip();
+	}
+	snprintf(s.state_dir, sizeof(s.state_dir), "%s/state", s.mount_dir);
+	small_open(&s, 6 << 20);
+	cache_refill_reserve(s.cache);
+	for (unsigned i = 0; i < 100; i++) {
+		long_name(name, i);
+		assert_int_equal(tree_create(s.cache, ROOT_INO, slice_of(name), S_IFDIR | 0755, 0,
+					 0, NULL, &inode),
+			0);
+	}
+	fill_to_the_last_byte(s.mount_dir);
+	for (unsigned i = 0; i < 100; i++) {
+		long_name(name, i);
+		assert_int_equal(tree_rmdir(s.cache, ROOT_INO, slice_of(name)), 0);
+		if (i % 20)
+			continue;
+		assert_int_equal(cache_read_begin(s.cache, &conn), 0);
+		cache_read_end(conn);
+		cache_abandon(s.cache);
+		small_open(&s, 6 << 20);
+	}
+	assert_int_equal(
+		tree_create(s.cache, ROOT_INO, slice_of("d"), S_IFDIR | 0755, 0, 0, NULL, &inode),
+		-ENOSPC);
+	cache_abandon(s.cache);
+	assert_int_equal(umount(s.mount_dir), 0);
+	rmdir(s.mount_dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -431,6 +487,7 @@ int main(void)
 		TEST(a_transaction_may_need_many_numbers),
 		TEST(threads_share_the_database_and_its_flushes),
 		cmocka_unit_test(a_full_disk_changes_nothing),
+		cmocka_unit_test(the_reserve_is_given_to_the_database),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
