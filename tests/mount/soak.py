@@ -362,12 +362,16 @@ class Private(Client):
             return None
         path = f"large{self.rng.randrange(2)}"
         node = self.tree.nodes.get(path)
-        if node is None or node.kind != "f" or self.rng.random() < 0.3:
-            return {"op": "create", "path": path, "seed": self.seed(), "size": self.large, "sync": False} if node is None or node.kind == "f" else None
-        return {"op": "pwrite", "path": path, "seed": self.seed(), "size": self.size(), "at": self.rng.randrange(len(node.data) + 1), "sync": False}
+        if node and node.kind != "f":
+            return None
+        op = {"path": path, "seed": self.seed(), "sync": False}
+        if node is None or self.rng.random() < 0.3:
+            return op | {"op": "create", "size": self.large}
+        return op | {"op": "pwrite", "size": self.size(), "at": self.rng.randrange(len(node.data) + 1)}
 
     def choose_new(self, kind):
-        op = {"op": kind, "path": self.new_name("d" if kind == "mkdir" else "f" if kind == "create" else "l"), "sync": self.rng.random() < 0.2}
+        prefix = {"mkdir": "d", "create": "f", "symlink": "l"}[kind]
+        op = {"op": kind, "path": self.new_name(prefix), "sync": self.rng.random() < 0.2}
         there = self.tree.nodes.get(op["path"])
         if kind == "create":
             op |= {"seed": self.seed(), "size": self.size()}
@@ -554,7 +558,8 @@ class Mess(Client):
 
     def step(self):
         a, b = self.any_path(), self.any_path()
-        kind = self.rng.choice(("write", "write", "write", "append", "unlink", "rename", "rename", "mkdir", "mkdir", "rmdir", "link", "symlink", "chmod"))
+        kind = self.rng.choice(("write", "write", "write", "append", "unlink", "rename", "rename", "mkdir", "mkdir", "rmdir",
+                                "link", "symlink", "chmod"))
         self.note(begin={"op": kind, "path": a})
         try:
             getattr(self, kind)(a, b)

@@ -115,7 +115,8 @@ class Client:
 
     def count(self):
         for line in self.lines():
-            self.calls[line["begin"].get("op", "version") if "begin" in line else "error" if "error" in line else "stale" if "stale" in line else "-"] += 1
+            kind = next((name for name in ("begin", "error", "stale") if name in line), "-")
+            self.calls[line["begin"].get("op", "version") if kind == "begin" else kind] += 1
 
     def read_versions(self):
         error = None
@@ -285,7 +286,8 @@ class Soak(unittest.TestCase):
         return found
 
     def service_objects(self, n, folder):
-        pages = self.ceph.client(n).get_paginator("list_objects_v2").paginate(Bucket=self.ceph.buckets[n - 1], Prefix=f"app/.meridian/{folder}/")
+        pages = self.ceph.client(n).get_paginator("list_objects_v2").paginate(
+            Bucket=self.ceph.buckets[n - 1], Prefix=f"app/.meridian/{folder}/")
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def wrong_objects(self, want):
@@ -349,7 +351,9 @@ class Soak(unittest.TestCase):
             self.assertEqual(self.service_objects(n, "conflicts"), [], "nobody else wrote into the buckets")
             trash = len(self.service_objects(n, "trash"))
             removals = sum(c.calls[op] for s in self.sides for c in s.clients for op in ("unlink", "rename", "exchange", "create"))
-            print(f"region {n}: {trash} objects in the trash, {len(self.service_objects(n, 'log'))} segments; {removals} removals and renames")
+            print(f"region {n}: {trash} objects in the trash, {len(self.service_objects(n, 'log'))} segments; "
+                  f"{removals} removals and renames")
+            self.assertLessEqual(trash, 2 * removals + 100, "the trash is bounded by what was removed or replaced")
 
     def versions_on(self, server):
         final = {}
@@ -370,11 +374,14 @@ class Soak(unittest.TestCase):
                 listed.setdefault(digest, set()).add(key)
                 if path and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
                     kept.add(digest)
-        superseded = {versions[i]["parent"] for i in cut | done}
+        # Whether the call that was under way at a kill had emptied the file is not known: then its content was replaced.
+        perhaps = {v["parent"] for i, v in versions.items() if i not in cut | done}
+        superseded = {versions[i]["parent"] for i in cut | done} | perhaps
         lost = [i for i in done if i not in superseded and known[i] not in listed and final[versions[i]["file"]] != known[i]]
         self.assertEqual([versions[i] for i in lost], [], "neither the winner, nor seen by who wrote over it, nor listed")
         losers = [i for i in done if i not in superseded and known[i] in listed]
-        print(f"{len(done)} versions, {len(superseded)} replaced by who saw them, {len(losers)} listed as conflicts")
+        print(f"{len(done)} versions, {len(superseded)} replaced by who saw them ({len(perhaps)} of them perhaps), "
+              f"{len(losers)} listed as conflicts")
         self.assertEqual([versions[i] for i in losers if known[i] not in kept], [], "listed, and content not kept by any server")
 
     def test_kill_everything(self):
@@ -393,7 +400,8 @@ class Soak(unittest.TestCase):
         for side in self.sides:
             self.assertEqual([p for p in side.stop_clients() if p], [])
             side.check([None] * len(side.clients), "at the end")
-        print(f"killed {dict(self.kills)}; calls:", *(f"{c.name} {sum(c.calls.values()) - c.calls['-']}" for s in self.sides for c in s.clients))
+        calls = {c.name: sum(c.calls.values()) - c.calls["-"] for s in self.sides for c in s.clients}
+        print(f"killed {dict(self.kills)}; calls {calls}")
         converge(*(s.server for s in self.sides), timeout=180)
         for side in self.sides:
             wait_until(side.server.status_text, lambda: side.server.backlog() == 0, 60)
