@@ -410,6 +410,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->hash_slice_ms = HASH_SLICE_MS;
 	c->map_min = options->map_min ? options->map_min : CONTENT_MAP_MIN;
 	atomic_init(&c->hash_end_ms, INT64_MAX);
+	atomic_init(&c->hash_slices, 0);
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();

@@ -13,7 +13,7 @@ struct store *store_retry_new(struct store *inner, unsigned attempts, int64_t ti
 /* At most connections calls at once, of those at most three quarters (but one) bulk. Others wait,
  * urgent ones first, those of one priority in order of arrival, up to their deadline; an eighth of the
  * connections (but one) is bulk's before it is a normal call's. Of normal calls 16 are under way at once, and more
- * where they take no longer for that (window.h). */
+ * where that does not double their time (window.h). */
 struct store *store_limit_new(struct store *inner, unsigned connections);
 
 /* At most so many bytes of bodies a second each way, and so many calls; 0: no limit. Urgent calls do
