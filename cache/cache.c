@@ -414,6 +414,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->map_min = options->map_min ? options->map_min : CONTENT_MAP_MIN;
 	c->parts_min = options->parts_min ? options->parts_min : CONTENT_PARTS_MIN;
 	atomic_init(&c->hash_end_ms, INT64_MAX);
+	atomic_init(&c->hash_slices, 0);
 	c->atimes = atimes_new();
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();

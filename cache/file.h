@@ -105,6 +105,8 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 /* From that monotonic time on long hashing ends early: content_seal is -EAGAIN then. INT64_MAX: it
  * does not. */
 void content_stop_hashing(struct cache *c, int64_t at_ms);
+/* How many times content_seal was -EAGAIN because its second was over: it only has to be called again. */
+uint64_t content_slices(struct cache *c);
 
 /* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
  * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */

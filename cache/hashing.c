@@ -163,6 +163,11 @@ void content_stop_hashing(struct cache *c, int64_t at_ms)
 	atomic_store(&c->hash_end_ms, at_ms);
 }
 
+uint64_t content_slices(struct cache *c)
+{
+	return atomic_load(&c->hash_slices);
+}
+
 static bool is_removed(int fd)
 {
 	struct stat st;
@@ -184,8 +189,12 @@ static int run(
 			if (is_removed(removed))
 				return -ENOENT;
 			now = clock_monotonic_ms();
-			if ((sliced && now >= end) || now >= atomic_load(&c->hash_end_ms))
+			if (now >= atomic_load(&c->hash_end_ms))
 				return -EAGAIN;
+			if (sliced && now >= end) {
+				atomic_fetch_add(&c->hash_slices, 1);
+				return -EAGAIN;
+			}
 		}
 		if (h->at >= hole && n % 16 == 1)
 			hole = hole_end(fd, h->at, h->size);

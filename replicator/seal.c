@@ -449,6 +449,7 @@ static int take_turn(struct sealer *s, sealer_tick_fn tick, void *ctx)
 int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 {
 	CLEANUP(round_done) struct round round = {0};
+	uint64_t slices = content_slices(s->cache);
 	int r = take_turn(s, tick, ctx);
 
 	if (r)
@@ -462,6 +463,12 @@ int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 		r = round_step(s, &round);
 		if (!r && tick)
 			r = tick(ctx);
+		/* Large content that is not hashed yet was passed over, with its directory. */
+		if (round.end && !round.failure && content_slices(s->cache) != slices) {
+			slices = content_slices(s->cache);
+			round_done(&round);
+			round = (struct round){0};
+		}
 	}
 	s->tick = NULL;
 	mutex_unlock(&s->lock);

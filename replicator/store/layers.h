@@ -14,7 +14,7 @@ struct store *store_retry_new(struct store *inner, unsigned attempts, int64_t ti
  * urgent ones first, those of one priority in order of arrival, up to their deadline; an eighth of the
  * connections (but one) is bulk's before it is a normal call's. A store that answers STORE_THROTTLED
  * gets fewer at once, down to one, and more again as it answers otherwise. Of normal calls 16 are
- * under way at once, and more where they take no longer for that (window.h). */
+ * under way at once, and more where that does not double their time (window.h). */
 struct store *store_limit_new(struct store *inner, unsigned connections);
 /* How many calls the limit layer at or below s lets through at once now, and at most; 0 and 0 when
  * there is none. */

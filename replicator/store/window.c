@@ -37,8 +37,8 @@ bool window_answer(struct window *w, int64_t took_ms, bool wanted, int64_t now_m
 	if (w->base_ms < 0 || took_ms < w->base_ms)
 		w->base_ms = took_ms;
 	int64_t mean_ms = w->mean_16th / 16;
-	bool slow = mean_ms > 2 * (w->base_ms + SLACK_MS);
-	bool quick = mean_ms < w->base_ms + w->base_ms / 2 + SLACK_MS;
+	bool slow = mean_ms > 3 * (w->base_ms + SLACK_MS);
+	bool quick = mean_ms < 2 * w->base_ms + SLACK_MS;
 
 	if (slow && w->now == w->least)
 		doubt_base(w, took_ms, now_ms);

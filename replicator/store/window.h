@@ -3,7 +3,7 @@
  *
  * A store that is far away answers as fast with 64 of them under way as with one; one that has enough to do
  * only makes them wait longer, and with them what others wait for. So the number grows while answers take
- * little longer than the fastest ever did, and shrinks when they take twice as long: delay-based congestion
+ * up to twice as long as the fastest ever did, and shrinks when they take three times as long: delay-based congestion
  * control (Brakmo and Peterson, TCP Vegas, 1995), with a least number that is always allowed. When
  * answers stay slow at the least number for half a minute, the way has become longer: the fastest of
  * that time is the new measure.

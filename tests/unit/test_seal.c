@@ -4,6 +4,7 @@
 
 #include <time.h>
 
+#include "cache/internal.h"
 #include "replicator/seal_internal.h"
 #include "src/base/metrics.h"
 
@@ -675,6 +676,29 @@ static void all_of_it(void **state)
 	assert_false(did);
 }
 
+/* Whose hashing takes many slices, too. */
+static void all_of_what_is_large(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+	struct file *f;
+	struct inode i;
+
+	do_mkdir(s, "d");
+	seal(s);
+	assert_int_equal(tree_create_open(s->cache, ino_of(s, slice_of("d")), slice_of("large"),
+				 S_IFREG | 0600, 0, 0, true, &i, &f),
+		0);
+	assert_int_equal(file_write(f, "x", 1, 100 << 20, false), 1);
+	file_release(f);
+	do_write(s, "d/small", "small");
+	s->cache->hash_slice_ms = 0;
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "d/large", &e);
+	assert_int_equal(e.size, (100 << 20) + 1);
+}
+
 /* More rows than one batch, in many directories. */
 static void many(void **state)
 {
@@ -1139,6 +1163,7 @@ int main(void)
 		TEST(a_replaced_file_leaves_no_attributes),
 		TEST(one_key),
 		TEST(all_of_it),
+		TEST(all_of_what_is_large),
 		TEST(many),
 		TEST(files_of_many_names),
 		TEST(held_back_along_a_chain),
