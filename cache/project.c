@@ -12,10 +12,7 @@
  * bits; without any entry its mtime is 0. Such unowned inodes stand in the table implied, so that
  * they follow when their parent's owner changes.
  *
- * Hidden files. A file that must give way to a directory keeps its content: its inode is detached,
- * and a conflict row with the reason "hidden" refers to it. It is attached again when the file
- * comes back with that content; when the file's content changes meanwhile it is handed to the
- * caller as a replaced one. What was remote anyway is simply made again.
+ * A file that must give way to a directory is hidden, not lost: hidden.h.
  *
  * The tree may be ahead of the entries by what applications did and nobody sealed yet. The merger
  * seals the record's own key first; here a directory is only ever removed when it is empty and no
@@ -25,6 +22,7 @@
 
 #include <errno.h>
 
+#include "cache/hidden.h"
 #include "cache/internal.h"
 #include "cache/progress.h"
 #include "cache/refresh.h"
@@ -398,272 +396,6 @@ static int hide(struct place *p, const struct entry *e)
 		sealed ? CONFLICT_HIDDEN : "displaced by a directory");
 }
 
-/* ---- hidden files ---- */
-
-struct hidden {
-	int64_t id;   /* of the conflict row */
-	uint64_t ino; /* 0: it is gone */
-	bool same;    /* has the wanted content */
-};
-
-/* Somebody may have had it open for writing, so its inode is asked what it holds. */
-static int look_into_hidden(struct conn *conn, const uint8_t *hash, struct hidden *h)
-{
-	struct inode_row row;
-	int r = inode_get(conn, h->ino, &row);
-
-	if (r && r != -ENOENT)
-		return r;
-	if (r || row.nlink) {
-		h->ino = 0;
-		return 0;
-	}
-	h->same = hash && row.state == STATE_LOCAL && row.has_hash &&
-		  memcmp(row.hash, hash, SHA256_SIZE) == 0 &&
-		  !file_has_unsealed(conn_cache(conn), &row);
-	return 0;
-}
-
-/* The first row of s after the conflict id after: 1, 0 or -errno. */
-static int read_hidden(struct conn *conn, sqlite3_stmt *s, struct slice key, const uint8_t *hash,
-	int64_t after, struct hidden *ret)
-{
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_slice(s, 1, key);
-	bind_int(s, 2, after);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r;
-	*ret = (struct hidden){
-		sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1), false};
-	sqlite3_reset(s);
-	r = look_into_hidden(conn, hash, ret);
-	return r ? r : 1;
-}
-
-/* The hidden file of key after the conflict id after: 1, 0 or -errno. */
-static int next_hidden(
-	struct conn *conn, struct slice key, const uint8_t *hash, int64_t after, struct hidden *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT id, ino FROM conflict INDEXED BY conflict_hidden"
-		" WHERE key = ?1 AND reason = 'hidden' AND id > ?2 ORDER BY id LIMIT 1");
-
-	return read_hidden(conn, s, key, hash, after, ret);
-}
-
-/* The same of any content that is kept for a conflict at key. */
-static int next_kept(
-	struct conn *conn, struct slice key, const uint8_t *hash, int64_t after, struct hidden *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT id, ino FROM conflict INDEXED BY conflict_key"
-		" WHERE key = ?1 AND ino <> 0 AND id > ?2 ORDER BY id LIMIT 1");
-
-	return read_hidden(conn, s, key, hash, after, ret);
-}
-
-static int forget_hidden(struct conn *conn, int64_t id)
-{
-	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM conflict WHERE id = ?1");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, id);
-	return conn_run(conn, s);
-}
-
-/* 1 with the hidden file of that content, 0 when there is none, or -errno. */
-static int find_hidden(
-	struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE], struct hidden *ret)
-{
-	int64_t after = 0;
-	int r;
-
-	while ((r = next_hidden(conn, key, hash, after, ret)) == 1) {
-		if (ret->same)
-			return 1;
-		after = ret->id;
-	}
-	return r;
-}
-
-/* One name of several was hidden: another one has the content. A scan, of volumes with hard links only, for
- * a row of the outbox that finds its content nowhere else. */
-static int find_linked(struct conn *conn, const uint8_t hash[SHA256_SIZE], uint64_t *ino)
-{
-	sqlite3_stmt *s;
-	int r;
-
-	if (!atomic_load(&conn_cache(conn)->linked))
-		return -ENOENT;
-	s = conn_statement(
-		conn, "SELECT ino FROM inode NOT INDEXED WHERE state = 1 AND hash = ?1 LIMIT 1");
-	if (!s)
-		return conn_error(conn);
-	sqlite3_bind_blob(s, 1, hash, SHA256_SIZE, SQLITE_STATIC);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -ENOENT;
-	*ino = (uint64_t)sqlite3_column_int64(s, 0);
-	sqlite3_reset(s);
-	return 0;
-}
-
-/* What was hidden while it was being written, and sealed later, stands as a conflict. */
-int project_hidden_ino(
-	struct conn *conn, struct slice key, const uint8_t hash[SHA256_SIZE], uint64_t *ino)
-{
-	struct hidden kept = {0};
-	int r;
-
-	while ((r = next_kept(conn, key, hash, kept.id, &kept)) == 1) {
-		if (kept.same) {
-			*ino = kept.ino;
-			return 0;
-		}
-	}
-	return r < 0 ? r : find_linked(conn, hash, ino);
-}
-
-int project_hidden_kept(struct conn *conn, struct slice key, const struct entry *e, bool *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT 1 FROM inode WHERE hash = ?4 AND ino IN("
-		"SELECT ino FROM conflict INDEXED BY conflict_key WHERE key = ?1 AND ino <> 0"
-		" UNION ALL SELECT ino FROM link_id INDEXED BY link_id_file"
-		" WHERE origin = ?2 AND number = ?3 AND ?2 <> 0) LIMIT 1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_slice(s, 1, key);
-	bind_int(s, 2, (int64_t)e->link.origin);
-	bind_int(s, 3, (int64_t)e->link.number);
-	sqlite3_bind_blob(s, 4, e->hash, SHA256_SIZE, SQLITE_STATIC);
-	r = conn_row(conn, s);
-	if (r == 1)
-		sqlite3_reset(s);
-	*ret = r == 1;
-	return r < 0 ? r : 0;
-}
-
-/* The same under another name of that file. */
-static int find_hidden_linked(struct conn *conn, const struct entry *e, struct hidden *ret)
-{
-	sqlite3_stmt *s;
-	int64_t after = 0;
-	int r;
-
-	if (!e->link.origin || !atomic_load(&conn_cache(conn)->linked))
-		return 0;
-	do {
-		s = conn_statement(conn,
-			"SELECT c.id, c.ino FROM link_id l CROSS JOIN conflict c INDEXED BY"
-			" conflict_ino ON c.ino = l.ino AND c.ino <> 0 AND c.reason = 'hidden'"
-			" WHERE l.origin = ?1 AND l.number = ?2 AND c.id > ?3"
-			" ORDER BY c.id LIMIT 1");
-		if (!s)
-			return conn_error(conn);
-		bind_int(s, 1, (int64_t)e->link.origin);
-		bind_int(s, 2, (int64_t)e->link.number);
-		bind_int(s, 3, after);
-		r = conn_row(conn, s);
-		if (r <= 0)
-			return r;
-		*ret = (struct hidden){
-			sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1), false};
-		sqlite3_reset(s);
-		after = ret->id;
-		r = look_into_hidden(conn, e->hash, ret);
-	} while (!r && !ret->same);
-	return r ? r : 1;
-}
-
-/* Deletes the inode of a hidden file unless a conflict refers to it as well. */
-static int drop_hidden(struct conn *conn, uint64_t ino)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM conflict INDEXED BY conflict_ino "
-					       "WHERE ino = ?1 AND ino <> 0 LIMIT 1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r == 1)
-		sqlite3_reset(s);
-	if (r)
-		return r < 0 ? r : 0;
-	if (file_note_detached(conn_cache(conn), ino, NULL, NULL))
-		return 0; /* open: its last release deletes it */
-	r = inode_delete(conn, ino);
-	return r == -ENOENT ? 0 : r;
-}
-
-/* The content of key changed: hidden files of another content are replaced ones now. */
-static int replace_hidden(
-	struct conn *conn, struct slice key, const struct entry *e, uint64_t *keep_ino)
-{
-	const uint8_t *hash = e->kind == KIND_FILE ? e->hash : NULL;
-	struct hidden hidden;
-	int64_t after = 0;
-	int r;
-
-	while ((r = next_hidden(conn, key, hash, after, &hidden)) == 1) {
-		after = hidden.id;
-		if (hidden.same)
-			continue;
-		r = forget_hidden(conn, hidden.id);
-		if (r)
-			return r;
-		if (keep_ino && *keep_ino == 0)
-			*keep_ino = hidden.ino;
-		else if (hidden.ino)
-			r = drop_hidden(conn, hidden.ino);
-		if (r)
-			return r;
-	}
-	return r;
-}
-
-/* A hidden row becomes a conflict like any other. */
-static int list_hidden(struct conn *conn, int64_t id, const struct entry *by)
-{
-	CLEANUP(buf_done) struct buf won = {0};
-	sqlite3_stmt *s;
-	int r;
-
-	entry_encode(by, &won);
-	if (won.failed)
-		return -ENOMEM;
-	s = conn_statement(
-		conn, "UPDATE conflict SET winner = ?2, at_ms = ?3, reason = ?4 WHERE id = ?1");
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, id);
-	bind_slice(s, 2, (struct slice){(const char *)won.data, won.len});
-	bind_int(s, 3, clock_realtime_ms());
-	bind_text(s, 4, "hidden by a directory that was then removed or replaced here");
-	r = conn_run(conn, s);
-	return r ? r : counter_add(conn, COUNTER_CONFLICT, 1, NULL);
-}
-
-int project_over_hidden(
-	struct conn *conn, struct slice key, const struct entry *old, const struct entry *by)
-{
-	struct hidden hidden;
-	int r;
-
-	if (old->kind != KIND_FILE)
-		return 0;
-	r = find_hidden(conn, key, old->hash, &hidden);
-	return r == 1 ? list_hidden(conn, hidden.id, by) : r;
-}
-
 /* ---- making ---- */
 
 static int finish_make(struct place *p, uint64_t ino, const struct look *look)
@@ -748,13 +480,13 @@ static int unhide(struct place *p, const struct entry *e)
 {
 	struct look look = look_of(e, KIND_FILE, &p->parent);
 	struct hidden hidden;
-	int r = find_hidden(p->conn, p->key, e->hash, &hidden);
+	int r = hidden_find(p->conn, p->key, e->hash, &hidden);
 
 	if (r == 0)
-		r = find_hidden_linked(p->conn, e, &hidden);
+		r = hidden_find_linked(p->conn, e, &hidden);
 	if (r <= 0)
 		return r;
-	r = forget_hidden(p->conn, hidden.id);
+	r = hidden_forget(p->conn, hidden.id);
 	if (r)
 		return r;
 	r = inode_attach(p->conn, hidden.ino, p->parent.ino, p->name);
@@ -1108,7 +840,7 @@ int project_entry(struct conn *conn, struct slice key, const struct entry *e, bo
 	}
 	r = entry_has_live_below(conn, key, &live_below);
 	if (!r && content_changed)
-		r = replace_hidden(conn, key, e, keep);
+		r = hidden_replace(conn, key, e, keep);
 	if (r)
 		return r;
 	if (entry_live(e) || live_below) {
