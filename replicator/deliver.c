@@ -499,7 +499,10 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 		if (j->lost && (r = lost_content(d->o.cache, conn, &j->row, j->was_here,
 					j->untold, d->o.inline_max)) != 0)
 			return r < 0 ? r : 0;
-		if (j->fate == FATE_PARKED && j->row.state == OUTBOX_UPLOAD)
+		/* Another server's version whose content is nowhere, too: that server may have written
+		 * over it since, and wait with the newer one for something that waits behind this. */
+		if ((j->fate == FATE_PARKED || (j->gone && !j->lost)) &&
+			j->row.state == OUTBOX_UPLOAD)
 			return outbox_announce_unsent(conn, region, key, j->row.stamp);
 		return outbox_failed(conn, region, key, j->row.stamp, j->next_at_ms, j->error,
 			j->fate == FATE_PARKED);

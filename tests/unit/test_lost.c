@@ -3,6 +3,7 @@
 #include "tests/unit/cluster.h"
 
 #include "cache/entry.h"
+#include "cache/outbox.h"
 #include "cache/progress.h"
 
 enum { BIG = 200000 };
@@ -304,6 +305,44 @@ static void test_written_over_after_it_was_announced(void **state)
 		cluster_expect(c, n, "dir", "small");
 }
 
+/* Two servers that owe each other's former versions, which their authors wrote over, would wait for each
+ * other: another server's version whose content is nowhere does not hold its directory back. */
+static void test_of_another_and_nowhere(void **state)
+{
+	struct cluster *c = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+	struct conn *conn;
+	char path[160];
+
+	cluster_mkdir(c, 1, "d");
+	write_big(c, 1, "d/old", '1');
+	cluster_settle(c);
+	for (unsigned r = 0; r < CLUSTER_REGIONS; r++) {
+		snprintf(path, sizeof(path), "%s/d/old", c->url[r] + strlen("file://"));
+		assert_int_equal(unlink(path), 0);
+	}
+	assert_int_equal(cache_begin(c->node[0].cache, &conn), 0);
+	assert_int_equal(entry_get(conn, slice_of("d/old"), &e), 0);
+	struct outbox_change owed = {.key = slice_of("d/old"),
+		.stamp = entry_stamp(&e),
+		.size = e.size,
+		.upload = true,
+		.remote = true};
+	assert_int_equal(outbox_enqueue(conn, &owed), 0);
+	assert_int_equal(cache_commit(conn), 0);
+	cluster_puts(c, 0, "d/new", "after it");
+	cluster_push(c, 0);
+	cluster_pull(c, 1);
+	cluster_expect_absent(c, 1, "d/new"); /* it may still come */
+	for (unsigned i = 0; i < 40; i++) {
+		clock_sleep_ms(60000);
+		cluster_push(c, 0);
+	}
+	cluster_pull(c, 1);
+	cluster_expect(c, 1, "d/new", "after it");
+	assert_int_equal(cluster_backlog(c, 0), 2); /* still looked for, in each region */
+}
+
 /* The disk lost it: it stays, and says so. */
 static void test_lost_while_hidden(void **state)
 {
@@ -345,6 +384,8 @@ int main(void)
 			test_written_over_under_another_name, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_written_over_after_it_was_announced,
 			cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_of_another_and_nowhere, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_lost_while_hidden, cluster_setup, cluster_teardown),
 	};
