@@ -216,8 +216,10 @@ class NetFault(unittest.TestCase):
         for n in (1, 2):
             client = self.ceph.client(n)
             self.assertEqual(objects(client, buckets[n - 1]), want, f"bucket {n}")
-            # Beginnings that were not answered, which go after a week.
+            # Beginnings that were not answered, which go after a week, as do those of a probe that was cut off.
             for upload in client.list_multipart_uploads(Bucket=buckets[n - 1]).get("Uploads", []):
+                if "/.meridian/probe/" in upload["Key"]:
+                    continue
                 parts = client.list_parts(Bucket=buckets[n - 1], Key=upload["Key"], UploadId=upload["UploadId"])
                 self.assertEqual(parts.get("Parts", []), [], upload)
         for server in (a, b):
@@ -318,7 +320,7 @@ class NetFault(unittest.TestCase):
         print(f"{region['throttled_total']} throttled, at least {lowest} connections, {counters['store_retries_total']} repeats, "
               f"{counters['store_errors_total']} errors")
         self.assertLessEqual(lowest, 8)
-        self.assertEqual(other["connections_allowed"], 16)
+        self.assertEqual(other["connections_allowed"], other["connections"])
         self.assertLess(region["throttled_total"], 500)
         want = {name: hashlib.sha256(data).hexdigest() for name, data in payload.items()}
         for n in (1, 2):
