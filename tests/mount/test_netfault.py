@@ -235,7 +235,7 @@ class NetFault(unittest.TestCase):
             "expired": (authority.context("expired", end="20210101000000Z"), "expired"),
             "host": (authority.context("host", subject="DNS:elsewhere.example"), "subject name"),
             "unknown": (stranger.context("unknown"), "certificate"),
-            "cut": (right, "SSL|TLS|reset"),
+            "cut": (right, "SSL|TLS|reset|timed out"),
         }
         cut = [Fault("response", "reset", n) for n in (0, 1, 5, 100, 700)] + [Fault("request", "stall", 60)]
         regions, fronts = self.world.directories("home"), {}
