@@ -148,7 +148,7 @@ static int read_rows(struct announcer *a, struct conn *conn, struct batch *b, un
 	return r;
 }
 
-/* Rows and their entries in one view, until their metadata fills a segment. */
+/* Rows and their entries in one view, until they may fill a segment. */
 static int gather_rows(struct announcer *a, struct conn *conn, struct batch *b)
 {
 	unsigned count = 0;
@@ -172,6 +172,8 @@ static int gather_rows(struct announcer *a, struct conn *conn, struct batch *b)
 		item->gone = r == -ENOENT;
 		b->count++;
 		bytes += 200 + b->rows[i].key.len + item->entry.xattrs.len;
+		if (item->entry.kind == KIND_FILE && item->entry.size <= a->o.inline_max)
+			bytes += item->entry.size; /* at most, so none is read in vain */
 	}
 	return 0;
 }

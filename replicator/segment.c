@@ -38,6 +38,8 @@
 #define DEFLATE_RATIO_MAX 1040u /* deflate's own limit is 1,032 to 1 */
 #define NAME_LEN 46
 #define TARGET_MAX 4095
+#define SAMPLES 32u
+#define SAMPLE_SIZE 1024u
 #define XATTR_NAME_MAX 255
 #define XATTR_VALUE_MAX 65536
 
@@ -375,6 +377,23 @@ static void put_sum(struct buf *out)
 	memcpy(out->data + AT_SUM, sum, SHA256_SIZE);
 }
 
+/* 1, or 0 where samples of the payload hardly shrink: photographs, archives and the like, which would
+ * cost ten times the processor time of all else that is done for them. */
+static int level_for(const struct buf *raw)
+{
+	uint8_t sample[SAMPLES * SAMPLE_SIZE], packed[sizeof(sample) + sizeof(sample) / 8];
+	uLongf n = sizeof(packed);
+
+	if (raw->len < 4 * sizeof(sample))
+		return 1;
+	for (size_t i = 0; i < SAMPLES; i++)
+		memcpy(sample + i * SAMPLE_SIZE,
+			raw->data + (raw->len - SAMPLE_SIZE) / (SAMPLES - 1) * i, SAMPLE_SIZE);
+	if (compress2(packed, &n, sample, sizeof(sample), 1) != Z_OK)
+		return 1;
+	return n < sizeof(sample) - sizeof(sample) / 16;
+}
+
 int segment_finish(struct segment_writer *w, const struct segment_id *id, const char *previous,
 	bool continues, struct buf *out)
 {
@@ -407,7 +426,8 @@ int segment_finish(struct segment_writer *w, const struct segment_id *id, const 
 	p = buf_reserve(out, packed);
 	if (!p)
 		return -ENOMEM;
-	if (compress2(p, &packed, w->raw.data ? w->raw.data : zero, w->raw.len, 1) != Z_OK)
+	if (compress2(p, &packed, w->raw.data ? w->raw.data : zero, w->raw.len,
+		    level_for(&w->raw)) != Z_OK)
 		return -ENOMEM;
 	for (unsigned i = 0; i < 8; i++)
 		out->data[header_at + i] = (uint8_t)((uint64_t)packed >> (56 - 8 * i));

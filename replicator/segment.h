@@ -6,7 +6,7 @@
  *            raw and compressed length, name of the previous segment of this node in this region,
  *            SHA-256 over all of it
  *            and the payload
- *   payload  zlib (level 1) of the records, each: varint length, then its fields; unknown trailing
+ *   payload  zlib (level 1, or 0 where that saves nothing) of the records, each: varint length, then its fields; unknown trailing
  *            fields are skipped
  */
 #ifndef REPLICATOR_SEGMENT_H

@@ -175,7 +175,7 @@ class Bench:
             file.truncate(60 << 30)
         device = run("losetup", "--find", "--show", "--direct-io=on", image, stdout=subprocess.PIPE).stdout.decode().strip()
         try:
-            quietly("mkfs.ext4", "-q", "-E", "nodiscard", device)
+            quietly("mkfs.ext4", "-q", "-E", "nodiscard", "-i", "8192", device)
             run("mount", "-o", "noinit_itable", device, path)
             self.world.tmpfs.append(path)
         finally:
@@ -583,41 +583,51 @@ class Bench:
             took = seconds(lambda: run(BENCH / "fill", state, "down", count))
             note(f"filled {name} with {count:,} files in {took:.0f} s, {sum(f.stat().st_size for f in state.glob('meridian.db*')) >> 20} MiB")
             servers[name] = self.world.server(name, self.down, state=state, volume={"drain_timeout": "1s"})
-        best = {name: {} for name in counts}
+            fill_natively(base / "native" / name, count)
+        best = {f"{kind}{name}": {} for kind in ("", "native ") for name in counts}
         for turn in range(self.rounds):
             for name, server in servers.items():
-                for key, value in self.remounted(server, turn, counts[name]).items():
-                    best[name][key] = min(value, best[name].get(key, value)) if "MiB" not in key else max(value, best[name].get(key, 0))
+                keep_best(best[name], self.remounted(server, turn, counts[name]))
+                keep_best(best[f"native {name}"], self.natively(base / "native" / name, turn, counts[name]))
         keys = sorted(best["small"], key=lambda key: (key.endswith("ns"), key))
         table(f"A volume of 5,000 and one of {self.files:,} files, ext4", list(best), by_figure(best, keys))
         target(f"mount of {self.files:,} files, s", best["large"]["mount, s"], 2)
         target(f"mount of {self.files:,} files after kill -9, s", best["large"].get("mount after kill -9, s", 0), 2)
         target(f"resident memory with {self.files:,} files, MiB", best["large"]["resident at most, MiB"], 300)
-        for key in keys:
-            if key.endswith("ns"):
-                small = best["small"][key.replace("far", "near")]  # where all files are near
-                target(f"{key.split(',')[0]} among {self.files:,} files, times among 5,000", best["large"][key] / small, 1.5)
+        for kind in ("", "native "):
+            for key in keys:
+                if key in best[f"{kind}large"] and key.endswith("ns"):
+                    small = best[f"{kind}small"][key.replace("far", "near")]  # where all files are near
+                    target(f"{kind}{key.split(',')[0]} among {self.files:,} files, times among 5,000", best[f"{kind}large"][key] / small, 1.5)
         shutil.rmtree(base, ignore_errors=True)
 
+    def lists(self, root, turn, count):
+        """near: 4,000 files in five directories, as many as the small volume has; far: 4,000 files anywhere, which in the large one
+        are in some 2,750 directories. As arguments of ops."""
+        picked = random.Random(turn)
+        directories = picked.sample(range(count // 1000), 5)
+        numbers = {"near": [d * 1000 + n for d in directories for n in picked.sample(range(1000), 800)],
+                   "far": picked.sample(range(count), 4000)}
+        for name, list_of in numbers.items():
+            picked.shuffle(list_of)
+            (self.world.dir / name).write_text("".join(f"{root}/{path_of(n)}\n" for n in list_of))
+        return [f"{name}={self.world.dir / name}" for name in numbers]
+
+    def natively(self, root, turn, count):
+        """The same calls on the disk's own file system, which has forgotten names and inodes but not their blocks."""
+        os.sync()
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("2")
+        found = self.run_ops(Subject("native", root / "bench"), turn, "only=none", *self.lists(root, turn, count))
+        return {f"{key}, ns": value for key, value in found.items()}
+
     def remounted(self, server, turn, count):
-        """One life of a daemon: the kernel knows nothing at its start. near: 4,000 files in five directories, as many as the small
-        volume has; far: 4,000 files anywhere, which in the large one are in some 2,750 directories."""
+        """One life of a daemon: the kernel knows nothing at its start."""
         killed = turn % 2 == 0 and turn > 0
         found = {"mount after kill -9, s" if killed else "mount, s": seconds(server.start)}
         try:
             found["status, s"] = seconds(server.status)
-            subject = Subject("large", server.mount / "bench")
-            picked = random.Random(turn)
-            directories = picked.sample(range(count // 1000), 5)
-            numbers = {"near": [d * 1000 + n for d in directories for n in picked.sample(range(1000), 800)],
-                       "far": picked.sample(range(count), 4000)}
-            arguments = ["only=create,rename,unlink", "count=2000"]
-            for name, list_of in numbers.items():
-                paths = self.world.dir / name
-                picked.shuffle(list_of)
-                paths.write_text("".join(f"{server.mount}/d{n // 100000}/e{n // 1000}/f{n}\n" for n in list_of))
-                arguments.append(f"{name}={paths}")
-            for key, value in self.run_ops(subject, turn, *arguments).items():
+            arguments = ["only=create,rename,unlink", "count=2000", *self.lists(server.mount, turn, count)]
+            for key, value in self.run_ops(Subject("large", server.mount / "bench"), turn, *arguments).items():
                 found[f"{key}, ns"] = value
             status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
             found["resident at most, MiB"] = int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) >> 10
@@ -626,6 +636,26 @@ class Bench:
         finally:
             seconds(server.kill if turn % 2 else server.stop)
         return found
+
+
+def keep_best(best, found):
+    for key, value in found.items():
+        best[key] = max(value, best.get(key, 0)) if "MiB" in key else min(value, best.get(key, value))
+
+
+def path_of(number):
+    """As bench/fill names them."""
+    return f"d{number // 100000}/e{number // 1000}/f{number}"
+
+
+def fill_natively(root, count):
+    for first in range(0, count, 1000):
+        directory = (root / path_of(first)).parent
+        directory.mkdir(parents=True)
+        fd = os.open(directory, os.O_RDONLY)
+        for number in range(first, first + 1000):
+            os.close(os.open(f"f{number}", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd))
+        os.close(fd)
 
 
 def options_of(arguments):

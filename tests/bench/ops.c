@@ -299,36 +299,56 @@ static void print_listed(const char *what, const char *suffix, double value)
 }
 
 /* What names lie in is known to the kernel before the clock starts. */
-static void listed(const char *file, const char *suffix)
+static void lookups(const struct list *list, const char *suffix)
 {
-	struct list list = read_list(file);
 	struct stat st;
 	char path[4096];
-	for (unsigned n = 0; n < list.count; n++) {
-		snprintf(path, sizeof(path), "%s", list.path[n]);
+	for (unsigned n = 0; n < list->count; n++) {
+		snprintf(path, sizeof(path), "%s", list->path[n]);
 		*strrchr(path, '/') = '\0';
 		check(!stat(path, &st), path);
 	}
 	uint64_t start = now();
-	for (unsigned n = 0; n < list.count; n++)
-		check(!stat(list.path[n], &st), list.path[n]);
-	print_listed("lookup", suffix, (double)(now() - start) / list.count);
-	start = now();
-	for (unsigned n = 0; n < list.count; n++) {
-		snprintf(path, sizeof(path), "%s.new", list.path[n]);
+	for (unsigned n = 0; n < list->count; n++)
+		check(!stat(list->path[n], &st), list->path[n]);
+	print_listed("lookup", suffix, (double)(now() - start) / list->count);
+}
+
+static void changes(const struct list *list, const char *suffix)
+{
+	char path[4096];
+	uint64_t start = now();
+	for (unsigned n = 0; n < list->count; n++) {
+		snprintf(path, sizeof(path), "%s.new", list->path[n]);
 		int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
 		check(fd >= 0 && write(fd, block, BLOCK) == BLOCK && !close(fd), path);
 	}
-	print_listed("create", suffix, (double)(now() - start) / list.count);
+	print_listed("create", suffix, (double)(now() - start) / list->count);
 	start = now();
-	for (unsigned n = 0; n < list.count; n++) {
-		snprintf(path, sizeof(path), "%s.new", list.path[n]);
+	for (unsigned n = 0; n < list->count; n++) {
+		snprintf(path, sizeof(path), "%s.new", list->path[n]);
 		check(!unlink(path), path);
 	}
-	print_listed("unlink", suffix, (double)(now() - start) / list.count);
-	for (unsigned n = 0; n < list.count; n++)
-		free(list.path[n]);
-	free(list.path);
+	print_listed("unlink", suffix, (double)(now() - start) / list->count);
+}
+
+/* All lookups come before the first change, whose sealing goes on beside what follows. */
+static void listed(const char *near, const char *far)
+{
+	const char *const file[] = {near, far}, *const suffix[] = {"near", "far"};
+	struct list list[2] = {0};
+	for (unsigned i = 0; i < 2; i++)
+		if (file[i]) {
+			list[i] = read_list(file[i]);
+			lookups(&list[i], suffix[i]);
+		}
+	for (unsigned i = 0; i < 2; i++) {
+		if (file[i])
+			changes(&list[i], suffix[i]);
+		for (unsigned n = 0; n < list[i].count; n++)
+			free(list[i].path[n]);
+		free(list[i].path);
+	}
 }
 
 static uint64_t option(int argc, char **argv, const char *name, uint64_t otherwise)
@@ -356,9 +376,14 @@ int main(int argc, char **argv)
 	memset(block, 'x', CHUNK);
 	check((!mkdir(argv[1], 0755) || errno == EEXIST) && !chdir(argv[1]), argv[1]);
 	check(getcwd(directory, sizeof(directory)) != NULL, "getcwd");
-	for (int i = 2; i < argc; i++)
-		if (!strncmp(argv[i], "near=", 5) || !strncmp(argv[i], "far=", 4))
-			listed(strchr(argv[i], '=') + 1, argv[i][0] == 'n' ? "near" : "far");
+	const char *near = NULL, *far = NULL;
+	for (int i = 2; i < argc; i++) {
+		if (!strncmp(argv[i], "near=", 5))
+			near = argv[i] + 5;
+		if (!strncmp(argv[i], "far=", 4))
+			far = argv[i] + 4;
+	}
+	listed(near, far);
 	metadata((unsigned)option(argc, argv, "count", 2000));
 	uint64_t mib = option(argc, argv, "data", 256);
 	unsigned random = (unsigned)option(argc, argv, "random", 20000);
