@@ -380,7 +380,6 @@ static void deliver(struct deliverer *d, struct job *j)
 		return;
 	if (j->row.size > BULK_FROM)
 		call.priority = STORE_BULK;
-	thread_lag(clock_realtime_ms() - (int64_t)hlc_ms(j->row.stamp.time));
 	int r = read_entry(d, key_slice(&j->row.key), &entry);
 	if (r == -ENOENT || (r == 0 && !j->row.key.len)) {
 		j->fate = FATE_DONE; /* nothing to deliver; the root has no object */
@@ -808,7 +807,7 @@ static void *worker(void *arg)
 	struct job *j = calloc(1, sizeof(*j));
 
 	CHECK(j);
-	thread_give_way();
+	thread_in_crowd();
 	for (;;) {
 		memset(j, 0, sizeof(*j));
 		mutex_lock(&d->lock);

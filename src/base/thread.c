@@ -284,13 +284,23 @@ static void keep_pace(void)
 	pace.now = want;
 }
 
-void thread_background(void)
+/* Failing is no harm. */
+static void lower(int by)
 {
 	int now;
 
-	/* Failing is no harm. */
-	if (!find_nice(&now) || !set_nice(now + BACKGROUND_NICE))
+	if (!find_nice(&now) || !set_nice(now + by))
 		log_debug("thread priority not lowered error=%d", errno);
+}
+
+void thread_background(void)
+{
+	lower(BACKGROUND_NICE);
+}
+
+void thread_in_crowd(void)
+{
+	lower(CROWD_NICE); /* the kernel takes more than 19 for 19 */
 }
 
 void thread_give_way(void)

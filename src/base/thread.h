@@ -60,12 +60,18 @@ int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg)
  * thread_give_way: for work that must not fall behind. nice GIVE_WAY_NICE, but the daemon's own while
  * the work is late or the thread holds what applications wait for (the two calls below, which do
  * nothing in other threads). Where the system does not let a thread rise again (without CAP_SYS_NICE
- * or RLIMIT_NICE) it is thread_background. */
+ * or RLIMIT_NICE) it is thread_background.
+ *
+ * thread_in_crowd: for a thread of many that do the same, however late: the lowest nice, at which the
+ * kernel gives 68 threads as much of a busy processor as one at nice 0. It may hold no lock for long
+ * that others wait for. */
 #define BACKGROUND_NICE 5
 #define GIVE_WAY_NICE 10
+#define CROWD_NICE 19
 #define GIVE_WAY_LAG_MS 2000 /* from here on it is late */
 void thread_background(void);
 void thread_give_way(void);
+void thread_in_crowd(void);
 /* How old the oldest of the work is that waits. */
 void thread_lag(int64_t lag_ms);
 void thread_hold(bool holding);

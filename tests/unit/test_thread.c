@@ -301,6 +301,29 @@ static void a_thread_gives_way_unless_late(void **state)
 	assert_int_equal(nice[7], lowered);
 }
 
+static void *join_crowd(void *arg)
+{
+	int *nice = arg;
+
+	thread_in_crowd();
+	thread_lag(GIVE_WAY_LAG_MS);
+	nice[0] = nice_now();
+	thread_hold(true);
+	nice[1] = nice_now();
+	return NULL;
+}
+
+static void one_of_a_crowd_stays_low_however_late(void **state)
+{
+	int nice[2];
+	pthread_t t;
+
+	assert_int_equal(thread_start(&t, "crowd", join_crowd, nice), 0);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	assert_int_equal(nice[0], CROWD_NICE);
+	assert_int_equal(nice[1], CROWD_NICE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -310,6 +333,7 @@ int main(void)
 		cmocka_unit_test(waits_time_out),
 		cmocka_unit_test(thread_properties),
 		cmocka_unit_test(a_thread_gives_way_unless_late),
+		cmocka_unit_test(one_of_a_crowd_stays_low_however_late),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);
