@@ -420,7 +420,7 @@ void times_apply(struct cache *c, struct inode *inode);
 struct times *times_new(void);
 void times_free(struct times *t);
 
-/* ---- file.c ---- */
+/* ---- file.c, file_detached.c, record.c ---- */
 
 struct file;
 /* A new inode's only open, before its transaction commits: takes fd over; on a failed commit
