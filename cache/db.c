@@ -283,6 +283,19 @@ struct slice column_slice(sqlite3_stmt *s, int index)
 	return (struct slice){p ? p : "", (size_t)sqlite3_column_bytes(s, index)};
 }
 
+bool column_copy(sqlite3_stmt *s, int index, char *to, size_t size)
+{
+	const char *text = (const char *)sqlite3_column_text(s, index);
+	size_t n = (size_t)sqlite3_column_bytes(s, index);
+
+	if (n >= size || (n && !text))
+		return false;
+	if (n)
+		memcpy(to, text, n);
+	to[n] = '\0';
+	return true;
+}
+
 bool conn_writable(struct conn *conn)
 {
 	return conn->writer && conn->in_transaction;
@@ -445,35 +458,6 @@ void cache_read_end(struct conn *conn)
 }
 
 /* ---- numbers ---- */
-
-int meta_get_int(struct conn *conn, const char *name, int64_t *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM meta WHERE name = ?1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_text(s, 1, name);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -ENOENT;
-	*ret = sqlite3_column_int64(s, 0);
-	sqlite3_reset(s);
-	return 0;
-}
-
-int meta_set_int(struct conn *conn, const char *name, int64_t value)
-{
-	sqlite3_stmt *s =
-		conn_statement(conn, "INSERT INTO meta(name, value) VALUES(?1, ?2)"
-				     " ON CONFLICT(name) DO UPDATE SET value = excluded.value");
-
-	if (!s)
-		return conn_error(conn);
-	bind_text(s, 1, name);
-	bind_int(s, 2, value);
-	return conn_run(conn, s);
-}
 
 int conn_add(struct conn *conn, const char *sql, int64_t value, int64_t *sum)
 {

@@ -35,6 +35,8 @@ void bind_slice(sqlite3_stmt *s, int index, struct slice v); /* as BLOB */
 void bind_text(sqlite3_stmt *s, int index, const char *text);
 void bind_text_n(sqlite3_stmt *s, int index, const char *text, size_t len);
 struct slice column_slice(sqlite3_stmt *s, int index);
+/* Text with a NUL behind it. False, and to unchanged, when it does not fit. */
+bool column_copy(sqlite3_stmt *s, int index, char *to, size_t size);
 
 /* Whether the conn is the writer inside a transaction. */
 bool conn_writable(struct conn *conn);

@@ -5,7 +5,7 @@
  *   resync       enum resync_state
  *   resync_from  ms: no change that it lacks has an older stamp. Lowered by each row that is dropped, and while it
  *                is OUT by each change that is not enqueued for it
- *   resync_seen  entries that were looked at; seed_after says up to where (progress.c enqueues them)
+ *   resync_seen  entries that were looked at; seed_after says up to where (region.c enqueues them)
  *
  * What other calls need at every turn is kept in masks of the cache, which follow the table (masks_load). A bit of
  * `out` is set before the commit and cleared after it: who finds it set for nothing only does too much.
