@@ -27,6 +27,7 @@
 #include "cache/content_parts.h"
 #include "cache/hashing.h"
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "cache/redo.h"
 #include "cache/schema.h"
 #include "src/base/clock.h"

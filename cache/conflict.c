@@ -7,8 +7,8 @@
  */
 #include <errno.h>
 
+#include "cache/conflict.h"
 #include "cache/internal.h"
-#include "cache/progress.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"
 

@@ -14,6 +14,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "cache/project.h"
 #include "cache/redo.h"
 #include "cache/tally.h"

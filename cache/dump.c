@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cache/internal.h"
+#include "cache/progress.h"
 #include "cache/replication.h"
 
 static int dump_row(sqlite3_stmt *s, dump_entry_fn fn, void *ctx)

@@ -13,8 +13,8 @@
 
 #include <errno.h>
 
+#include "cache/conflict.h"
 #include "cache/entry.h"
-#include "cache/progress.h"
 
 /* A detached inode is done with the key that inode_detach left in its row. */
 static int clear_displaced(struct conn *conn, uint64_t ino)

@@ -4,8 +4,8 @@
  */
 #include <errno.h>
 
+#include "cache/held.h"
 #include "cache/internal.h"
-#include "cache/progress.h"
 #include "cache/replication.h"
 
 #define HELD_MAX 1000000

@@ -18,7 +18,7 @@
 #include <sys/vfs.h>
 
 #include "cache/internal.h"
-#include "cache/progress.h"
+#include "cache/meta.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/random.h"

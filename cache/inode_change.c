@@ -15,6 +15,7 @@
 
 #include <errno.h>
 
+#include "cache/meta.h"
 #include "src/base/clock.h"
 
 #define LENGTH_STEP 64 /* granularity of the persisted longest key */

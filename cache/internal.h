@@ -246,9 +246,6 @@ int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
 int cache_new_ino(struct cache *c, uint64_t *ret) MUST_CHECK;
 /* Time of a new stamp; inside the writer's transaction, so journal order and stamps agree. */
 int conn_stamp_time(struct conn *conn, uint64_t *ret) MUST_CHECK;
-/* meta.c */
-int meta_get_int(struct conn *conn, const char *name, int64_t *ret) MUST_CHECK; /* -ENOENT */
-int meta_set_int(struct conn *conn, const char *name, int64_t value) MUST_CHECK;
 
 /* Ends the write transaction in scope unless it was committed (set to NULL). */
 static inline void cleanup_rollback(struct conn **conn)

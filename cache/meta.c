@@ -2,7 +2,7 @@
 #include <errno.h>
 
 #include "cache/internal.h"
-#include "cache/progress.h"
+#include "cache/meta.h"
 
 int meta_get_int(struct conn *conn, const char *name, int64_t *ret)
 {

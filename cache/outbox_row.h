@@ -7,7 +7,7 @@
 
 #include "cache/db.h"
 #include "cache/outbox.h"
-#include "cache/progress.h"
+#include "cache/region.h"
 
 /* The state column: a stage (OUTBOX_UPLOAD to OUTBOX_OBJECT), and this added when it is parked. */
 enum { STAGE_MASK = 3, PARKED = 4 };

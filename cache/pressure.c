@@ -11,8 +11,8 @@
 #include <errno.h>
 
 #include "cache/internal.h"
-#include "cache/progress.h"
 #include "cache/record.h"
+#include "cache/region.h"
 #include "cache/tally.h"
 #include "src/base/metrics.h"
 

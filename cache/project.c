@@ -22,9 +22,9 @@
 
 #include <errno.h>
 
+#include "cache/conflict.h"
 #include "cache/hidden.h"
 #include "cache/internal.h"
-#include "cache/progress.h"
 #include "cache/refresh.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"

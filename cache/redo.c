@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "src/base/buf.h"
 #include "src/base/random.h"
 

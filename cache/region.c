@@ -9,13 +9,13 @@
  * (resync.c) likewise; seed_after tells how far that got. What changes meanwhile gets its rows as
  * ever.
  */
-#include "cache/progress.h"
 
 #include <errno.h>
 
 #include "cache/internal.h"
 #include "cache/object_seen.h"
 #include "cache/outbox.h"
+#include "cache/region.h"
 #include "cache/replication.h"
 #include "cache/upload_record.h"
 

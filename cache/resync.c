@@ -16,6 +16,7 @@
 
 #include "cache/internal.h"
 #include "cache/outbox.h"
+#include "cache/region.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"

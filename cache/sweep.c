@@ -25,6 +25,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "src/base/log.h"
 
 #define DIRECTORIES 256

@@ -16,6 +16,7 @@
 #include "cache/acl.h"
 #include "cache/entry.h"
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "src/base/clock.h"
 
 #define VALUE_MAX ((size_t)64 << 10)

@@ -39,8 +39,10 @@
 
 #include <errno.h>
 
+#include "cache/conflict.h"
 #include "cache/content_delta.h"
 #include "cache/file.h"
+#include "cache/held.h"
 #include "cache/journal.h"
 #include "cache/outbox.h"
 #include "cache/project.h"

@@ -21,6 +21,7 @@
 #include "cache/journal.h"
 #include "cache/outbox.h"
 #include "cache/progress.h"
+#include "cache/region.h"
 #include "cache/tree.h"
 #include "replicator/merge.h"
 #include "replicator/seal.h"

@@ -1,7 +1,7 @@
 /* Which rows of the outbox come next: rounds over a backlog, and the shares of the workers. */
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
-#include "cache/progress.h"
 #include "replicator/lanes.h"
 
 #define MIB (UINT64_C(1) << 20)

@@ -5,6 +5,8 @@
 
 #include <stdatomic.h>
 
+#include "cache/conflict.h"
+#include "cache/held.h"
 #include "src/base/metrics.h"
 #include "src/base/random.h"
 #include "src/base/thread.h"

@@ -1,8 +1,8 @@
 /* The outbox beside a naive model, its life cycle, its totals, and what it costs with many rows. */
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/replication.h"
 
 #define REGIONS 2

@@ -1,4 +1,8 @@
 /* Regions that come, go and return; cursors, watermarks, conflicts, held records, settings. */
+#include "cache/conflict.h"
+#include "cache/held.h"
+#include "cache/meta.h"
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"

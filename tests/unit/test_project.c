@@ -4,8 +4,8 @@
 
 #include <fcntl.h>
 
+#include "cache/conflict.h"
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/project.h"
 #include "cache/replication.h"
 

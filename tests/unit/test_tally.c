@@ -1,9 +1,9 @@
 /* What a transaction adds up: totals, heads and counters are right when it ends, however many
  * directories it touched, and nothing of it outlives a rollback. */
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/replication.h"
 
 #define DIRS 1500 /* several times what the tally holds */

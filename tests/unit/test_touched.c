@@ -1,8 +1,8 @@
 /* Marks of keys whose objects are to be looked at again. */
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 
 static unsigned regions[1];
 

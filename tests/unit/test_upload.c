@@ -1,9 +1,9 @@
 /* Large objects in parts, against a store in memory that fails where it is told to. */
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/content_map.h"
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/upload_record.h"
 #include "replicator/object.h"
 #include "replicator/store/layers.h"

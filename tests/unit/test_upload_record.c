@@ -1,8 +1,8 @@
 /* Records of uploads in parts. */
+#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/upload_record.h"
 
 static unsigned regions[2];
