@@ -127,7 +127,7 @@ static int is_seeding(struct conn *conn, bool *ret)
 	return 0;
 }
 
-/* A row of the outbox may want content that it finds under another name of the file only (project.c), or
+/* A row of the outbox may want content that it finds under another name of the file only (project_link.c), or
  * found under one that it has no more. */
 static int check_links(struct subject *s)
 {

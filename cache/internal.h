@@ -372,7 +372,7 @@ int link_id_find(
 int link_absorb(struct conn *conn, uint64_t into, uint64_t from) MUST_CHECK;
 
 /* Gives a detached inode (nlink 0; it may be open) a name again, as inode_detach took it. For
- * project.c: a hidden file that comes back. -EEXIST when the name is taken. */
+ * project_place.c: a hidden file that comes back. -EEXIST when the name is taken. */
 int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
 /* Deletes a detached inode: row, xattrs, and at commit its content. For the conflict list, too. */
 int inode_delete(struct conn *conn, uint64_t ino) MUST_CHECK;

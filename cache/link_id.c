@@ -2,7 +2,7 @@
  * Which file an inode is: what makes several names one inode on every server.
  *
  * Two names share an inode exactly when their entries carry the same link id, kind and content
- * (project.c sees to it). So the id is made with the second name, stands in the entry of every
+ * (project_link.c sees to it). So the id is made with the second name, stands in the entry of every
  * name, and an inode keeps it for as long as it lives. While the names of one file have different
  * contents, because some of their records have not come yet or lost, there is an inode for each
  * content, all with that id: the table is looked up by id and content. Two of the same sealed content
