@@ -111,6 +111,8 @@ static inline int servers_teardown(void **state)
 	return 0;
 }
 
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
+
 /* ---- what applications do ---- */
 
 static inline uint64_t ino_of(struct server *s, struct slice key)
@@ -196,7 +198,23 @@ static inline void do_touch(struct server *s, const char *path, int64_t mtime_ns
 	assert_int_equal(tree_setattr(s->cache, ino_of(s, slice_of(path)), SET_MTIME, &v, &i), 0);
 }
 
+static inline void do_link(struct server *s, const char *from, const char *to)
+{
+	struct inode i;
+
+	assert_int_equal(
+		tree_link(s->cache, ino_of(s, slice_of(from)), ROOT_INO, slice_of(to), &i), 0);
+}
+
 /* ---- what is there ---- */
+
+static inline struct inode inode_at(struct server *s, const char *path)
+{
+	struct inode i = {0};
+
+	assert_int_equal(tree_getattr(s->cache, ino_of(s, slice_of(path)), &i), 0);
+	return i;
+}
 
 #define REMOTE "(remote)"
 

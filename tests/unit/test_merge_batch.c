@@ -350,14 +350,6 @@ static void new_file_that_cannot_be_sealed_is_kept(void **state)
 	assert_converged(&s[0], &s[1]);
 }
 
-static void do_link(struct server *s, const char *from, const char *to)
-{
-	struct inode i;
-
-	assert_int_equal(
-		tree_link(s->cache, ino_of(s, slice_of(from)), ROOT_INO, slice_of(to), &i), 0);
-}
-
 /* What is open for writing and sealed is the file of the entry, though its row has no size yet. */
 static void file_that_is_open_gets_another_name(void **state)
 {
@@ -784,8 +776,6 @@ static void at_once(void **state)
 	assert_content(&s[1], "own", "mine 148");
 	assert_converged(&s[0], &s[1]);
 }
-
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
 
 int main(void)
 {
