@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cache/conflict.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/outbox.h"
@@ -284,6 +285,17 @@ static inline uint64_t journal_rows(struct server *s)
 	assert_int_equal(journal_stats(conn, &stats), 0);
 	cache_read_end(conn);
 	return stats.rows;
+}
+
+static inline uint64_t conflicts(struct server *s)
+{
+	struct conn *conn;
+	uint64_t n;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	cache_read_end(conn);
+	return n;
 }
 
 static inline struct outbox_stats outbox(struct server *s)
