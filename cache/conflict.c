@@ -29,8 +29,6 @@ int conflict_add(struct conn *conn, struct slice key, const struct entry *loser,
 				 " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?4 <> 0 OR NOT EXISTS("
 				 "SELECT 1 FROM conflict INDEXED BY conflict_key WHERE key = ?1"
 				 " AND loser = ?2 AND reason <> 'hidden')");
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_slice(s, 2, (struct slice){(const char *)lost.data, lost.len});
 	bind_slice(s, 3, (struct slice){(const char *)won.data, won.len});
@@ -70,8 +68,6 @@ static int next_conflict(struct conn *conn, uint64_t after_id, struct conflict *
 				     " WHERE id > ?1 AND reason <> 'hidden' ORDER BY id LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, after_id > INT64_MAX ? INT64_MAX : (int64_t)after_id);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -134,8 +130,6 @@ int conflict_newest(
 		conn, "SELECT loser, winner FROM conflict INDEXED BY conflict_key WHERE key = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	while ((r = conn_row(conn, s)) == 1) {
 		r = take_newer(s, over, &newest);

@@ -225,8 +225,11 @@ int conn_error(struct conn *conn)
 
 int conn_run(struct conn *conn, sqlite3_stmt *s)
 {
-	int code = sqlite3_step(s), r = 0;
+	int code, r = 0;
 
+	if (!s)
+		return conn_error(conn);
+	code = sqlite3_step(s);
 	if (code != SQLITE_DONE)
 		r = code == SQLITE_ROW ? -EIO : conn_error(conn);
 	else if (noting && !sqlite3_stmt_readonly(s))
@@ -237,8 +240,11 @@ int conn_run(struct conn *conn, sqlite3_stmt *s)
 
 int conn_row(struct conn *conn, sqlite3_stmt *s)
 {
-	int code = sqlite3_step(s), r;
+	int code, r;
 
+	if (!s)
+		return conn_error(conn);
+	code = sqlite3_step(s);
 	/* One that returns what it changed has done all of it with its first row, and is not
 	 * stepped for a second. */
 	if (noting && (code == SQLITE_ROW || code == SQLITE_DONE) && !sqlite3_stmt_readonly(s))
@@ -250,8 +256,41 @@ int conn_row(struct conn *conn, sqlite3_stmt *s)
 	return r;
 }
 
+int conn_run_int(struct conn *conn, const char *sql, int64_t value)
+{
+	sqlite3_stmt *s = conn_statement(conn, sql);
+
+	bind_int(s, 1, value);
+	return conn_run(conn, s);
+}
+
+int conn_number(struct conn *conn, sqlite3_stmt *s, uint64_t *ret)
+{
+	int r = conn_row(conn, s);
+
+	if (r == 1) {
+		*ret = (uint64_t)sqlite3_column_int64(s, 0);
+		sqlite3_reset(s);
+	}
+	return r;
+}
+
+int conn_exists(struct conn *conn, sqlite3_stmt *s, bool *ret)
+{
+	int r = conn_row(conn, s);
+
+	if (r < 0)
+		return r;
+	if (r == 1)
+		sqlite3_reset(s);
+	*ret = r == 1;
+	return 0;
+}
+
 void bind_int(sqlite3_stmt *s, int index, int64_t v)
 {
+	if (!s)
+		return;
 	if (noting)
 		redo_bind_int(noting, s, index, v);
 	sqlite3_bind_int64(s, index, v);
@@ -259,6 +298,8 @@ void bind_int(sqlite3_stmt *s, int index, int64_t v)
 
 void bind_text_n(sqlite3_stmt *s, int index, const char *text, size_t len)
 {
+	if (!s)
+		return;
 	if (noting)
 		redo_bind_bytes(noting, s, index, SQLITE_TEXT, text, len);
 	sqlite3_bind_text(s, index, text, (int)len, SQLITE_STATIC);
@@ -271,6 +312,8 @@ void bind_text(sqlite3_stmt *s, int index, const char *text)
 
 void bind_slice(sqlite3_stmt *s, int index, struct slice v)
 {
+	if (!s)
+		return;
 	if (noting)
 		redo_bind_bytes(noting, s, index, SQLITE_BLOB, v.p, v.len);
 	/* A NULL pointer would bind NULL. Lengths are bounded far below INT_MAX by every caller. */
@@ -309,9 +352,7 @@ struct cache *conn_cache(struct conn *conn)
 
 int conn_run_literal(struct conn *conn, const char *sql)
 {
-	sqlite3_stmt *s = conn_statement(conn, sql);
-
-	return s ? conn_run(conn, s) : conn_error(conn);
+	return conn_run(conn, conn_statement(conn, sql));
 }
 
 void conn_reset_all(struct conn *conn)
@@ -465,8 +506,6 @@ int conn_add(struct conn *conn, const char *sql, int64_t value, int64_t *sum)
 	sqlite3_stmt *s = conn_statement(conn, sql);
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, value);
 	r = conn_row(conn, s);
 	if (r <= 0)

@@ -43,8 +43,6 @@ static int start_empty(struct cache *c, struct record *rec, struct inode_row *ro
 	row->generation++;
 	s = conn_statement(conn, "UPDATE inode SET state = 1, dirty = 1, size = 0, generation = ?2,"
 				 " used = ?3 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)rec->ino);
 	bind_int(s, 2, (int64_t)row->generation);
 	bind_int(s, 3, (int64_t)atomic_load(&c->tick));
@@ -79,8 +77,6 @@ static int forget_content(struct cache *c, const struct inode_row *row)
 		return r;
 	s = conn_statement(
 		conn, "UPDATE inode SET state = 2 WHERE ino = ?1 AND dirty = 0 AND state = 1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)row->ino);
 	r = conn_run(conn, s);
 	if (!r && sqlite3_changes(conn->db) > 0)
@@ -225,8 +221,6 @@ static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 		return r;
 	if (!row.dirty) {
 		s = conn_statement(conn, "UPDATE inode SET dirty = 1 WHERE ino = ?1");
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, (int64_t)rec->ino);
 		r = conn_run(conn, s);
 		if (r)

@@ -19,13 +19,10 @@
 /* A detached inode is done with the key that inode_detach left in its row. */
 static int clear_displaced(struct conn *conn, uint64_t ino)
 {
-	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET name = x'' WHERE ino = ?1"
-					       " AND nlink = 0 AND name <> x''");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	return conn_run(conn, s);
+	return conn_run_int(conn,
+		"UPDATE inode SET name = x'' WHERE ino = ?1"
+		" AND nlink = 0 AND name <> x''",
+		(int64_t)ino);
 }
 
 /* What a writer wrote after a remote change had taken the name is a version that lost. */
@@ -63,18 +60,9 @@ static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT 1 FROM conflict WHERE ino = ?1 AND ino <> 0 LIMIT 1");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	if (r)
-		sqlite3_reset(s);
-	*ret = r == 1;
-	return 0;
+	return conn_exists(conn, s, ret);
 }
 
 /* The last open of a detached inode ended: it goes, unless a conflict keeps it. */

@@ -37,8 +37,6 @@ static int update_row(
 					       " ctime_ns = max(ctime_ns, ?5), generation = ?4"
 					       " WHERE ino = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)rec->ino);
 	bind_int(s, 2, st->st_size);
 	bind_int(s, 3, stat_mtime_ns(st));
@@ -52,8 +50,6 @@ static int update_dirty(struct conn *conn, uint64_t ino, bool dirty)
 {
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET dirty = ?2 WHERE ino = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, dirty);
 	return conn_run(conn, s);

@@ -17,8 +17,6 @@ static int held_already(struct conn *conn, struct slice key, struct slice record
 					       " WHERE key = ?1 AND record = ?2 LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_slice(s, 2, record);
 	r = conn_row(conn, s);
@@ -42,8 +40,6 @@ int held_add(struct conn *conn, struct slice key, int64_t due_ms, const void *re
 	if (count >= HELD_MAX)
 		return -EDQUOT;
 	s = conn_statement(conn, "INSERT INTO held(key, due_ms, record) VALUES(?1, ?2, ?3)");
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_int(s, 2, due_ms);
 	bind_slice(s, 3, bytes);
@@ -65,8 +61,6 @@ int held_due(struct conn *conn, int64_t now_ms, unsigned limit, held_fn fn, void
 		struct slice bytes;
 		int r;
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, now_ms);
 		bind_int(s, 2, due_ms);
 		bind_int(s, 3, id);
@@ -93,8 +87,6 @@ int held_remove(struct conn *conn, uint64_t id)
 	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM held WHERE id = ?1 RETURNING 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)id);
 	r = conn_row(conn, s);
 	if (r <= 0)

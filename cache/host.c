@@ -78,8 +78,6 @@ static int identity(struct cache *c, const char *host, int64_t *ret)
 
 static int run(struct conn *conn, sqlite3_stmt *s, uint64_t node)
 {
-	if (!s)
-		return conn_error(conn);
 	if (node)
 		bind_int(s, 1, (int64_t)node);
 	return conn_run(conn, s);

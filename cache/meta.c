@@ -9,8 +9,6 @@ int meta_get_int(struct conn *conn, const char *name, int64_t *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM meta WHERE name = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_text(s, 1, name);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -26,8 +24,6 @@ int meta_set_int(struct conn *conn, const char *name, int64_t value)
 		conn_statement(conn, "INSERT INTO meta(name, value) VALUES(?1, ?2)"
 				     " ON CONFLICT(name) DO UPDATE SET value = excluded.value");
 
-	if (!s)
-		return conn_error(conn);
 	bind_text(s, 1, name);
 	bind_int(s, 2, value);
 	return conn_run(conn, s);
@@ -38,8 +34,6 @@ int meta_get_text(struct conn *conn, const char *name, char *value, size_t size)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM meta WHERE name = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_text(s, 1, name);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -54,8 +48,6 @@ int meta_set_text(struct conn *conn, const char *name, const char *value)
 	sqlite3_stmt *s =
 		conn_statement(conn, "INSERT OR REPLACE INTO meta(name, value) VALUES(?1, ?2)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_text(s, 1, name);
 	bind_text(s, 2, value);
 	return conn_run(conn, s);

@@ -52,8 +52,6 @@ int outbox_region_ids(struct conn *conn, unsigned ids[REGION_MAX], unsigned *cou
 	int r;
 
 	_Static_assert(REGION_MAX == 8, "the statement's limit");
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		ids[n++] = (unsigned)sqlite3_column_int(s, 0);
 		if (n == REGION_MAX) {
@@ -327,8 +325,6 @@ int outbox_drop_some(
 		struct stored_row old;
 		int r;
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, region);
 		r = conn_row(conn, s);
 		if (r < 0)
@@ -365,8 +361,6 @@ int outbox_clear(struct conn *conn, unsigned region)
 		sqlite3_stmt *s = conn_statement(conn, sql[i]);
 		int r;
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, region);
 		r = conn_run(conn, s);
 		if (r)

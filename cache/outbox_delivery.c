@@ -122,8 +122,6 @@ static int unpark_one(struct conn *conn, unsigned region)
 	struct key key;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -148,8 +146,6 @@ int outbox_retry_now(struct conn *conn, unsigned region, bool parked)
 				     " WHERE region = ?1 AND next_at_ms > 0");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_run(conn, s);
 	if (r || !parked)

@@ -85,8 +85,6 @@ int outbox_row_find(struct conn *conn, unsigned region, struct slice key, struct
 					       " WHERE region = ?1 AND key = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	r = conn_row(conn, s);
@@ -142,8 +140,6 @@ static int insert_row(
 		" ?18, ?19, ?20)"
 		" ON CONFLICT(region, key) DO NOTHING");
 
-	if (!s)
-		return conn_error(conn);
 	bind_row(s, row);
 	bind_int(s, 17, region);
 	bind_slice(s, 18, key);
@@ -160,20 +156,13 @@ static int update_row(struct conn *conn, const struct stored_row *row)
 				     "?11, next_at_ms = ?12, error = ?13, moved_from = ?14,"
 				     " moved_to = ?15, base = ?16, unfetched = ?20 WHERE id = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_row(s, row);
 	return conn_run(conn, s);
 }
 
 static int delete_row(struct conn *conn, int64_t id)
 {
-	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM outbox WHERE id = ?1");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, id);
-	return conn_run(conn, s);
+	return conn_run_int(conn, "DELETE FROM outbox WHERE id = ?1", id);
 }
 
 /* ---- totals and heads ---- */
@@ -234,8 +223,6 @@ static int next_waiting(
 				     " WHERE region = ?1 AND state = 1 AND moved_to = ?2 LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	r = conn_row(conn, s);

@@ -18,8 +18,6 @@ static int oldest_in(
 				     " WHERE region = ?1 AND state = ?2 ORDER BY first LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, state);
 	r = conn_row(conn, s);
@@ -37,8 +35,6 @@ static int read_totals(struct conn *conn, unsigned region, struct outbox_stats *
 					       " WHERE id = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -93,18 +89,10 @@ static int waiting_in(struct conn *conn, unsigned region, struct slice key,
 	}
 	s = conn_statement(conn, "SELECT 1 FROM outbox INDEXED BY outbox_key"
 				 " WHERE region = ?1 AND key >= ?2 AND key < ?3 LIMIT 1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key_range_low(range));
 	bind_slice(s, 3, key_range_high(range));
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r == 1;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	return conn_exists(conn, s, ret);
 }
 
 int outbox_waiting(struct conn *conn, struct slice key, uint64_t *regions)

@@ -23,8 +23,6 @@ int region_progress_get(struct conn *conn, unsigned region, struct region_progre
 	struct region_progress p = {0};
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -45,8 +43,6 @@ int region_progress_set(struct conn *conn, unsigned region, const struct region_
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE region SET sent_seq = ?2, sent_name = ?3,"
 					       " pending_name = ?4 WHERE id = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)p->sent_seq);
 	bind_text(s, 3, p->sent_name);
@@ -61,8 +57,6 @@ int cursor_get(struct conn *conn, unsigned region, char name[SEGMENT_NAME_SIZE])
 	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM cursor WHERE region = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -83,8 +77,6 @@ int cursor_set(struct conn *conn, unsigned region, const char *name)
 
 	if (strlen(name) >= SEGMENT_NAME_SIZE)
 		return -EINVAL;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_text(s, 2, name);
 	return conn_run(conn, s);
@@ -97,8 +89,6 @@ int watermark_get(struct conn *conn, unsigned region, uint64_t node, uint64_t *s
 					       " WHERE region = ?1 AND node = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)node);
 	r = conn_row(conn, s);
@@ -124,8 +114,6 @@ int watermark_set(struct conn *conn, unsigned region, uint64_t node, uint64_t se
 
 	if (strlen(name) >= SEGMENT_NAME_SIZE)
 		return -EINVAL;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)node);
 	bind_int(s, 3, (int64_t)seq);
@@ -135,15 +123,10 @@ int watermark_set(struct conn *conn, unsigned region, uint64_t node, uint64_t se
 
 static int prune_bad_segments(struct conn *conn)
 {
-	sqlite3_stmt *s =
-		conn_statement(conn, "DELETE FROM bad_segment WHERE (region, name) IN (SELECT "
-				     "region, name FROM bad_segment"
-				     " ORDER BY at_ms DESC, region, name LIMIT -1 OFFSET ?1)");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, BAD_SEGMENT_MAX);
-	return conn_run(conn, s);
+	return conn_run_int(conn,
+		"DELETE FROM bad_segment WHERE (region, name) IN (SELECT region, name FROM bad_segment"
+		" ORDER BY at_ms DESC, region, name LIMIT -1 OFFSET ?1)",
+		BAD_SEGMENT_MAX);
 }
 
 int bad_segment_add(struct conn *conn, unsigned region, const char *name, const char *reason)
@@ -153,8 +136,6 @@ int bad_segment_add(struct conn *conn, unsigned region, const char *name, const 
 				     " VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING RETURNING 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	sqlite3_bind_text(s, 2, name, (int)strnlen(name, KEY_MAX), SQLITE_STATIC);
 	sqlite3_bind_text(s, 3, reason, (int)strnlen(reason, REASON_MAX), SQLITE_STATIC);

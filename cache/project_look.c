@@ -48,8 +48,6 @@ int look_set_implied(struct conn *conn, uint64_t parent, uint64_t ino, bool impl
 			conn, "INSERT OR IGNORE INTO implied(parent, ino) VALUES(?1, ?2)");
 	else
 		s = conn_statement(conn, "DELETE FROM implied WHERE parent = ?1 AND ino = ?2");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_int(s, 2, (int64_t)ino);
 	return conn_run(conn, s);
@@ -69,18 +67,10 @@ static int next_implied(struct conn *conn, uint64_t parent, uint64_t *ino)
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT ino FROM implied WHERE parent = ?1 AND ino > ?2"
 				     " ORDER BY ino LIMIT 1");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_int(s, 2, (int64_t)*ino);
-	r = conn_row(conn, s);
-	if (r == 1) {
-		*ino = (uint64_t)sqlite3_column_int64(s, 0);
-		sqlite3_reset(s);
-	}
-	return r;
+	return conn_number(conn, s, ino);
 }
 
 void look_invalidate(struct conn *conn, uint64_t ino)

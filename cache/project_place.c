@@ -128,8 +128,6 @@ int place_note_shadowing(struct place *p, const struct entry *e)
 		p->conn, over ? "INSERT OR REPLACE INTO shadowing(ino, key) VALUES(?1, ?2)"
 			      : "DELETE FROM shadowing WHERE ino = ?1");
 
-	if (!s)
-		return conn_error(p->conn);
 	bind_int(s, 1, (int64_t)p->now.ino);
 	if (over)
 		sqlite3_bind_blob(s, 2, p->key.p, (int)p->key.len, SQLITE_STATIC);
@@ -140,19 +138,10 @@ int project_shadowing(struct conn *conn, struct slice key, uint64_t ino, bool *r
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT 1 FROM shadowing WHERE ino = ?1 AND key = ?2");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	sqlite3_bind_blob(s, 2, key.p, (int)key.len, SQLITE_STATIC);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r == 1;
-	if (r == 1)
-		sqlite3_reset(s);
-	return 0;
+	return conn_exists(conn, s, ret);
 }
 
 /* ---- making ---- */

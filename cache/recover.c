@@ -48,8 +48,6 @@ static int read_batch(struct conn *conn, sqlite3_stmt *s, uint64_t after, struct
 	int r;
 
 	b->count = 0;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)after);
 	bind_int(s, 2, BATCH);
 	while ((r = conn_row(conn, s)) > 0)
@@ -110,8 +108,6 @@ static int record_hash(struct conn *conn, uint64_t ino, const uint8_t hash[SHA25
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = generation,"
 					       " dirty = 0 WHERE ino = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	sqlite3_bind_blob(s, 2, hash, SHA256_SIZE, SQLITE_STATIC);
 	return conn_run(conn, s);
@@ -133,8 +129,6 @@ static int name_of(struct conn *conn, uint64_t ino, struct key *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)

@@ -23,16 +23,6 @@
 
 /* ---- regions ---- */
 
-static int run_region(struct conn *conn, const char *sql, unsigned region)
-{
-	sqlite3_stmt *s = conn_statement(conn, sql);
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, region);
-	return conn_run(conn, s);
-}
-
 struct region {
 	unsigned id;
 	char name[REGION_NAME_SIZE];
@@ -46,8 +36,6 @@ static int load_regions(struct conn *conn, struct region list[REGION_MAX], unsig
 	unsigned n = 0;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		int64_t id = sqlite3_column_int64(s, 0);
 
@@ -100,14 +88,14 @@ static int retire(struct conn *conn, const struct region *region)
 	int r = 0;
 
 	for (size_t i = 0; !r && i < ARRAY_SIZE(sql); i++)
-		r = run_region(conn, sql[i], region->id);
+		r = conn_run_int(conn, sql[i], region->id);
 	if (!r)
 		r = outbox_clear(conn, region->id);
 	if (!r)
 		r = upload_record_clear(conn, region->id);
 	if (!r)
 		r = object_seen_clear(conn, region->id);
-	return r ? r : run_region(conn, "DELETE FROM region WHERE id = ?1", region->id);
+	return r ? r : conn_run_int(conn, "DELETE FROM region WHERE id = ?1", region->id);
 }
 
 static int retire_unwanted(
@@ -136,8 +124,6 @@ static int retired_id(struct conn *conn, const char *name, int64_t *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT id FROM retired_region WHERE name = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_text(s, 1, name);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -162,8 +148,6 @@ static int insert_region(struct conn *conn, unsigned id, const char *name, bool 
 		sqlite3_stmt *s = conn_statement(conn, sql[i]);
 		int r;
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, id);
 		bind_text(s, 2, name);
 		if (i == 0)
@@ -300,8 +284,6 @@ static int set_seed_after(struct conn *conn, unsigned region, const struct slice
 {
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE region SET seed_after = ?2 WHERE id = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	if (after)
 		bind_slice(s, 2, *after);
@@ -315,8 +297,6 @@ static int seed_after(struct conn *conn, unsigned region, struct key *ret)
 					       " AND seed_after IS NOT NULL");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r == 1) {
@@ -334,8 +314,6 @@ static int read_resync(struct seeding *seeding)
 		" RETURNING resync = 2, resync_from");
 	int r;
 
-	if (!s)
-		return conn_error(seeding->conn);
 	bind_int(s, 1, seeding->region);
 	bind_int(s, 2, SEED_BATCH);
 	r = conn_row(seeding->conn, s);

@@ -174,8 +174,6 @@ static int count_rows(struct conn *conn, uint64_t *cursor, struct totals *t)
 	unsigned n = 0;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)*cursor);
 	bind_int(s, 2, ROWS);
 	while ((r = conn_row(conn, s)) > 0) {
@@ -235,16 +233,9 @@ static bool parse_name(const char *name, uint64_t *ino)
 int sweep_owned(struct conn *conn, uint64_t ino, bool *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM inode WHERE ino = ?1 AND state = 1");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r > 0)
-		sqlite3_reset(s);
-	*ret = r > 0;
-	return r < 0 ? r : 0;
+	return conn_exists(conn, s, ret);
 }
 
 static int remove_if_stray(struct cache *c, uint64_t ino)
