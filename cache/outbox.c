@@ -249,51 +249,45 @@ int outbox_enqueue_in(struct conn *conn, unsigned region, const struct outbox_ch
 	return r ? r : enqueue_region(conn, region, change, number);
 }
 
+/* Unless the region has a row for the key. */
+static int add_missing(struct conn *conn, unsigned region, const struct outbox_change *change)
+{
+	struct stored_row old, row;
+	uint64_t number;
+	bool added;
+	int r = outbox_row_find(conn, region, change->key, &old);
+
+	if (r || old.id)
+		return r;
+	r = counter_add(conn, COUNTER_ORDER, 1, &number);
+	if (r)
+		return r;
+	row = new_row(change, number);
+	return outbox_row_add(conn, region, change->key, &row, &added);
+}
+
 int outbox_seed(struct conn *conn, unsigned region, struct slice key, const struct entry *e)
 {
-	struct outbox_change change = {
+	const struct outbox_change change = {
 		.key = key,
 		.stamp = entry_stamp(e),
 		.size = e->kind == KIND_FILE ? e->size : 0,
 		.upload = e->kind == KIND_FILE && e->size > OUTBOX_INLINE_MAX,
 	};
-	struct stored_row old, row;
-	uint64_t number;
-	bool added;
-	int r;
 
-	if (change.size > INT64_MAX)
-		return -EIO;
-	r = outbox_row_find(conn, region, key, &old);
-	if (r || old.id)
-		return r;
-	r = counter_add(conn, COUNTER_ORDER, 1, &number);
-	if (r)
-		return r;
-	row = new_row(&change, number);
-	return outbox_row_add(conn, region, key, &row, &added);
+	return change.size > INT64_MAX ? -EIO : add_missing(conn, region, &change);
 }
 
 int outbox_repair(struct conn *conn, unsigned region, struct slice key, const struct entry *e)
 {
-	struct outbox_change change = {
+	const struct outbox_change change = {
 		.key = key,
 		.stamp = entry_stamp(e),
 		.size = e->kind == KIND_FILE ? e->size : 0,
 		.object_only = true,
 	};
-	struct stored_row old, row;
-	uint64_t number;
-	bool added;
-	int r = outbox_row_find(conn, region, key, &old);
 
-	if (r || old.id)
-		return r;
-	r = counter_add(conn, COUNTER_ORDER, 1, &number);
-	if (r)
-		return r;
-	row = new_row(&change, number);
-	return outbox_row_add(conn, region, key, &row, &added);
+	return add_missing(conn, region, &change);
 }
 
 int outbox_drop(struct conn *conn, struct slice key)
@@ -326,15 +320,11 @@ int outbox_drop_some(
 		int r;
 
 		bind_int(s, 1, region);
-		r = conn_row(conn, s);
+		r = outbox_row_first(conn, s, &key, &old);
 		if (r < 0)
 			return r;
 		if (r == 0)
 			break;
-		r = key_set(&key, column_slice(s, 1)) ? outbox_row_read(s, &old) : -EIO;
-		sqlite3_reset(s);
-		if (r)
-			return r;
 		if (old.since_ms < *oldest_ms)
 			*oldest_ms = old.since_ms;
 		if (hlc_ms(old.stamp.time) < *oldest_ms)

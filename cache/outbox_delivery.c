@@ -7,7 +7,6 @@
  */
 #include "cache/outbox_row.h"
 
-#include <errno.h>
 #include <stdio.h>
 
 /* old->id is 0 when the row is gone or has another stamp. */
@@ -123,12 +122,8 @@ static int unpark_one(struct conn *conn, unsigned region)
 	int r;
 
 	bind_int(s, 1, region);
-	r = conn_row(conn, s);
+	r = outbox_row_first(conn, s, &key, &old);
 	if (r <= 0)
-		return r;
-	r = key_set(&key, column_slice(s, 1)) ? outbox_row_read(s, &old) : -EIO;
-	sqlite3_reset(s);
-	if (r)
 		return r;
 	row = old;
 	row.state &= STAGE_MASK;

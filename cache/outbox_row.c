@@ -26,7 +26,7 @@ uint64_t outbox_dir_hash(struct slice key)
 
 /* ---- rows ---- */
 
-int outbox_row_read(sqlite3_stmt *s, struct stored_row *ret)
+static int read_row(sqlite3_stmt *s, struct stored_row *ret)
 {
 	const char *error = (const char *)sqlite3_column_text(s, 14);
 
@@ -59,7 +59,7 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 {
 	struct stored_row row;
 
-	if (outbox_row_read(s, &row) || !key_set(&ret->key, column_slice(s, 1)))
+	if (read_row(s, &row) || !key_set(&ret->key, column_slice(s, 1)))
 		return -EIO;
 	ret->stamp = row.stamp;
 	ret->state = row.state & PARKED ? OUTBOX_PARKED : (enum outbox_state)row.state;
@@ -79,6 +79,19 @@ int outbox_row_export(sqlite3_stmt *s, struct outbox_row *ret)
 	return 0;
 }
 
+int outbox_row_first(
+	struct conn *conn, sqlite3_stmt *s, struct key *key, struct stored_row *ret)
+{
+	int r = conn_row(conn, s);
+
+	if (r != 1)
+		return r;
+	*ret = (struct stored_row){0};
+	r = key && !key_set(key, column_slice(s, 1)) ? -EIO : read_row(s, ret);
+	sqlite3_reset(s);
+	return r ? r : 1;
+}
+
 int outbox_row_find(struct conn *conn, unsigned region, struct slice key, struct stored_row *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox"
@@ -87,15 +100,10 @@ int outbox_row_find(struct conn *conn, unsigned region, struct slice key, struct
 
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = (struct stored_row){0};
-	if (r) {
-		r = outbox_row_read(s, ret);
-		sqlite3_reset(s);
-	}
-	return r;
+	r = outbox_row_first(conn, s, NULL, ret);
+	if (r == 0)
+		*ret = (struct stored_row){0};
+	return r < 0 ? r : 0;
 }
 
 static void bind_row(sqlite3_stmt *s, const struct stored_row *row)
@@ -221,16 +229,10 @@ static int next_waiting(
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_moved"
 				     " WHERE region = ?1 AND state = 1 AND moved_to = ?2 LIMIT 1");
-	int r;
 
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
-	r = conn_row(conn, s);
-	if (r != 1)
-		return r;
-	r = outbox_row_read(s, ret);
-	sqlite3_reset(s);
-	return r ? r : 1;
+	return outbox_row_first(conn, s, NULL, ret);
 }
 
 int outbox_row_change(struct conn *conn, unsigned region, struct slice key,

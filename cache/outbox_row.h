@@ -43,8 +43,10 @@ static inline bool state_announced(int state)
 	return (state & STAGE_MASK) == OUTBOX_OBJECT;
 }
 
-/* From the columns of ROW_COLUMNS. -EIO for what cannot be ours. */
-int outbox_row_read(sqlite3_stmt *s, struct stored_row *ret) MUST_CHECK;
+/* The first row that s finds, which selects ROW_COLUMNS: 1 with it (key may be NULL), 0 when there is none,
+ * or -errno; -EIO for what cannot be ours. Resets s. */
+int outbox_row_first(struct conn *conn, sqlite3_stmt *s, struct key *key,
+	struct stored_row *ret) MUST_CHECK;
 /* ret->id is 0 when the key has none. */
 int outbox_row_find(
 	struct conn *conn, unsigned region, struct slice key, struct stored_row *ret) MUST_CHECK;
