@@ -388,6 +388,44 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	return s->requests;
 }
 
+/* Tells what so many seeds are certain to meet and did not. */
+static bool all_met(uint64_t seeds, uint64_t requests)
+{
+	const struct {
+		uint64_t from; /* so many seeds */
+		bool met;
+		const char *otherwise;
+	} wanted[] = {
+		{0, requests > 0, "no request was made: nothing was simulated"},
+		{100, sim_order_checks() > 0, "no two files' order was compared"},
+		{100, sim_marker_checks() > 0, "no wandering file was looked at"},
+		{100, pairs > 0, "no two names had to be one inode"},
+		{100, sim_unseen_checks() > 0, "nothing was written unseen"},
+		{100, sim_durability_kept() > 0, "no fsync waited for regions"},
+		{100, sim_flow_happened(),
+			"no region was left for another, or nothing copied in a bucket or between two"},
+		{100, sim_lazy_happened(), "no file was read by ranges to its end"},
+		{500, sim_lazy_refused(), "no wrong bytes came"},
+		{100, sim_optional_happened(), "no optional region was given up and came back"},
+		{100, sim_foreign_found() > 0, "no scan found anything"},
+		{100, metric_get(METRIC_CONTENT_EVICTED) > 0, "nothing was evicted"},
+		{100, metric_get(METRIC_CHECKPOINTS_WRITTEN) > 0, "no checkpoint was written"},
+		{100, metric_get(METRIC_CHECKPOINTS_LOADED) > 0, "no checkpoint was loaded"},
+		{100, metric_get(METRIC_SEGMENTS_REMOVED) > 0, "no segment was removed"},
+		{100, metric_get(METRIC_BYTES_COPIED) > 0, "no part of a changed object was copied"},
+		{100, metric_get(METRIC_DELTAS_APPLIED) > 0, "no delta was applied"},
+	};
+	bool all = true;
+
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		if (seeds < wanted[i].from || wanted[i].met)
+			continue;
+		fprintf(stderr, "sim: %s\n", wanted[i].otherwise);
+		all = false;
+	}
+	return all;
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t first = 1, seeds = 1000, requests = 0;
@@ -419,53 +457,8 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < seeds; i++)
 		requests += run_seed(first + i, verbose);
 	remove_work_dir();
-	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || sim_marker_checks() == 0 || pairs == 0 ||
-						      sim_unseen_checks() == 0))) {
-		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
+	if (!all_met(seeds, requests))
 		return 1;
-	}
-	if (seeds >= 100 && sim_durability_kept() == 0) {
-		fprintf(stderr, "sim: no fsync waited for regions\n");
-		return 1;
-	}
-	if (seeds >= 100 && !sim_flow_happened()) {
-		fprintf(stderr, "sim: no region was left for another, or nothing copied in a bucket or between two\n");
-		return 1;
-	}
-	if (seeds >= 100 && !sim_lazy_happened()) {
-		fprintf(stderr, "sim: no file was read by ranges to its end\n");
-		return 1;
-	}
-	if (seeds >= 500 && !sim_lazy_refused()) {
-		fprintf(stderr, "sim: no wrong bytes came\n");
-		return 1;
-	}
-	if (seeds >= 100 && !sim_optional_happened()) {
-		fprintf(stderr, "sim: no optional region was given up and came back\n");
-		return 1;
-	}
-	if (seeds >= 100 && sim_foreign_found() == 0) {
-		fprintf(stderr, "sim: no scan found anything\n");
-		return 1;
-	}
-	if (seeds >= 100 && metric_get(METRIC_CONTENT_EVICTED) == 0) {
-		fprintf(stderr, "sim: nothing was evicted\n");
-		return 1;
-	}
-	if (seeds >= 100 && (metric_get(METRIC_CHECKPOINTS_WRITTEN) == 0 ||
-				    metric_get(METRIC_CHECKPOINTS_LOADED) == 0 ||
-				    metric_get(METRIC_SEGMENTS_REMOVED) == 0)) {
-		fprintf(stderr, "sim: no checkpoint was written, none loaded, or no segment removed\n");
-		return 1;
-	}
-	if (seeds >= 100 && metric_get(METRIC_BYTES_COPIED) == 0) {
-		fprintf(stderr, "sim: no part of a changed object was copied\n");
-		return 1;
-	}
-	if (seeds >= 100 && metric_get(METRIC_DELTAS_APPLIED) == 0) {
-		fprintf(stderr, "sim: no delta was applied\n");
-		return 1;
-	}
 	printf("%" PRIu64 " seeds from %" PRIu64 ", %" PRIu64 " requests, %" PRIu64
 	       " pairs of names, %" PRIu64 " evictions, %" PRIu64 " checkpoints written, %" PRIu64
 	       " loaded, %" PRIu64 " segments removed, %" PRIu64 " promises: all converge\n",
