@@ -40,6 +40,24 @@ void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE])
 		(unsigned long long)ino);
 }
 
+bool content_ino(const char *name, uint64_t *ret)
+{
+	uint64_t v = 0;
+
+	if (strlen(name) != 16)
+		return false;
+	for (; *name; name++) {
+		if (*name >= '0' && *name <= '9')
+			v = v << 4 | (uint64_t)(*name - '0');
+		else if (*name >= 'a' && *name <= 'f')
+			v = v << 4 | (uint64_t)(*name - 'a' + 10);
+		else
+			return false;
+	}
+	*ret = v;
+	return true;
+}
+
 static int make_dir(struct cache *c, const char *name)
 {
 	char dir[3] = {name[0], name[1], '\0'};

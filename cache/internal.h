@@ -453,6 +453,8 @@ bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret);
 
 #define CONTENT_NAME_SIZE 24 /* "xx/0123456789abcdef" and NUL */
 void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE]);
+/* The inode of a file's name below xx/; false: it is no such name. */
+bool content_ino(const char *name, uint64_t *ret);
 /* Opens content/<xx>/<ino>; O_CREAT makes the directory when needed. A descriptor or -errno. */
 int content_file(struct cache *c, uint64_t ino, int flags) MUST_CHECK;
 void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothing there is fine */

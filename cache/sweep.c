@@ -212,24 +212,6 @@ static int count_step(struct cache *c)
 
 /* ---- strays ---- */
 
-static bool parse_name(const char *name, uint64_t *ino)
-{
-	uint64_t v = 0;
-
-	if (strlen(name) != 16)
-		return false;
-	for (; *name; name++) {
-		if (*name >= '0' && *name <= '9')
-			v = v << 4 | (uint64_t)(*name - '0');
-		else if (*name >= 'a' && *name <= 'f')
-			v = v << 4 | (uint64_t)(*name - 'a' + 10);
-		else
-			return false;
-	}
-	*ino = v;
-	return true;
-}
-
 int sweep_owned(struct conn *conn, uint64_t ino, bool *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM inode WHERE ino = ?1 AND state = 1");
@@ -286,7 +268,7 @@ static unsigned read_names(struct sweep *s, uint64_t *ino)
 
 	while (n < NAMES && (e = readdir(s->dir))) {
 		/* What is not ours by its name is left alone. */
-		if (parse_name(e->d_name, &ino[n]) && ino[n] < s->limit)
+		if (content_ino(e->d_name, &ino[n]) && ino[n] < s->limit)
 			n++;
 	}
 	qsort(ino, n, sizeof(*ino), compare);
