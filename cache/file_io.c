@@ -15,6 +15,7 @@
 #include <limits.h>
 
 #include "cache/partial.h"
+#include "src/base/io.h"
 
 int64_t file_seek(const struct file *f, uint64_t offset, int whence)
 {
@@ -33,39 +34,10 @@ int64_t file_seek(const struct file *f, uint64_t offset, int whence)
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset)
 {
 	struct partial *partial = file_partial(f);
-	int fd = file_fd(f);
-	size_t done = 0;
 
 	if (partial && !partial_has(partial, offset, n))
 		return -EREMOTE;
-	while (done < n) {
-		ssize_t got = pread(fd, (char *)p + done, n - done, (off_t)(offset + done));
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			break;
-		done += (size_t)got;
-	}
-	return (ssize_t)done;
-}
-
-static int write_all(int fd, const void *p, size_t n, uint64_t offset)
-{
-	size_t done = 0;
-
-	while (done < n) {
-		ssize_t put = pwrite(fd, (const char *)p + done, n - done, (off_t)(offset + done));
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0)
-			return put < 0 ? -errno : -EIO;
-		done += (size_t)put;
-	}
-	return 0;
+	return io_read_at(file_fd(f), p, n, offset);
 }
 
 /* With rec->lock. */
@@ -82,7 +54,7 @@ static int write_locked(
 	if (offset > INT64_MAX || n > INT64_MAX - offset)
 		return -EFBIG;
 	record_changing(rec, offset, n);
-	r = write_all(fd, p, n, offset);
+	r = io_write_at(fd, p, n, offset);
 	if (!r)
 		pressure_wrote(c, rec, n,
 			offset + n > (uint64_t)st.st_size ? offset + n : (uint64_t)st.st_size);
