@@ -5,7 +5,6 @@
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/region.h"
 
 #define REGIONS 2
 #define FOREVER INT64_MAX
@@ -14,14 +13,7 @@ static unsigned regions[REGIONS];
 
 static inline int outbox_setup(void **state)
 {
-	static const char *const names[REGIONS] = {"east", "west"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, REGIONS, false, regions, &err);
+	return fixture_setup_regions(state, regions, REGIONS);
 }
 
 static uint64_t stamps;

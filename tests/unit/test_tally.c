@@ -1,6 +1,5 @@
 /* What a transaction adds up: totals, heads and counters are right when it ends, however many
  * directories it touched, and nothing of it outlives a rollback. */
-#include "cache/region.h"
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
@@ -12,14 +11,7 @@ static unsigned regions[2];
 
 static int setup(void **state)
 {
-	static const char *const names[] = {"east", "west"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, 2, false, regions, &err);
+	return fixture_setup_regions(state, regions, 2);
 }
 
 static void put(struct conn *conn, unsigned dir, const char *name, bool upload)

@@ -4,7 +4,6 @@
 
 #include "tests/unit/replica_fixture.h"
 
-#include "cache/region.h"
 #include "replicator/store/layers.h"
 #include "replicator/upload.h"
 #include "src/base/clock.h"
@@ -76,17 +75,13 @@ static inline void open_bucket(struct world *w, unsigned capabilities)
 
 static inline int world_setup(void **state)
 {
-	static const char *const names[] = {"east"};
 	struct world *w = calloc(1, sizeof(*w));
-	struct err err = {0};
 	void *fixture;
 
 	log_set_level(LOG_LEVEL_ERROR);
-	if (!w || fixture_setup(&fixture))
+	if (!w || fixture_setup_regions(&fixture, &w->region, 1))
 		return -1;
 	w->f = fixture;
-	if (region_register(w->f->cache, names, 1, false, &w->region, &err))
-		return -1;
 	w->fail_part_after = -1;
 	for (size_t i = 0; i < SIZE; i++)
 		w->body[i] = (char)(i * 2654435761u >> 24);
