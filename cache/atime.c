@@ -206,8 +206,6 @@ static int write_one(struct conn *conn, const struct atime *a)
 	if (!a->atime_ns || !is_current(conn->cache->atimes, a))
 		return 0;
 	s = conn_statement(conn, "UPDATE inode SET atime_ns = ?2 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)a->ino);
 	bind_int(s, 2, a->atime_ns);
 	return conn_run(conn, s);
@@ -220,8 +218,6 @@ static int write_used(struct conn *conn, const struct atime *a)
 	if (!a->used)
 		return 0;
 	s = conn_statement(conn, "UPDATE inode SET used = ?2 WHERE ino = ?1 AND used < ?2");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)a->ino);
 	bind_int(s, 2, (int64_t)a->used);
 	return conn_run(conn, s);

@@ -27,6 +27,7 @@
 #include "cache/content_parts.h"
 #include "cache/hashing.h"
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "cache/redo.h"
 #include "cache/schema.h"
 #include "src/base/clock.h"
@@ -144,8 +145,6 @@ static int put_root(struct conn *conn, const struct stat *owner)
 		" VALUES(1, 0, x'', ?1, ?2, ?3, 1, 0, ?4, 0, ?4, 0, 0, 0, 0, 0)");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, S_IFDIR | 0755);
 	bind_int(s, 2, owner->st_uid);
 	bind_int(s, 3, owner->st_gid);

@@ -25,6 +25,7 @@
 #include "cache/record.h"
 #include "cache/snapshot.h"
 #include "src/base/clock.h"
+#include "src/base/io.h"
 
 #define PROBES 8
 #define RESERVE_STEP (INT64_C(8) << 20)
@@ -38,6 +39,24 @@ void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE])
 {
 	snprintf(name, CONTENT_NAME_SIZE, "%02x/%016llx", (unsigned)(ino >> 8 & 0xff),
 		(unsigned long long)ino);
+}
+
+bool content_ino(const char *name, uint64_t *ret)
+{
+	uint64_t v = 0;
+
+	if (strlen(name) != 16)
+		return false;
+	for (; *name; name++) {
+		if (*name >= '0' && *name <= '9')
+			v = v << 4 | (uint64_t)(*name - '0');
+		else if (*name >= 'a' && *name <= 'f')
+			v = v << 4 | (uint64_t)(*name - 'a' + 10);
+		else
+			return false;
+	}
+	*ret = v;
+	return true;
 }
 
 static int make_dir(struct cache *c, const char *name)
@@ -253,22 +272,9 @@ uint64_t content_size(const struct content_reader *r)
 
 ssize_t content_read(struct content_reader *r, void *p, size_t n, uint64_t offset)
 {
-	size_t done = 0;
+	ssize_t got = io_read_at(r->fd, p, n, offset);
 
-	while (done < n) {
-		ssize_t got = pread(r->fd, (char *)p + done, n - done, (off_t)(offset + done));
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			break;
-		done += (size_t)got;
-	}
-	if (!still_version(r))
-		return -ESTALE;
-	return (ssize_t)done;
+	return got >= 0 && !still_version(r) ? -ESTALE : got;
 }
 
 void content_close(struct content_reader *r)
@@ -303,22 +309,11 @@ int content_begin(struct cache *c, struct content_writer *ret)
 
 int content_overwrite(struct content_writer *w, const void *p, size_t n, uint64_t offset)
 {
-	const char *at = p;
+	int r = io_write_at(w->fd, p, n, offset);
 
-	while (n > 0) {
-		ssize_t put = pwrite(w->fd, at, n, (off_t)offset);
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0)
-			return put < 0 ? -errno : -EIO;
-		at += put;
-		n -= (size_t)put;
-		offset += (uint64_t)put;
-		if (offset > w->size)
-			w->size = offset;
-	}
-	return 0;
+	if (!r && offset + n > w->size)
+		w->size = offset + n;
+	return r;
 }
 
 int content_append(struct content_writer *w, const void *p, size_t n)

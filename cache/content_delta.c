@@ -31,8 +31,6 @@ static int remove_oldest(struct conn *conn, int64_t *bytes)
 	int r;
 
 	*bytes = 0;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, REMOVED_AT_ONCE);
 	while ((r = conn_row(conn, s)) == 1)
 		*bytes += sqlite3_column_int64(s, 0);
@@ -47,8 +45,6 @@ static int add(struct conn *conn, const uint8_t *hash, uint64_t size, const uint
 		" ON CONFLICT(hash) DO NOTHING RETURNING 1");
 
 	*added = false;
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, hash_slice(hash));
 	bind_int(s, 2, (int64_t)size);
 	bind_slice(s, 3, hash_slice(base));
@@ -99,8 +95,6 @@ int content_delta_get(struct conn *conn, const uint8_t hash[SHA256_SIZE], uint64
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT size, base, delta FROM content_delta WHERE hash = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, hash_slice(hash));
 	int r = conn_row(conn, s);
 	if (r <= 0)

@@ -128,8 +128,6 @@ static int remove_maps(struct conn *conn, const char *sql, int64_t value, int64_
 	int r;
 
 	*any = false;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, value);
 	while ((r = conn_row(conn, s)) == 1) {
 		bytes += sqlite3_column_int64(s, 0);
@@ -151,8 +149,6 @@ static int add_map(struct conn *conn, const struct content_map *map, uint64_t in
 		" VALUES(?1, ?2, ?3, ?4, 0, ?5)");
 	size_t bytes = (size_t)map->count * CONTENT_MAP_HASH_SIZE;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, hash_slice(hash));
 	bind_int(s, 2, (int64_t)ino);
 	bind_int(s, 3, (int64_t)map->size);
@@ -166,8 +162,6 @@ static int is_known(struct conn *conn, const uint8_t hash[SHA256_SIZE], bool *re
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM content_map WHERE hash = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, hash_slice(hash));
 	int r = conn_row(conn, s);
 	if (r > 0)
@@ -230,8 +224,6 @@ int content_map_get(struct conn *conn, const uint8_t hash[SHA256_SIZE], struct c
 		conn_statement(conn, "SELECT size, bits, blocks FROM content_map WHERE hash = ?1");
 	struct content_map map = {0};
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, hash_slice(hash));
 	int r = conn_row(conn, s);
 	if (r <= 0)
@@ -263,8 +255,6 @@ int content_map_delivered(struct conn *conn, unsigned region, const uint8_t hash
 		"UPDATE content_map SET objects = iif(hash = ?1, objects | ?2, objects & ~?2)"
 		" WHERE ino = (SELECT ino FROM content_map WHERE hash = ?1)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, hash_slice(hash));
 	bind_int(s, 2, bit);
 	return conn_run(conn, s);

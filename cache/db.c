@@ -14,6 +14,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "cache/project.h"
 #include "cache/redo.h"
 #include "cache/tally.h"
@@ -224,8 +225,11 @@ int conn_error(struct conn *conn)
 
 int conn_run(struct conn *conn, sqlite3_stmt *s)
 {
-	int code = sqlite3_step(s), r = 0;
+	int code, r = 0;
 
+	if (!s)
+		return conn_error(conn);
+	code = sqlite3_step(s);
 	if (code != SQLITE_DONE)
 		r = code == SQLITE_ROW ? -EIO : conn_error(conn);
 	else if (noting && !sqlite3_stmt_readonly(s))
@@ -236,8 +240,11 @@ int conn_run(struct conn *conn, sqlite3_stmt *s)
 
 int conn_row(struct conn *conn, sqlite3_stmt *s)
 {
-	int code = sqlite3_step(s), r;
+	int code, r;
 
+	if (!s)
+		return conn_error(conn);
+	code = sqlite3_step(s);
 	/* One that returns what it changed has done all of it with its first row, and is not
 	 * stepped for a second. */
 	if (noting && (code == SQLITE_ROW || code == SQLITE_DONE) && !sqlite3_stmt_readonly(s))
@@ -249,8 +256,41 @@ int conn_row(struct conn *conn, sqlite3_stmt *s)
 	return r;
 }
 
+int conn_run_int(struct conn *conn, const char *sql, int64_t value)
+{
+	sqlite3_stmt *s = conn_statement(conn, sql);
+
+	bind_int(s, 1, value);
+	return conn_run(conn, s);
+}
+
+int conn_number(struct conn *conn, sqlite3_stmt *s, uint64_t *ret)
+{
+	int r = conn_row(conn, s);
+
+	if (r == 1) {
+		*ret = (uint64_t)sqlite3_column_int64(s, 0);
+		sqlite3_reset(s);
+	}
+	return r;
+}
+
+int conn_exists(struct conn *conn, sqlite3_stmt *s, bool *ret)
+{
+	int r = conn_row(conn, s);
+
+	if (r < 0)
+		return r;
+	if (r == 1)
+		sqlite3_reset(s);
+	*ret = r == 1;
+	return 0;
+}
+
 void bind_int(sqlite3_stmt *s, int index, int64_t v)
 {
+	if (!s)
+		return;
 	if (noting)
 		redo_bind_int(noting, s, index, v);
 	sqlite3_bind_int64(s, index, v);
@@ -258,6 +298,8 @@ void bind_int(sqlite3_stmt *s, int index, int64_t v)
 
 void bind_text_n(sqlite3_stmt *s, int index, const char *text, size_t len)
 {
+	if (!s)
+		return;
 	if (noting)
 		redo_bind_bytes(noting, s, index, SQLITE_TEXT, text, len);
 	sqlite3_bind_text(s, index, text, (int)len, SQLITE_STATIC);
@@ -270,6 +312,8 @@ void bind_text(sqlite3_stmt *s, int index, const char *text)
 
 void bind_slice(sqlite3_stmt *s, int index, struct slice v)
 {
+	if (!s)
+		return;
 	if (noting)
 		redo_bind_bytes(noting, s, index, SQLITE_BLOB, v.p, v.len);
 	/* A NULL pointer would bind NULL. Lengths are bounded far below INT_MAX by every caller. */
@@ -281,6 +325,19 @@ struct slice column_slice(sqlite3_stmt *s, int index)
 	const char *p = sqlite3_column_blob(s, index);
 
 	return (struct slice){p ? p : "", (size_t)sqlite3_column_bytes(s, index)};
+}
+
+bool column_copy(sqlite3_stmt *s, int index, char *to, size_t size)
+{
+	const char *text = (const char *)sqlite3_column_text(s, index);
+	size_t n = (size_t)sqlite3_column_bytes(s, index);
+
+	if (n >= size || (n && !text))
+		return false;
+	if (n)
+		memcpy(to, text, n);
+	to[n] = '\0';
+	return true;
 }
 
 bool conn_writable(struct conn *conn)
@@ -295,9 +352,7 @@ struct cache *conn_cache(struct conn *conn)
 
 int conn_run_literal(struct conn *conn, const char *sql)
 {
-	sqlite3_stmt *s = conn_statement(conn, sql);
-
-	return s ? conn_run(conn, s) : conn_error(conn);
+	return conn_run(conn, conn_statement(conn, sql));
 }
 
 void conn_reset_all(struct conn *conn)
@@ -446,42 +501,11 @@ void cache_read_end(struct conn *conn)
 
 /* ---- numbers ---- */
 
-int meta_get_int(struct conn *conn, const char *name, int64_t *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM meta WHERE name = ?1");
-	int r;
-
-	if (!s)
-		return conn_error(conn);
-	bind_text(s, 1, name);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -ENOENT;
-	*ret = sqlite3_column_int64(s, 0);
-	sqlite3_reset(s);
-	return 0;
-}
-
-int meta_set_int(struct conn *conn, const char *name, int64_t value)
-{
-	sqlite3_stmt *s =
-		conn_statement(conn, "INSERT INTO meta(name, value) VALUES(?1, ?2)"
-				     " ON CONFLICT(name) DO UPDATE SET value = excluded.value");
-
-	if (!s)
-		return conn_error(conn);
-	bind_text(s, 1, name);
-	bind_int(s, 2, value);
-	return conn_run(conn, s);
-}
-
 int conn_add(struct conn *conn, const char *sql, int64_t value, int64_t *sum)
 {
 	sqlite3_stmt *s = conn_statement(conn, sql);
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, value);
 	r = conn_row(conn, s);
 	if (r <= 0)

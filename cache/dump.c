@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cache/internal.h"
+#include "cache/progress.h"
 #include "cache/replication.h"
 
 static int dump_row(sqlite3_stmt *s, dump_entry_fn fn, void *ctx)
@@ -60,8 +61,6 @@ int dump_held(struct conn *conn, dump_held_fn fn, void *ctx)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT record FROM held ORDER BY id");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		struct slice record = column_slice(s, 0);
 
@@ -93,8 +92,6 @@ int dump_segments(struct conn *conn, unsigned region, dump_segment_fn fn, void *
 		return r;
 	s = conn_statement(conn, "SELECT node, seq, name FROM segment_seen WHERE region = ?1"
 				 " AND node <> ?2");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)node);
 	while ((r = conn_row(conn, s)) == 1) {
@@ -139,8 +136,6 @@ int checkpoint_mark_get(struct conn *conn, unsigned region, struct checkpoint_ma
 		" WHERE region = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -166,8 +161,6 @@ int checkpoint_mark_set(struct conn *conn, unsigned region, const struct checkpo
 		"INSERT OR REPLACE INTO checkpoint_mark(region, ms, node, segments, loading_ms,"
 		" loading_node, loaded) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)mark->ms);
 	bind_int(s, 3, (int64_t)mark->node);
@@ -191,8 +184,6 @@ static int forget_progress(struct conn *conn, unsigned region)
 	if (r)
 		return r;
 	s = conn_statement(conn, "DELETE FROM cursor WHERE region = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	return conn_run(conn, s);
 }
@@ -202,8 +193,6 @@ int region_read_begin(struct conn *conn, unsigned region, bool *began)
 	sqlite3_stmt *s =
 		conn_statement(conn, "INSERT OR IGNORE INTO region_read(region) VALUES(?1)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	int r = conn_run(conn, s);
 	if (r)
@@ -217,8 +206,6 @@ int words_mark_get(struct conn *conn, uint64_t node, struct words_mark *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT seq, at_ms FROM last_words WHERE node = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)node);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -237,8 +224,6 @@ int words_mark_set(struct conn *conn, uint64_t node, const struct words_mark *ma
 	sqlite3_stmt *s = conn_statement(
 		conn, "INSERT OR REPLACE INTO last_words(node, seq, at_ms) VALUES(?1, ?2, ?3)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)node);
 	bind_int(s, 2, (int64_t)mark->seq);
 	bind_int(s, 3, mark->at_ms);

@@ -3,7 +3,6 @@
 #define CACHE_DUMP_H
 
 #include "cache/entry.h"
-#include "cache/progress.h"
 
 /* Every entry, tombstones too, in byte order of keys, from the view of conn (a read connection: one
  * consistent state, however long it takes). e is valid during the call. Stops at the first result of

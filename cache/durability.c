@@ -220,18 +220,9 @@ static int is_displaced(struct conn *conn, uint64_t ino, bool *ret)
 {
 	sqlite3_stmt *s = conn_statement(
 		conn, "SELECT 1 FROM inode WHERE ino = ?1 AND nlink = 0 AND name <> x''");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r == 1;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	return conn_exists(conn, s, ret);
 }
 
 int durability_look(struct conn *conn, uint64_t ino, struct durability_target *ret)
@@ -270,8 +261,6 @@ static int moved_above(struct conn *conn, struct slice key, uint64_t time, bool 
 		conn_statement(conn, "SELECT key, hint FROM journal WHERE op = 4 AND time <= ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)time);
 	while ((r = conn_row(conn, s)) == 1) {
 		*ret = at_or_above(column_slice(s, 0), key) || at_or_above(column_slice(s, 1), key);
@@ -291,8 +280,6 @@ static int has_row(struct conn *conn, struct slice key, uint64_t time, bool *ret
 		" AND time <= ?2)");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_int(s, 2, (int64_t)time);
 	r = conn_row(conn, s);
@@ -315,8 +302,6 @@ static int has_row_in(struct conn *conn, struct slice dir, uint64_t time, bool *
 	unsigned n = 0;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)time);
 	bind_int(s, 2, SCAN_MAX);
 	while ((r = conn_row(conn, s)) == 1) {
@@ -376,8 +361,6 @@ int durability_untold(struct conn *conn, unsigned region, struct slice key, uint
 	for (size_t i = 0; !r && !*more && i < ARRAY_SIZE(sql); i++) {
 		sqlite3_stmt *s = conn_statement(conn, sql[i]);
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, region);
 		bind_int(s, 2, (int64_t)hash_in(key));
 		bind_int(s, 3, (int64_t)order);
@@ -421,8 +404,6 @@ static int show_row(struct showing *show, struct slice key)
 						     " WHERE region = ?1 AND key = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(show->conn);
 	bind_int(s, 1, show->region);
 	bind_slice(s, 2, key);
 	r = conn_row(show->conn, s);
@@ -493,8 +474,6 @@ static int show_regions(struct conn *conn, uint64_t ino, bool dir, struct buf *o
 					       "1 FROM region ORDER BY id LIMIT 8");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		const char *name = (const char *)sqlite3_column_text(s, 1);
 

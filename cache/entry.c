@@ -283,8 +283,6 @@ int entry_get(struct conn *conn, struct slice key, struct entry *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT record FROM entry WHERE key = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -300,8 +298,6 @@ static int stored_kind(struct conn *conn, struct slice key, int *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT kind FROM entry WHERE key = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -351,8 +347,6 @@ int entry_put_over(struct conn *conn, struct slice key, int before, const struct
 	if (record.failed)
 		return -ENOMEM;
 	s = put_statement(conn, before, (int)e->kind);
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	if (before != (int)e->kind)
 		bind_int(s, 2, (int)e->kind);
@@ -383,17 +377,9 @@ int entry_has_live_below(struct conn *conn, struct slice key, bool *ret)
 		return r;
 	s = conn_statement(conn, "SELECT 1 FROM entry INDEXED BY entry_live"
 				 " WHERE kind <> 0 AND key > ?1 AND key < ?2 LIMIT 1");
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key_range_low(&range));
 	bind_slice(s, 2, key_range_high(&range));
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r == 1;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	return conn_exists(conn, s, ret);
 }
 
 static int slice_cmp(struct slice a, struct slice b)
@@ -418,8 +404,6 @@ static int collect_below(struct conn *conn, struct slice low, struct slice high,
 	else
 		s = conn_statement(conn, "SELECT key FROM entry"
 					 " WHERE key > ?1 AND key < ?2 ORDER BY key LIMIT ?3");
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, low);
 	bind_slice(s, 2, high);
 	bind_int(s, 3, limit);
@@ -505,8 +489,6 @@ int entry_count_below(struct conn *conn, struct slice key, uint64_t *ret)
 
 	if (r)
 		return r;
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_slice(s, 2, key_range_low(&range));
 	bind_slice(s, 3, key_range_high(&range));

@@ -127,7 +127,7 @@ static int is_seeding(struct conn *conn, bool *ret)
 	return 0;
 }
 
-/* A row of the outbox may want content that it finds under another name of the file only (project.c), or
+/* A row of the outbox may want content that it finds under another name of the file only (project_link.c), or
  * found under one that it has no more. */
 static int check_links(struct subject *s)
 {
@@ -358,8 +358,6 @@ static int oldest(struct cache *c, uint64_t ino[EVICT_BATCH], unsigned *count, u
 		return r;
 	s = conn_statement(conn, "SELECT ino, used FROM inode INDEXED BY inode_used"
 				 " WHERE state = 1 AND used < ?1 ORDER BY used LIMIT ?2");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)c->pass.tick);
 	bind_int(s, 2, EVICT_BATCH);
 	while ((r = conn_row(conn, s)) > 0) {
@@ -383,8 +381,6 @@ static int put_back(struct cache *c, const uint64_t *ino, unsigned count)
 		sqlite3_stmt *s = conn_statement(
 			conn, "UPDATE inode SET used = ?2 WHERE ino = ?1 AND used < ?2");
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, (int64_t)ino[i]);
 		bind_int(s, 2, (int64_t)c->pass.tick);
 		r = conn_run(conn, s);

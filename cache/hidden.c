@@ -36,8 +36,6 @@ static int read_hidden(struct conn *conn, sqlite3_stmt *s, struct slice key, con
 {
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_int(s, 2, after);
 	r = conn_row(conn, s);
@@ -74,12 +72,7 @@ static int next_kept(
 
 int hidden_forget(struct conn *conn, int64_t id)
 {
-	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM conflict WHERE id = ?1");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, id);
-	return conn_run(conn, s);
+	return conn_run_int(conn, "DELETE FROM conflict WHERE id = ?1", id);
 }
 
 int hidden_find(
@@ -107,8 +100,6 @@ static int find_linked(struct conn *conn, const uint8_t hash[SHA256_SIZE], uint6
 		return -ENOENT;
 	s = conn_statement(
 		conn, "SELECT ino FROM inode NOT INDEXED WHERE state = 1 AND hash = ?1 LIMIT 1");
-	if (!s)
-		return conn_error(conn);
 	sqlite3_bind_blob(s, 1, hash, SHA256_SIZE, SQLITE_STATIC);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -143,8 +134,6 @@ int project_hidden_kept(struct conn *conn, struct slice key, const struct entry 
 		" WHERE origin = ?2 AND number = ?3 AND ?2 <> 0) LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_int(s, 2, (int64_t)e->link.origin);
 	bind_int(s, 3, (int64_t)e->link.number);
@@ -170,8 +159,6 @@ int hidden_find_linked(struct conn *conn, const struct entry *e, struct hidden *
 			" conflict_ino ON c.ino = l.ino AND c.ino <> 0 AND c.reason = 'hidden'"
 			" WHERE l.origin = ?1 AND l.number = ?2 AND c.id > ?3"
 			" ORDER BY c.id LIMIT 1");
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, (int64_t)e->link.origin);
 		bind_int(s, 2, (int64_t)e->link.number);
 		bind_int(s, 3, after);
@@ -194,8 +181,6 @@ static int drop_hidden(struct conn *conn, uint64_t ino)
 					       "WHERE ino = ?1 AND ino <> 0 LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r == 1)
@@ -244,8 +229,6 @@ static int list_hidden(struct conn *conn, int64_t id, const struct entry *by)
 		return -ENOMEM;
 	s = conn_statement(
 		conn, "UPDATE conflict SET winner = ?2, at_ms = ?3, reason = ?4 WHERE id = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, id);
 	bind_slice(s, 2, (struct slice){(const char *)won.data, won.len});
 	bind_int(s, 3, clock_realtime_ms());

@@ -1,7 +1,7 @@
 /*
  * Private to cache/: hidden files. A file that must give way to a directory keeps its content: its inode
  * is detached, and a conflict row with the reason "hidden" refers to it. It is attached again when
- * the file comes back with that content (project.c); when the file's content changes meanwhile it
+ * the file comes back with that content (project_place.c); when the file's content changes meanwhile it
  * is a replaced one. What was remote anyway is simply made again.
  *
  * All of it inside the caller's write transaction.

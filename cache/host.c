@@ -18,7 +18,7 @@
 #include <sys/vfs.h>
 
 #include "cache/internal.h"
-#include "cache/progress.h"
+#include "cache/meta.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/random.h"
@@ -78,8 +78,6 @@ static int identity(struct cache *c, const char *host, int64_t *ret)
 
 static int run(struct conn *conn, sqlite3_stmt *s, uint64_t node)
 {
-	if (!s)
-		return conn_error(conn);
 	if (node)
 		bind_int(s, 1, (int64_t)node);
 	return conn_run(conn, s);

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 
+#include "cache/meta.h"
 #include "src/base/clock.h"
 
 #define LENGTH_STEP 64 /* granularity of the persisted longest key */
@@ -45,8 +46,6 @@ int dentry_insert(struct conn *conn, uint64_t parent, struct slice name, uint64_
 	int64_t place = name_place(name);
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	bind_int(s, 3, (int64_t)ino);
@@ -67,8 +66,6 @@ int dentry_delete(struct conn *conn, uint64_t parent, struct slice name, uint64_
 
 	dir_keys_moved(conn->dir_keys, ino);
 	conn->found.ino = 0;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	bind_int(s, 3, (int64_t)ino);
@@ -162,8 +159,6 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 	bool xattrs, local;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -174,8 +169,6 @@ static int delete_by(struct conn *conn, sqlite3_stmt *s, uint64_t ino)
 	r = conn_run(conn, s);
 	if (!r && xattrs) {
 		s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1");
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, (int64_t)ino);
 		r = conn_run(conn, s);
 	}
@@ -226,8 +219,6 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 		return delete_named(conn, ino);
 	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"
 				 " WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, clock_realtime_ns());
 	bind_slice(s, 3, open && displaced ? *displaced : slice_of(""));
@@ -250,8 +241,6 @@ int inode_rename(struct conn *conn, uint64_t ino, uint64_t parent, struct slice 
 	}
 	s = conn_statement(
 		conn, "UPDATE inode SET parent = ?2, name = ?3, ctime_ns = ?4 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, (int64_t)new_parent);
 	bind_slice(s, 3, new_name);
@@ -285,8 +274,6 @@ int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice 
 		return r;
 	s = conn_statement(conn, "UPDATE inode SET parent = ?2, name = ?3, nlink = 1, ctime_ns = ?4"
 				 " WHERE ino = ?1 AND nlink = 0");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, (int64_t)parent);
 	bind_slice(s, 3, name);
@@ -319,8 +306,6 @@ int inode_write_attr(struct conn *conn, const struct inode_row *row)
 				     " atime_ns = ?5, mtime_ns = ?6, ctime_ns = ?7 WHERE ino = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)row->ino);
 	bind_int(s, 2, row->mode);
 	bind_int(s, 3, row->uid);

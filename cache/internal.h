@@ -246,8 +246,6 @@ int conn_new_ino(struct conn *conn, uint64_t *ret) MUST_CHECK;
 int cache_new_ino(struct cache *c, uint64_t *ret) MUST_CHECK;
 /* Time of a new stamp; inside the writer's transaction, so journal order and stamps agree. */
 int conn_stamp_time(struct conn *conn, uint64_t *ret) MUST_CHECK;
-int meta_get_int(struct conn *conn, const char *name, int64_t *ret) MUST_CHECK; /* -ENOENT */
-int meta_set_int(struct conn *conn, const char *name, int64_t value) MUST_CHECK;
 
 /* Ends the write transaction in scope unless it was committed (set to NULL). */
 static inline void cleanup_rollback(struct conn **conn)
@@ -374,7 +372,7 @@ int link_id_find(
 int link_absorb(struct conn *conn, uint64_t into, uint64_t from) MUST_CHECK;
 
 /* Gives a detached inode (nlink 0; it may be open) a name again, as inode_detach took it. For
- * project.c: a hidden file that comes back. -EEXIST when the name is taken. */
+ * project_place.c: a hidden file that comes back. -EEXIST when the name is taken. */
 int inode_attach(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name) MUST_CHECK;
 /* Deletes a detached inode: row, xattrs, and at commit its content. For the conflict list, too. */
 int inode_delete(struct conn *conn, uint64_t ino) MUST_CHECK;
@@ -420,7 +418,7 @@ void times_apply(struct cache *c, struct inode *inode);
 struct times *times_new(void);
 void times_free(struct times *t);
 
-/* ---- file.c ---- */
+/* ---- file.c, file_detached.c, record.c ---- */
 
 struct file;
 /* A new inode's only open, before its transaction commits: takes fd over; on a failed commit
@@ -455,6 +453,8 @@ bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret);
 
 #define CONTENT_NAME_SIZE 24 /* "xx/0123456789abcdef" and NUL */
 void content_name(uint64_t ino, char name[CONTENT_NAME_SIZE]);
+/* The inode of a file's name below xx/; false: it is no such name. */
+bool content_ino(const char *name, uint64_t *ret);
 /* Opens content/<xx>/<ino>; O_CREAT makes the directory when needed. A descriptor or -errno. */
 int content_file(struct cache *c, uint64_t ino, int flags) MUST_CHECK;
 void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothing there is fine */

@@ -21,8 +21,6 @@ int journal_append(
 	int r;
 
 	CHECK(conn_writable(conn));
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int)op);
 	bind_int(s, 2, (int64_t)time);
 	bind_slice(s, 3, key);
@@ -45,8 +43,6 @@ int journal_read(
 	unsigned n = 0;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)after);
 	bind_int(s, 2, max);
 	while ((r = conn_row(conn, s)) > 0) {
@@ -72,8 +68,6 @@ int journal_remove(struct conn *conn, uint64_t first, uint64_t last)
 	int r;
 
 	CHECK(conn_writable(conn));
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)first);
 	bind_int(s, 2, (int64_t)last);
 	r = conn_run(conn, s);
@@ -91,8 +85,6 @@ int journal_has_row(struct conn *conn, struct slice key, bool *ret)
 		" OR EXISTS(SELECT 1 FROM journal WHERE hint IS NOT NULL AND hint = ?1)");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -108,8 +100,6 @@ int journal_time(struct conn *conn, struct slice key, uint64_t *ret)
 		conn, "SELECT time FROM journal WHERE key = ?1 ORDER BY seq DESC LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -136,8 +126,6 @@ static int tree_row_above(struct conn *conn, struct slice key, bool *ret)
 	bool found = false;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while (!found && (r = conn_row(conn, s)) > 0)
 		found = at_or_below(key, column_slice(s, 0)) ||
 			at_or_below(key, column_slice(s, 1));
@@ -174,8 +162,6 @@ int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void 
 	sqlite3_stmt *s = conn_statement(conn, "SELECT key, hint FROM journal WHERE seq > ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)seq);
 	while ((r = conn_row(conn, s)) == 1) {
 		r = fn(ctx, column_slice(s, 0));
@@ -196,8 +182,6 @@ int journal_stats(struct conn *conn, struct journal_stats *ret)
 	int64_t rows = atomic_load(&conn->cache->journal_rows) + (conn->writer ? conn->journal_added : 0);
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	r = conn_row(conn, s);
 	if (r < 0)
 		return r;
@@ -334,8 +318,6 @@ static int next_name(struct walk *w, struct slice last, char name[NAME_MAX_BYTES
 	struct slice found;
 	int r;
 
-	if (!s)
-		return conn_error(w->conn);
 	bind_int(s, 1, (int64_t)w->level[w->depth].dir);
 	bind_slice(s, 2, last);
 	bind_int(s, 3, last.len ? name_place(last) : 0);

@@ -22,8 +22,6 @@ int link_init(struct cache *c)
 		return r;
 	s = conn_statement(
 		conn, "SELECT EXISTS(SELECT 1 FROM link) OR EXISTS(SELECT 1 FROM link_id)");
-	if (!s)
-		return conn_error(conn);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -EIO;
@@ -45,8 +43,6 @@ static int change_nlink(struct conn *conn, uint64_t ino, int delta)
 	sqlite3_stmt *s = conn_statement(
 		conn, "UPDATE inode SET nlink = nlink + ?2, ctime_ns = ?3 WHERE ino = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, delta);
 	bind_int(s, 3, clock_realtime_ns());
@@ -59,8 +55,6 @@ int link_add(struct conn *conn, uint64_t ino, uint64_t parent, struct slice name
 		conn_statement(conn, "INSERT INTO link(ino, parent, name) VALUES(?1, ?2, ?3)");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	/* Before the row can be seen; a rollback leaves it set, which costs looks only. */
 	atomic_store(&conn->cache->linked, true);
 	bind_name(s, ino, parent, name);
@@ -76,8 +70,6 @@ static int delete_row(
 		conn, "DELETE FROM link WHERE ino = ?1 AND parent = ?2 AND name = ?3");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_name(s, ino, parent, name);
 	r = conn_run(conn, s);
 	*found = !r && sqlite3_changes(conn->db) == 1;
@@ -93,8 +85,6 @@ static int next_row(struct conn *conn, uint64_t ino, uint64_t parent, struct sli
 		" ORDER BY parent, name LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_name(s, ino, parent, name);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -119,8 +109,6 @@ static int promote(struct conn *conn, uint64_t ino)
 	if (r)
 		return r;
 	s = conn_statement(conn, "UPDATE inode SET parent = ?2, name = ?3 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_name(s, ino, parent, key_slice(&name));
 	return conn_run(conn, s);
 }
@@ -143,8 +131,6 @@ int link_move(struct conn *conn, uint64_t ino, uint64_t parent, struct slice nam
 					       "?1 AND parent = ?2 AND name = ?3");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	shown_drop(conn, ino);
 	bind_name(s, ino, parent, name);
 	bind_int(s, 4, (int64_t)new_parent);

@@ -2,7 +2,7 @@
  * Which file an inode is: what makes several names one inode on every server.
  *
  * Two names share an inode exactly when their entries carry the same link id, kind and content
- * (project.c sees to it). So the id is made with the second name, stands in the entry of every
+ * (project_link.c sees to it). So the id is made with the second name, stands in the entry of every
  * name, and an inode keeps it for as long as it lives. While the names of one file have different
  * contents, because some of their records have not come yet or lost, there is an inode for each
  * content, all with that id: the table is looked up by id and content. Two of the same sealed content
@@ -28,8 +28,6 @@ int link_id_get(struct conn *conn, uint64_t ino, struct link_id *ret)
 	if (!linked(conn))
 		return 0;
 	s = conn_statement(conn, "SELECT origin, number FROM link_id WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -53,8 +51,6 @@ int link_id_set(struct conn *conn, uint64_t ino, struct link_id id)
 		s = conn_statement(conn,
 			"INSERT OR REPLACE INTO link_id(ino, origin, number) VALUES(?1, ?2, ?3)");
 	}
-	if (!s)
-		return conn_error(conn);
 	/* Before the row can be seen; a rollback leaves it set, which costs looks only. */
 	if (id.origin)
 		atomic_store(&conn->cache->linked, true);
@@ -114,19 +110,11 @@ static int next_inode(struct conn *conn, struct link_id id, uint64_t *ino)
 	sqlite3_stmt *s = conn_statement(conn,
 		"SELECT ino FROM link_id INDEXED BY link_id_file"
 		" WHERE origin = ?1 AND number = ?2 AND ino > ?3 ORDER BY ino LIMIT 1");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)id.origin);
 	bind_int(s, 2, (int64_t)id.number);
 	bind_int(s, 3, (int64_t)*ino);
-	r = conn_row(conn, s);
-	if (r == 1) {
-		*ino = (uint64_t)sqlite3_column_int64(s, 0);
-		sqlite3_reset(s);
-	}
-	return r;
+	return conn_number(conn, s, ino);
 }
 
 int link_id_find(struct conn *conn, const struct entry *e, uint64_t except, uint64_t *ret)
@@ -163,8 +151,6 @@ static int first_name(struct conn *conn, uint64_t ino, uint64_t *parent, struct 
 		conn_statement(conn, "SELECT parent, name FROM inode WHERE ino = ?1 AND nlink > 0");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)

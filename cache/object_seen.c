@@ -34,8 +34,6 @@ int object_seen_put(
 		" ON CONFLICT(region, key) DO UPDATE SET tag = excluded.tag, time = excluded.time,"
 		" node = excluded.node");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, slice_of(key));
 	bind_int(s, 3, (int64_t)row->tag);
@@ -49,8 +47,6 @@ int object_seen_drop(struct conn *conn, unsigned region, const char *key)
 	sqlite3_stmt *s =
 		conn_statement(conn, "DELETE FROM object_seen WHERE region = ?1 AND key = ?2");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, slice_of(key));
 	return conn_run(conn, s);
@@ -69,8 +65,6 @@ int object_seen_get(struct conn *conn, unsigned region, const char *key, struct 
 		conn, "SELECT tag, time, node FROM object_seen WHERE region = ?1 AND key = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, slice_of(key));
 	r = conn_row(conn, s);
@@ -129,24 +123,14 @@ int object_seen_scan(struct conn *conn, unsigned region, struct slice low, struc
 	return each(conn, s, true, fn, ctx);
 }
 
-static int run_region(struct conn *conn, const char *sql, unsigned region)
-{
-	sqlite3_stmt *s = conn_statement(conn, sql);
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, region);
-	return conn_run(conn, s);
-}
-
 int object_gone_clear(struct conn *conn, unsigned region)
 {
-	return run_region(conn, "DELETE FROM object_gone WHERE region = ?1", region);
+	return conn_run_int(conn, "DELETE FROM object_gone WHERE region = ?1", region);
 }
 
 int object_seen_clear(struct conn *conn, unsigned region)
 {
-	int r = run_region(conn, "DELETE FROM object_seen WHERE region = ?1", region);
+	int r = conn_run_int(conn, "DELETE FROM object_seen WHERE region = ?1", region);
 
 	return r ? r : object_gone_clear(conn, region);
 }
@@ -156,8 +140,6 @@ int object_gone_add(struct conn *conn, unsigned region, const char *key)
 	sqlite3_stmt *s = conn_statement(
 		conn, "INSERT OR IGNORE INTO object_gone(region, key) VALUES(?1, ?2)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, slice_of(key));
 	return conn_run(conn, s);

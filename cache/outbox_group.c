@@ -14,8 +14,6 @@ static int add(struct conn *conn, unsigned region, struct slice key, uint64_t la
 		"INSERT INTO announce_group(region, dir, last) VALUES(?1, ?2, ?3)"
 		" ON CONFLICT(region, dir) DO UPDATE SET last = max(last, excluded.last)");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)outbox_dir_hash(key));
 	bind_int(s, 3, (int64_t)last);
@@ -35,12 +33,7 @@ int outbox_group_add(struct conn *conn, unsigned region, const struct outbox_row
 
 int outbox_group_close(struct conn *conn, unsigned region)
 {
-	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM announce_group WHERE region = ?1");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, region);
-	return conn_run(conn, s);
+	return conn_run_int(conn, "DELETE FROM announce_group WHERE region = ?1", region);
 }
 
 int outbox_group_open(struct conn *conn, unsigned region, bool *ret)

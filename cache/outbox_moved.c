@@ -28,8 +28,6 @@ static int look(struct conn *conn, unsigned region, const struct outbox_row *row
 		return 0;
 	s = conn_statement(conn, "SELECT state, last FROM outbox WHERE region = ?1 AND key = ?2"
 				 " AND state IN (1, 2)");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key_slice(&row->moved_to));
 	r = conn_row(conn, s);
@@ -85,8 +83,6 @@ static int earlier_limit(
 		" ORDER BY first LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)dir);
 	bind_int(s, 3, limit);

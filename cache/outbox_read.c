@@ -37,8 +37,6 @@ static int next_head(struct conn *conn, unsigned region, int64_t *head, uint64_t
 		" WHERE region = ?1 AND head > ?2 ORDER BY head LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, *head);
 	r = conn_row(conn, s);
@@ -64,8 +62,6 @@ static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir,
 	s = conn_statement(conn, "SELECT " ROW_COLUMNS " FROM outbox INDEXED BY outbox_ready"
 				 " WHERE region = ?1 AND dir = ?2 AND state = 2 AND last < ?3"
 				 " ORDER BY last LIMIT ?4");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)dir);
 	bind_int(s, 3, limit);
@@ -296,8 +292,6 @@ int outbox_get(struct conn *conn, unsigned region, struct slice key, struct outb
 					       " WHERE region = ?1 AND key = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	r = conn_row(conn, s);
@@ -378,8 +372,6 @@ int outbox_newest(struct conn *conn, unsigned region, enum outbox_state state, u
 		conn_statement(conn, "SELECT first FROM outbox INDEXED BY outbox_order"
 				     " WHERE region = ?1 AND state = ?2 ORDER BY first DESC LIMIT 1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int)state);
 	int r = conn_row(conn, s);
@@ -401,8 +393,6 @@ int outbox_replaces(struct conn *conn, struct slice key, bool *ret)
 		sqlite3_stmt *s =
 			conn_statement(conn, "SELECT fresh FROM outbox WHERE region = ?1 AND key = ?2");
 
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, ids[i]);
 		bind_slice(s, 2, key);
 		r = conn_row(conn, s);

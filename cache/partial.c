@@ -25,6 +25,7 @@
 #include <stdio.h>
 
 #include "cache/content_parts.h"
+#include "src/base/io.h"
 
 /* ---- the table ---- */
 
@@ -473,27 +474,13 @@ bool partial_has(struct partial *p, uint64_t offset, uint64_t n)
 
 int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t n)
 {
-	const char *at = bytes;
-	int r = 0;
+	int r;
 
 	if (offset > p->size || n > p->size - offset)
 		return -EFBIG;
 	/* As for all that comes from elsewhere: what is written here keeps the reserve. */
 	r = content_check_reserve(p->cache, n);
-	while (!r && n > 0) {
-		ssize_t put = pwrite(p->fd, at, n, (off_t)offset);
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0) {
-			r = put < 0 ? -errno : -EIO;
-			continue;
-		}
-		at += put;
-		offset += (uint64_t)put;
-		n -= (size_t)put;
-	}
-	return r;
+	return r ? r : io_write_at(p->fd, bytes, n, offset);
 }
 
 void partial_mark(struct partial *p, uint64_t block, bool compared)

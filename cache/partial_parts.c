@@ -9,6 +9,8 @@
 
 #include <errno.h>
 
+#include "src/base/io.h"
+
 bool partial_has_parts(struct partial *p)
 {
 	bool has;
@@ -17,24 +19,6 @@ bool partial_has_parts(struct partial *p)
 	has = p->parts;
 	mutex_unlock(&p->lock);
 	return has;
-}
-
-static int write_all(int fd, const void *bytes, size_t n, uint64_t offset)
-{
-	const char *at = bytes;
-
-	while (n > 0) {
-		ssize_t put = pwrite(fd, at, n, (off_t)offset);
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0)
-			return put < 0 ? -errno : -EIO;
-		at += put;
-		offset += (uint64_t)put;
-		n -= (size_t)put;
-	}
-	return 0;
 }
 
 /* With the lock. What was here was compared with nothing. */
@@ -50,11 +34,11 @@ static int take(struct partial *p)
 		if (atomic_load(&p->state) == PARTIAL_ACTIVE)
 			atomic_fetch_sub(&p->all->bytes, p->have_bytes);
 		p->have = p->have_bytes = 0;
-		r = write_all(p->map_fd, p->map, partial_map_bytes(p), sizeof(struct map_head));
+		r = io_write_at(p->map_fd, p->map, partial_map_bytes(p), sizeof(struct map_head));
 		if (r)
 			return r;
 	}
-	r = write_all(p->map_fd, &yes, sizeof(yes), offsetof(struct map_head, parts));
+	r = io_write_at(p->map_fd, &yes, sizeof(yes), offsetof(struct map_head, parts));
 	p->parts = !r;
 	return r;
 }
@@ -68,7 +52,7 @@ int partial_set_parts(struct partial *p, const uint8_t *hashes)
 		return 0;
 	r = content_check_reserve(p->cache, n);
 	if (!r)
-		r = write_all(p->map_fd, hashes, n, partial_hash_at(p, 0));
+		r = io_write_at(p->map_fd, hashes, n, partial_hash_at(p, 0));
 	if (r)
 		return r;
 	/* What was hashed ahead may come with other bytes now. */

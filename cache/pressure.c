@@ -11,8 +11,8 @@
 #include <errno.h>
 
 #include "cache/internal.h"
-#include "cache/progress.h"
 #include "cache/record.h"
+#include "cache/region.h"
 #include "cache/tally.h"
 #include "src/base/metrics.h"
 
@@ -34,8 +34,6 @@ int pressure_reload(struct conn *conn)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT id, rows, bytes FROM region LIMIT 8");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		int64_t id = sqlite3_column_int64(s, 0);
 

@@ -1,5 +1,5 @@
 /*
- * Private to record.c, file.c, content.c and snapshot.c: the in-memory record of an inode whose
+ * Private to record.c, file*.c, content.c and snapshot.c: the in-memory record of an inode whose
  * content is in use.
  *
  * Generation. Every change of content raises it, under the record's lock and before the bytes are

@@ -48,12 +48,35 @@ static int read_batch(struct conn *conn, sqlite3_stmt *s, uint64_t after, struct
 	int r;
 
 	b->count = 0;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)after);
 	bind_int(s, 2, BATCH);
 	while ((r = conn_row(conn, s)) > 0)
 		b->ino[b->count++] = (uint64_t)sqlite3_column_int64(s, 0);
+	return r;
+}
+
+/* Calls fn for each inode that sql finds (after ?1, at most ?2), a batch a transaction. */
+static int each_inode(struct cache *c, const char *sql, int (*fn)(struct conn *conn, uint64_t ino))
+{
+	struct batch b;
+	uint64_t after = 0;
+	int r = 0;
+
+	do {
+		struct conn *conn AUTO_ROLLBACK = NULL;
+
+		r = cache_begin(c, &conn);
+		if (!r)
+			r = read_batch(conn, conn_statement(conn, sql), after, &b);
+		for (unsigned i = 0; !r && i < b.count; i++) {
+			r = fn(conn, b.ino[i]);
+			after = b.ino[i];
+		}
+		if (r)
+			return r;
+		r = cache_commit(conn);
+		conn = NULL;
+	} while (!r && b.count == BATCH);
 	return r;
 }
 
@@ -110,8 +133,6 @@ static int record_hash(struct conn *conn, uint64_t ino, const uint8_t hash[SHA25
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE inode SET hash = ?2, sealed = generation,"
 					       " dirty = 0 WHERE ino = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	sqlite3_bind_blob(s, 2, hash, SHA256_SIZE, SQLITE_STATIC);
 	return conn_run(conn, s);
@@ -133,8 +154,6 @@ static int name_of(struct conn *conn, uint64_t ino, struct key *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -290,33 +309,14 @@ static int recover_dirty_inode(struct conn *conn, uint64_t ino)
 static int recover_dirty(struct cache *c)
 {
 	struct sigaction old;
-	struct batch b;
-	uint64_t after = 0;
-	int r = 0;
 
 	/* Who opens the file while the lease is held has it broken by a signal that would end us. */
 	if (sigaction(SIGIO, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
 		signal(SIGIO, SIG_IGN);
-	do {
-		struct conn *conn AUTO_ROLLBACK = NULL;
-
-		r = cache_begin(c, &conn);
-		if (r)
-			return r;
-		r = read_batch(conn,
-			conn_statement(conn, "SELECT ino FROM inode WHERE dirty = 1 AND ino > ?1"
-					     " ORDER BY ino LIMIT ?2"),
-			after, &b);
-		for (unsigned i = 0; !r && i < b.count; i++) {
-			r = recover_dirty_inode(conn, b.ino[i]);
-			after = b.ino[i];
-		}
-		if (r)
-			return r;
-		r = cache_commit(conn);
-		conn = NULL;
-	} while (!r && b.count == BATCH);
-	return r;
+	return each_inode(c,
+		"SELECT ino FROM inode WHERE dirty = 1 AND ino > ?1"
+		" ORDER BY ino LIMIT ?2",
+		recover_dirty_inode);
 }
 
 /* ---- displaced files ---- */
@@ -356,31 +356,11 @@ static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 
 static int recover_displaced(struct cache *c)
 {
-	struct batch b;
-	uint64_t after = 0;
-	int r = 0;
-
-	do {
-		struct conn *conn AUTO_ROLLBACK = NULL;
-
-		r = cache_begin(c, &conn);
-		if (r)
-			return r;
-		r = read_batch(conn,
-			conn_statement(conn, "SELECT ino FROM inode WHERE nlink = 0 AND dirty = 1"
-					     " AND name <> x'' AND ino > ?1"
-					     " ORDER BY ino LIMIT ?2"),
-			after, &b);
-		for (unsigned i = 0; !r && i < b.count; i++) {
-			r = recover_displaced_inode(conn, b.ino[i]);
-			after = b.ino[i];
-		}
-		if (r)
-			return r;
-		r = cache_commit(conn);
-		conn = NULL;
-	} while (!r && b.count == BATCH);
-	return r;
+	return each_inode(c,
+		"SELECT ino FROM inode WHERE nlink = 0 AND dirty = 1"
+		" AND name <> x'' AND ino > ?1"
+		" ORDER BY ino LIMIT ?2",
+		recover_displaced_inode);
 }
 
 /* ---- orphans ---- */
@@ -405,50 +385,15 @@ static int forget_shadowing(struct cache *c)
 
 static int recover_detached(struct cache *c)
 {
-	struct batch b;
-	int r = 0;
-
-	do {
-		struct conn *conn AUTO_ROLLBACK = NULL;
-
-		r = cache_begin(c, &conn);
-		if (r)
-			return r;
-		r = read_batch(conn,
-			conn_statement(conn, "SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1"
-					     " AND NOT EXISTS(SELECT 1 FROM conflict k WHERE k.ino "
-					     "= inode.ino AND k.ino <> 0)"
-					     " ORDER BY ino LIMIT ?2"),
-			0, &b);
-		for (unsigned i = 0; !r && i < b.count; i++)
-			r = inode_delete(conn, b.ino[i]);
-		if (r)
-			return r;
-		r = cache_commit(conn);
-		conn = NULL;
-	} while (!r && b.count == BATCH);
-	return r;
+	return each_inode(c,
+		"SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1"
+		" AND NOT EXISTS(SELECT 1 FROM conflict k WHERE k.ino "
+		"= inode.ino AND k.ino <> 0)"
+		" ORDER BY ino LIMIT ?2",
+		inode_delete);
 }
 
 /* ---- snapshots ---- */
-
-static bool parse_name(const char *name, uint64_t *ino)
-{
-	uint64_t v = 0;
-
-	if (strlen(name) != 16)
-		return false;
-	for (; *name; name++) {
-		if (*name >= '0' && *name <= '9')
-			v = v << 4 | (uint64_t)(*name - '0');
-		else if (*name >= 'a' && *name <= 'f')
-			v = v << 4 | (uint64_t)(*name - 'a' + 10);
-		else
-			return false;
-	}
-	*ino = v;
-	return true;
-}
 
 static DIR *open_dir(int at, const char *name)
 {
@@ -484,7 +429,7 @@ static void recover_snapshots(struct cache *c)
 	while ((e = readdir(dir))) {
 		uint64_t ino;
 
-		if (!parse_name(e->d_name, &ino))
+		if (!content_ino(e->d_name, &ino))
 			continue;
 		remove_names(dirfd(dir), e->d_name);
 		unlinkat(dirfd(dir), e->d_name, AT_REMOVEDIR);

@@ -34,7 +34,9 @@
 #include <unistd.h>
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "src/base/buf.h"
+#include "src/base/io.h"
 #include "src/base/random.h"
 
 #define FILE_SIZE (4U << 20)
@@ -233,24 +235,6 @@ void redo_cancel(struct redo *r)
 	r->noted = 0;
 }
 
-static int write_at(int fd, const void *p, size_t n, uint64_t at)
-{
-	const char *from = p;
-
-	while (n) {
-		ssize_t put = pwrite(fd, from, n, (off_t)at);
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0)
-			return put < 0 ? -errno : -EIO;
-		from += put;
-		n -= (size_t)put;
-		at += (uint64_t)put;
-	}
-	return 0;
-}
-
 int redo_end(struct redo *r)
 {
 	struct record rec = {.number = r->number + 1, .statements = r->noted};
@@ -263,7 +247,7 @@ int redo_end(struct redo *r)
 	rec.length = (uint32_t)(r->op.len - sizeof(rec));
 	rec.checksum = checksum(&rec, r->op.data + sizeof(rec));
 	memcpy(r->op.data, &rec, sizeof(rec));
-	e = write_at(r->fd, r->op.data, r->op.len, r->at);
+	e = io_write_at(r->fd, r->op.data, r->op.len, r->at);
 	if (e)
 		return e;
 	r->at += r->op.len;
@@ -397,29 +381,14 @@ static bool next_record(const uint8_t *p, uint64_t *at, uint64_t number, struct 
 	return true;
 }
 
-static int read_file(int fd, uint8_t *p)
-{
-	for (size_t at = 0; at < FILE_SIZE;) {
-		ssize_t n = pread(fd, p + at, FILE_SIZE - at, (off_t)at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break; /* the rest is zeros */
-		at += (size_t)n;
-	}
-	return 0;
-}
-
 int redo_replay(struct redo *r, struct conn *writer)
 {
 	AUTO_FREE uint8_t *p = calloc(1, FILE_SIZE);
 	uint64_t at = sizeof(struct header), before, number = 0;
 	struct record rec;
 	int64_t committed = 0;
-	int e = p ? read_file(r->fd, p) : -ENOMEM;
+	ssize_t got = p ? io_read_at(r->fd, p, FILE_SIZE, 0) : -ENOMEM;
+	int e = got < 0 ? (int)got : 0; /* what is behind it is zeros */
 
 	/* A commit that failed may have happened all the same. */
 	if (!e)
@@ -460,7 +429,7 @@ static int make_file(struct redo *r)
 	e = fallocate(r->fd, 0, 0, FILE_SIZE) == 0 ? 0 : -errno;
 	if (e && e != -EOPNOTSUPP)
 		return e;
-	return write_at(r->fd, &h, sizeof(h), 0);
+	return io_write_at(r->fd, &h, sizeof(h), 0);
 }
 
 static int load_numbers(struct redo *r, struct conn *writer)

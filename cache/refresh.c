@@ -18,8 +18,6 @@ int refresh_note(struct conn *conn, uint64_t ino, bool was_here)
 	if (mode == REFRESH_LAZY || (mode == REFRESH_CACHED && !was_here))
 		return 0;
 	s = conn_statement(conn, "INSERT OR IGNORE INTO refresh(ino) VALUES(?1)");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	return conn_run(conn, s);
 }
@@ -33,8 +31,6 @@ int refresh_next(struct cache *c, uint64_t after, uint64_t *ino)
 	if (r)
 		return r;
 	s = conn_statement(conn, "SELECT ino FROM refresh WHERE ino > ?1 ORDER BY ino LIMIT 1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)after);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -53,8 +49,6 @@ int refresh_done(struct cache *c, uint64_t ino)
 	if (r)
 		return r;
 	s = conn_statement(conn, "DELETE FROM refresh WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_run(conn, s);
 	if (r)
@@ -70,8 +64,6 @@ int refresh_count(struct conn *conn, uint64_t *ret)
 		conn_statement(conn, "SELECT count(*) FROM (SELECT 1 FROM refresh LIMIT ?1)");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, REFRESH_COUNT_MAX);
 	r = conn_row(conn, s);
 	if (r <= 0)

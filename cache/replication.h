@@ -1,4 +1,4 @@
-/* Private to cache/: what entry.c, outbox.c, progress.c and project.c share. */
+/* Private to cache/: what the files share that keep entries, the outbox, conflicts and the projection. */
 #ifndef CACHE_REPLICATION_H
 #define CACHE_REPLICATION_H
 
@@ -47,6 +47,9 @@ int outbox_seed(
 	struct conn *conn, unsigned region, struct slice key, const struct entry *e) MUST_CHECK;
 /* Removes all rows of a region. */
 int outbox_clear(struct conn *conn, unsigned region) MUST_CHECK;
+
+/* Bytes of a reason, of a conflict or a damaged segment, that are kept. */
+#define REASON_MAX 200
 
 /* Reason of the conflict row that keeps the content of a hidden file which some region still lacks.
  * Such rows are the projection's: neither counted nor scanned as conflicts, gone when the file

@@ -5,7 +5,7 @@
  *   resync       enum resync_state
  *   resync_from  ms: no change that it lacks has an older stamp. Lowered by each row that is dropped, and while it
  *                is OUT by each change that is not enqueued for it
- *   resync_seen  entries that were looked at; seed_after says up to where (progress.c enqueues them)
+ *   resync_seen  entries that were looked at; seed_after says up to where (region.c enqueues them)
  *
  * What other calls need at every turn is kept in masks of the cache, which follow the table (masks_load). A bit of
  * `out` is set before the commit and cleared after it: who finds it set for nothing only does too much.
@@ -16,6 +16,7 @@
 
 #include "cache/internal.h"
 #include "cache/outbox.h"
+#include "cache/region.h"
 #include "cache/replication.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -29,8 +30,6 @@ int resync_get(struct conn *conn, unsigned region, struct resync_status *ret)
 		conn, "SELECT optional, resync, resync_seen FROM region WHERE id = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -53,8 +52,6 @@ int resync_masks(struct conn *conn)
 		conn, "SELECT id, optional, resync, seed_after IS NOT NULL FROM region LIMIT 8");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	while ((r = conn_row(conn, s)) == 1) {
 		uint64_t bit = (uint64_t)1 << (sqlite3_column_int(s, 0) & 63);
 
@@ -104,8 +101,6 @@ int resync_note(struct conn *conn, uint64_t ms)
 		return 0;
 	s = conn_statement(conn, "UPDATE region SET resync_from = ?1"
 				 " WHERE resync = 1 AND resync_from > ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ms);
 	return conn_run(conn, s);
 }
@@ -120,8 +115,6 @@ static int change(struct cache *c, const char *sql, unsigned region, int64_t num
 	if (r)
 		return r;
 	s = conn_statement(conn, sql);
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, number);
 	r = conn_run(conn, s);

@@ -10,7 +10,7 @@
 #ifndef CACHE_RESYNC_H
 #define CACHE_RESYNC_H
 
-#include "cache/progress.h"
+#include "cache/cache.h"
 
 enum resync_state { RESYNC_NONE = 0, RESYNC_OUT = 1, RESYNC_RUNNING = 2 };
 

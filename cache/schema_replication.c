@@ -3,7 +3,7 @@
  *
  *   entry     kind stands beside the encoded record so that entry_live can leave out tombstones:
  *             whether anything lives below a path, and a scan of what lives, never read one
- *   outbox    see outbox.c, which alone writes it, outbox_head and the totals in region
+ *   outbox    see outbox.c; outbox_row.c alone writes it, and tally.c outbox_head and the totals in region
  *   conflict  a row's ino refers to a detached inode; recovery keeps those (conflict_ino)
  */
 #include "cache/schema.h"

@@ -554,8 +554,6 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 				 " size = iif(?4, size, ?5),"
 				 " mtime_ns = ?6, ctime_ns = max(ctime_ns, ?6),"
 				 " generation = max(generation, ?3) WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)v->ino);
 	sqlite3_bind_blob(s, 2, v->hash, SHA256_SIZE, SQLITE_STATIC);
 	bind_int(s, 3, (int64_t)v->generation);

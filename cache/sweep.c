@@ -25,6 +25,7 @@
 #include <stdio.h>
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "src/base/log.h"
 
 #define DIRECTORIES 256
@@ -173,8 +174,6 @@ static int count_rows(struct conn *conn, uint64_t *cursor, struct totals *t)
 	unsigned n = 0;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)*cursor);
 	bind_int(s, 2, ROWS);
 	while ((r = conn_row(conn, s)) > 0) {
@@ -213,37 +212,12 @@ static int count_step(struct cache *c)
 
 /* ---- strays ---- */
 
-static bool parse_name(const char *name, uint64_t *ino)
-{
-	uint64_t v = 0;
-
-	if (strlen(name) != 16)
-		return false;
-	for (; *name; name++) {
-		if (*name >= '0' && *name <= '9')
-			v = v << 4 | (uint64_t)(*name - '0');
-		else if (*name >= 'a' && *name <= 'f')
-			v = v << 4 | (uint64_t)(*name - 'a' + 10);
-		else
-			return false;
-	}
-	*ino = v;
-	return true;
-}
-
 int sweep_owned(struct conn *conn, uint64_t ino, bool *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM inode WHERE ino = ?1 AND state = 1");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r > 0)
-		sqlite3_reset(s);
-	*ret = r > 0;
-	return r < 0 ? r : 0;
+	return conn_exists(conn, s, ret);
 }
 
 static int remove_if_stray(struct cache *c, uint64_t ino)
@@ -294,7 +268,7 @@ static unsigned read_names(struct sweep *s, uint64_t *ino)
 
 	while (n < NAMES && (e = readdir(s->dir))) {
 		/* What is not ours by its name is left alone. */
-		if (parse_name(e->d_name, &ino[n]) && ino[n] < s->limit)
+		if (content_ino(e->d_name, &ino[n]) && ino[n] < s->limit)
 			n++;
 	}
 	qsort(ino, n, sizeof(*ino), compare);

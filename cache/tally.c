@@ -74,8 +74,6 @@ static int read_counter(struct conn *conn, enum counter id, uint64_t *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT value FROM counter WHERE id = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, id);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -120,8 +118,6 @@ static int write_counters(struct conn *conn)
 		if (!t->counter[i].changed)
 			continue;
 		s = conn_statement(conn, "UPDATE counter SET value = ?2 WHERE id = ?1");
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, i);
 		bind_int(s, 2, (int64_t)t->counter[i].value);
 		r = conn_run(conn, s);
@@ -176,8 +172,6 @@ static int write_totals(struct conn *conn, unsigned region)
 	s = conn_statement(conn,
 		"UPDATE region SET rows = rows + ?2, bytes = bytes + ?3,"
 		" parked = parked + ?4, unannounced = unannounced + ?5 WHERE id = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, t->rows);
 	bind_int(s, 3, t->bytes);
@@ -211,8 +205,6 @@ static int dir_number(
 {
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)dir);
 	r = conn_row(conn, s);
@@ -245,8 +237,6 @@ static int set_head(struct conn *conn, unsigned region, uint64_t dir, int64_t he
 		s = conn_statement(conn,
 			"INSERT INTO outbox_head(region, dir, head) VALUES(?1, ?2, ?3)"
 			" ON CONFLICT(region, dir) DO UPDATE SET head = ?3");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)dir);
 	if (head != INT64_MAX)

@@ -21,8 +21,6 @@ int touched_mark(struct conn *conn, struct slice key, int64_t due_ms)
 		" ON CONFLICT(key) DO UPDATE SET due_ms = max(due_ms, excluded.due_ms)"
 		" WHERE excluded.due_ms > due_ms");
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	bind_int(s, 2, due_ms);
 	return conn_run(conn, s);
@@ -34,8 +32,6 @@ int touched_take(struct conn *conn, struct slice key, bool *ret)
 	int64_t due_ms = 0;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -48,8 +44,6 @@ int touched_take(struct conn *conn, struct slice key, bool *ret)
 	if (due_ms)
 		return 0; /* a write may still be under way: it stays */
 	s = conn_statement(conn, "DELETE FROM touched WHERE key = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	return conn_run(conn, s);
 }
@@ -58,16 +52,9 @@ int touched_is_due(struct conn *conn, struct slice key, bool *ret)
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT 1 FROM touched WHERE key = ?1 AND due_ms > 0");
-	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
-	r = conn_row(conn, s);
-	if (r > 0)
-		sqlite3_reset(s);
-	*ret = r > 0;
-	return r < 0 ? r : 0;
+	return conn_exists(conn, s, ret);
 }
 
 /* The key that is due first: 1, 0 when there is none, or -errno. */
@@ -78,8 +65,6 @@ static int first_due(struct conn *conn, struct key *key, int64_t *due_ms)
 				     " WHERE due_ms > 0 ORDER BY due_ms LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r;
@@ -103,8 +88,6 @@ static int settled(struct conn *conn, struct slice key)
 {
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE touched SET due_ms = 0 WHERE key = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_slice(s, 1, key);
 	return conn_run(conn, s);
 }

@@ -139,8 +139,6 @@ static int child_ino(struct conn *conn, uint64_t parent, struct slice name, uint
 				     " AND name = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)parent);
 	bind_slice(s, 2, name);
 	bind_int(s, 3, name_place(name));
@@ -220,8 +218,6 @@ static int walk_up(struct conn *conn, uint64_t ino, bool dir, struct key *ret)
 		if (depth < WALK_KEPT)
 			walked[depth] = ino;
 		s = conn_statement(conn, "SELECT parent, name FROM inode WHERE ino = ?1");
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, (int64_t)ino);
 		r = conn_row(conn, s);
 		if (r <= 0)
@@ -269,8 +265,6 @@ int inode_target(struct conn *conn, uint64_t ino, char **ret)
 	char *copy = NULL;
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -292,8 +286,6 @@ int inode_dir_empty(struct conn *conn, uint64_t dir, bool *ret)
 	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM dentry WHERE parent = ?1 LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)dir);
 	r = conn_row(conn, s);
 	if (r < 0)
@@ -446,8 +438,6 @@ int tree_readdir(
 	s = conn_statement(conn,
 		"SELECT d.name, " INODE_COLUMNS " FROM dentry d JOIN inode i ON i.ino = d.ino"
 		" WHERE d.parent = ?1 AND d.place > ?2 ORDER BY d.place, d.name LIMIT ?3");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)dir);
 	bind_int(s, 2, after);
 	bind_int(s, 3, limit);
@@ -666,8 +656,6 @@ static int write_time(struct conn *conn, const struct dir_time *d)
 
 	if (!is_current(conn->cache->times, d))
 		return 0;
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)d->ino);
 	bind_int(s, 2, d->mtime_ns);
 	r = conn_run(conn, s);
@@ -686,8 +674,6 @@ int tree_keep_time(struct conn *conn, uint64_t dir, int64_t mtime_ns)
 		conn, "UPDATE inode SET mtime_ns = ?2, ctime_ns = max(ctime_ns, ?2) WHERE ino = ?1"
 		      " AND mtime_ns <> ?2");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)dir);
 	bind_int(s, 2, mtime_ns);
 	return conn_run(conn, s);

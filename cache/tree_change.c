@@ -34,8 +34,6 @@ static int insert_unnamed(struct conn *conn, const struct inode_row *row)
 	if (r)
 		return r;
 	s = conn_statement(conn, "UPDATE inode SET nlink = 0 WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)row->ino);
 	return conn_run(conn, s);
 }

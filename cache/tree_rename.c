@@ -42,8 +42,6 @@ static int check_lengths_below(struct conn *conn, uint64_t dir, size_t room)
 		" WHERE i.ino = d.ino) > ?2 LIMIT 1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)dir);
 	bind_int(s, 2, (int64_t)room);
 	r = conn_row(conn, s);
@@ -160,8 +158,6 @@ static int check_fetched(struct conn *conn, const struct inode_row *row)
 		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.mode & 61440 = 16384)"
 		" SELECT 1 FROM below b CROSS JOIN dentry d ON d.parent = b.ino"
 		" CROSS JOIN inode i ON i.ino = d.ino WHERE i.state = 2 LIMIT 1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)row->ino);
 	r = conn_row(conn, s);
 	if (r <= 0)

@@ -32,6 +32,7 @@
 
 #include "cache/record.h"
 #include "src/base/clock.h"
+#include "src/base/io.h"
 #include "src/base/log.h"
 
 #define COPY_BYTES ((size_t)256 << 10)
@@ -152,21 +153,14 @@ static int copy_once(struct job *j, uint64_t size, const struct look *guard)
 	return ftruncate(j->to, (off_t)size) == 0 ? 0 : -errno;
 }
 
+/* What is behind the end is zeros. */
 static int read_full(int fd, uint8_t *p, size_t n, uint64_t at)
 {
-	size_t done = 0;
+	ssize_t got = io_read_at(fd, p, n, at);
 
-	while (done < n) {
-		ssize_t got = pread(fd, p + done, n - done, (off_t)(at + done));
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			memset(p + done, 0, n - done);
-		done += got ? (size_t)got : n - done;
-	}
+	if (got < 0)
+		return (int)got;
+	memset(p + got, 0, n - (size_t)got);
 	return 0;
 }
 

@@ -50,8 +50,6 @@ int upload_record_get(
 		conn, "SELECT " COLUMNS " FROM upload u WHERE u.region = ?1 AND u.key = ?2");
 	struct upload_record record;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	int r = conn_row(conn, s);
@@ -77,8 +75,6 @@ int upload_record_add(
 	sqlite3_stmt *s =
 		conn_statement(conn, "INSERT INTO upload(region, key, version, size, part_size, id)"
 				     " VALUES(?1, ?2, ?3, ?4, ?5, ?6) RETURNING number");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_slice(s, 2, key);
 	bind_slice(s, 3, (struct slice){(const char *)record->version, SHA256_SIZE});
@@ -97,38 +93,26 @@ int upload_record_begun(struct conn *conn, int64_t number, const char *id)
 {
 	sqlite3_stmt *s = conn_statement(conn, "UPDATE upload SET id = ?2 WHERE number = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, number);
 	bind_slice(s, 2, slice_of(id));
 	return conn_run(conn, s);
 }
 
-static int run_int(struct conn *conn, const char *sql, int64_t value)
-{
-	sqlite3_stmt *s = conn_statement(conn, sql);
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, value);
-	return conn_run(conn, s);
-}
-
 int upload_record_remove(struct conn *conn, int64_t number)
 {
-	int r = run_int(conn, "DELETE FROM upload_part WHERE upload = ?1", number);
+	int r = conn_run_int(conn, "DELETE FROM upload_part WHERE upload = ?1", number);
 
-	return r < 0 ? r : run_int(conn, "DELETE FROM upload WHERE number = ?1", number);
+	return r < 0 ? r : conn_run_int(conn, "DELETE FROM upload WHERE number = ?1", number);
 }
 
 int upload_record_clear(struct conn *conn, unsigned region)
 {
-	int r = run_int(conn,
+	int r = conn_run_int(conn,
 		"DELETE FROM upload_part WHERE upload IN"
 		" (SELECT number FROM upload WHERE region = ?1)",
 		region);
 
-	return r < 0 ? r : run_int(conn, "DELETE FROM upload WHERE region = ?1", region);
+	return r < 0 ? r : conn_run_int(conn, "DELETE FROM upload WHERE region = ?1", region);
 }
 
 int upload_part_add(struct conn *conn, int64_t number, const struct upload_part *part)
@@ -137,8 +121,6 @@ int upload_part_add(struct conn *conn, int64_t number, const struct upload_part 
 		"INSERT OR REPLACE INTO upload_part(upload, number, size, hash, etag)"
 		" SELECT ?1, ?2, ?3, ?4, ?5 FROM upload WHERE number = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, number);
 	bind_int(s, 2, part->number);
 	bind_int(s, 3, (int64_t)part->size);
@@ -154,8 +136,6 @@ int upload_part_each(struct conn *conn, int64_t number, upload_part_fn fn, void 
 		" ORDER BY number");
 	int r, end = 0;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, number);
 	while (!end && (r = conn_row(conn, s)) != 0) {
 		struct upload_part part;
@@ -185,8 +165,6 @@ int upload_record_next(struct conn *conn, unsigned region, int64_t after, bool o
 		" ORDER BY u.number LIMIT 1");
 	struct upload_record record;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	bind_int(s, 2, after);
 	bind_int(s, 3, orphan);
@@ -207,8 +185,6 @@ int upload_stats(struct conn *conn, unsigned region, struct upload_stats *ret)
 		" FROM upload_part p WHERE p.upload = u.number)), 0)"
 		" FROM upload u WHERE u.region = ?1");
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, region);
 	int r = conn_row(conn, s);
 	if (r <= 0)

@@ -16,6 +16,7 @@
 #include "cache/acl.h"
 #include "cache/entry.h"
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "src/base/clock.h"
 
 #define VALUE_MAX ((size_t)64 << 10)
@@ -57,8 +58,6 @@ int xattr_filter_load(struct cache *c)
 		return r;
 	atomic_store(&c->xattrs->security, security != 0);
 	s = conn_statement(conn, "SELECT DISTINCT ino FROM xattr LIMIT ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, FILTER_LOAD_MAX);
 	while ((r = conn_row(conn, s)) > 0) {
 		filter_set(c->xattrs, (uint64_t)sqlite3_column_int64(s, 0));
@@ -165,8 +164,6 @@ ssize_t tree_listxattr(struct cache *c, uint64_t ino, char *list, size_t size)
 		return r;
 	s = conn_statement(
 		conn, "SELECT CAST(name AS BLOB) FROM xattr WHERE ino = ?1 ORDER BY name");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	while ((r = conn_row(conn, s)) > 0) {
 		struct slice name = column_slice(s, 0);
@@ -195,8 +192,6 @@ static int put(struct conn *conn, uint64_t ino, const char *name, size_t name_le
 	s = conn_statement(conn,
 		"INSERT INTO xattr(ino, name, value) VALUES(?1, ?2, ?3)"
 		" ON CONFLICT(ino, name) DO UPDATE SET value = excluded.value");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_text_n(s, 2, name, name_len);
 	bind_slice(s, 3, (struct slice){value, size});
@@ -211,8 +206,6 @@ static int recount(struct conn *conn, uint64_t ino, uint64_t *bytes)
 					       " WHERE ino = ?1");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, clock_realtime_ns());
 	r = conn_run(conn, s);
@@ -221,8 +214,6 @@ static int recount(struct conn *conn, uint64_t ino, uint64_t *bytes)
 	s = conn_statement(conn,
 		"SELECT coalesce(sum(length(CAST(name AS BLOB)) + length(value)), 0)"
 		" FROM xattr WHERE ino = ?1");
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	r = conn_row(conn, s);
 	if (r <= 0)
@@ -292,12 +283,7 @@ int tree_setxattr(
 
 static int remove_all(struct conn *conn, uint64_t ino)
 {
-	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1");
-
-	if (!s)
-		return conn_error(conn);
-	bind_int(s, 1, (int64_t)ino);
-	return conn_run(conn, s);
+	return conn_run_int(conn, "DELETE FROM xattr WHERE ino = ?1", (int64_t)ino);
 }
 
 static int remove_one(struct conn *conn, uint64_t ino, const char *name)
@@ -305,8 +291,6 @@ static int remove_one(struct conn *conn, uint64_t ino, const char *name)
 	sqlite3_stmt *s = conn_statement(conn, "DELETE FROM xattr WHERE ino = ?1 AND name = ?2");
 	int r;
 
-	if (!s)
-		return conn_error(conn);
 	bind_int(s, 1, (int64_t)ino);
 	bind_text(s, 2, name);
 	r = conn_run(conn, s);
@@ -496,8 +480,6 @@ int inode_get_xattrs(struct conn *conn, uint64_t ino, struct buf *ret)
 		s = conn_statement(conn,
 			"SELECT CAST(name AS BLOB), value FROM xattr WHERE ino = ?1"
 			" ORDER BY name");
-		if (!s)
-			return conn_error(conn);
 		bind_int(s, 1, (int64_t)ino);
 		while ((r = conn_row(conn, s)) > 0) {
 			struct slice name = column_slice(s, 0), value = column_slice(s, 1);

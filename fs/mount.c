@@ -23,10 +23,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "src/base/log.h"
+#include "src/base/mountpoint.h"
 
 #define THREADS_DEFAULT 2
 #define BACKGROUND_MAX 64 /* read-ahead and releases that the kernel sends unasked */
@@ -172,25 +172,14 @@ static bool in_path(const char *program)
 	return false;
 }
 
-/* Of a dead mount the kernel still may know the root's attributes, but statfs always asks the
- * daemon. */
-static int look(const char *path, struct stat *st)
-{
-	struct statvfs vfs;
-
-	if (stat(path, st) < 0 || statvfs(path, &vfs) < 0)
-		return errno == ECONNABORTED ? -ENOTCONN : -errno;
-	return 0;
-}
-
 static int check_mountpoint(const char *path, char **ret, struct err *err)
 {
 	struct stat st;
-	int r = look(path, &st);
+	int r = mountpoint_stat(path, &st);
 
 	/* What a killed daemon leaves behind. */
 	if (r == -ENOTCONN && umount2(path, MNT_DETACH) == 0)
-		r = look(path, &st);
+		r = mountpoint_stat(path, &st);
 	if (r == -ENOTCONN)
 		return err_set(err, r,
 			"mountpoint %s: a dead mount is there\nhint: run 'fusermount3 -u -z %s' "

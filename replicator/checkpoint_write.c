@@ -40,6 +40,7 @@
 #include "replicator/checkpoint.h"
 #include "replicator/lease.h"
 #include "src/base/clock.h"
+#include "src/base/io.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
@@ -227,17 +228,11 @@ static int by_node(const void *x, const void *y)
 
 static int append(struct writing *x, const struct buf *b)
 {
-	for (size_t at = 0; at < b->len;) {
-		ssize_t n = pwrite(x->fd, b->data + at, b->len - at, (off_t)(x->size + at));
+	int r = io_write_at(x->fd, b->data, b->len, x->size);
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		at += (size_t)n;
-	}
-	x->size += b->len;
-	return 0;
+	if (!r)
+		x->size += b->len;
+	return r;
 }
 
 static int finish_part(struct writing *x)

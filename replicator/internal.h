@@ -2,6 +2,7 @@
 #ifndef REPLICATOR_INTERNAL_H
 #define REPLICATOR_INTERNAL_H
 
+#include "cache/region.h"
 #include "replicator/checkpoint.h"
 #include "replicator/deliver.h"
 #include "replicator/durable.h"

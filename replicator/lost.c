@@ -23,8 +23,8 @@
 
 #include <errno.h>
 
+#include "cache/conflict.h"
 #include "cache/journal.h"
-#include "cache/progress.h"
 #include "cache/project.h"
 #include "src/base/log.h"
 

@@ -3,6 +3,7 @@
 #ifndef REPLICATOR_PULL_H
 #define REPLICATOR_PULL_H
 
+#include "cache/region.h"
 #include "replicator/merge.h"
 #include "replicator/region.h"
 

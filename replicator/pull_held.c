@@ -11,6 +11,7 @@
 
 #include <errno.h>
 
+#include "cache/held.h"
 #include "src/base/clock.h"
 
 enum { HELD_MAX = 100, HELD_BYTES = 8 << 20 };

@@ -7,6 +7,7 @@
 #define REPLICATOR_RECONCILE_INTERNAL_H
 
 #include "cache/object_seen.h"
+#include "cache/region.h"
 #include "replicator/object.h"
 #include "replicator/reconcile.h"
 #include "replicator/upload.h"

@@ -17,7 +17,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "cache/progress.h"
+#include "cache/meta.h"
 #include "replicator/internal.h"
 #include "src/base/clock.h"
 #include "src/base/json.h"

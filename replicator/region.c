@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "cache/meta.h"
 #include "cache/outbox.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"

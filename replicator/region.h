@@ -10,7 +10,7 @@
 #include <stdatomic.h>
 
 #include "cache/cache.h"
-#include "cache/progress.h"
+#include "cache/region.h"
 #include "cache/resync.h"
 #include "replicator/health.h"
 #include "replicator/store/store.h"

@@ -22,7 +22,6 @@
 #include "cache/outbox.h"
 #include "cache/refresh.h"
 #include "cache/upload_record.h"
-#include "cache/progress.h"
 #include "cache/resync.h"
 #include "src/base/hash.h"
 #include "replicator/reconcile.h"

@@ -22,8 +22,8 @@
 #include <errno.h>
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/project.h"
+#include "cache/region.h"
 #include "cache/tree.h"
 #include "replicator/delta.h"
 #include "src/base/clock.h"

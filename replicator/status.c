@@ -8,6 +8,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "cache/conflict.h"
+#include "cache/held.h"
 #include "cache/journal.h"
 #include "replicator/store/layers.h"
 #include "src/base/buf.h"

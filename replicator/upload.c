@@ -4,11 +4,8 @@
  *   recorded without an id -> begun (id) -> its parts, in any order -> ended: the record goes
  *                                        -> aborted: the record goes when the store has said so
  *
- * The record (cache/upload_record.h) is what makes an upload ours. One without an id may be in the
- * bucket under an id that we never learned: before another begins, all uploads of that key are aborted,
- * which costs a server that is sending the same key just then no more than another beginning. What no
- * record knows (a lost state directory; a beginning that was repeated because its answer was lost)
- * goes after a week.
+ * The record (cache/upload_record.h) is what makes an upload ours; what becomes of those that nobody goes
+ * on with, and of one whose id we never learned: upload_abort.c. How the parts travel: upload_send.c.
  *
  * The metadata travels with the beginning, so a version is content and metadata: a change of
  * either aborts and begins anew.
@@ -22,41 +19,22 @@
  *
  * A copy of a large object inside the store is an upload whose parts are copied; it is not recorded.
  *
- * Threads. The caller sends parts itself, and with it up to three helpers, as many as the region's
- * allowance has at that moment; whoever is free takes the next part. The first failure stops all after
- * the part that they are at. Memory: what the store's backend holds of a body, per thread (s3: its
- * file is read as it is sent), and one struct store_part for each part.
- *
- * Lock: sending.lock, a leaf, guards next, result and error; a part's slot belongs to the thread that
- * took it until all have ended.
+ * Memory: one struct store_part for each part.
  */
-#include "replicator/upload.h"
+#include "replicator/upload_internal.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "cache/upload_record.h"
-#include "replicator/object_key.h"
 #include "replicator/store/layers.h"
-#include "replicator/upload_plan.h"
-#include "src/base/clock.h"
 #include "src/base/log.h"
-#include "src/base/metrics.h"
-#include "src/base/thread.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define PARTS_FROM (64 * MIB) /* below it a single put is as fast, and always has its condition */
 #define PART_SIZE (16 * MIB)
 
-enum {
-	PARALLEL = 4, /* threads of one upload */
-	PART_TIMEOUT_MS = 60000,
-	SLOWEST_BYTES_PER_MS = 64, /* as region.c's */
-	END_TIMEOUT_MS = 600000,   /* stores join the parts before they answer */
-	FOUND_MAX = 64,
-};
-#define ABANDONED_MS (INT64_C(7) * 24 * 3600 * 1000)
+enum { END_TIMEOUT_MS = 600000 }; /* stores join the parts before they answer */
 
 _Static_assert(UPLOAD_ID_SIZE == STORE_UPLOAD_ID_SIZE && UPLOAD_ETAG_SIZE == STORE_ETAG_SIZE,
 	"a record has room for what stores answer");
@@ -77,7 +55,7 @@ int uploader_init(struct uploader *u, struct cache *c, struct store *store, unsi
 	return r;
 }
 
-static bool has(const struct uploader *u, unsigned cap)
+bool uploader_can(const struct uploader *u, unsigned cap)
 {
 	return (atomic_load(&u->store->capabilities) & cap) != 0;
 }
@@ -103,7 +81,7 @@ uint64_t upload_part_size(const struct store_limits *l, uint64_t size)
 
 /* ---- records ---- */
 
-static int find_record(struct uploader *u, struct slice key, struct upload_record *ret)
+int upload_find_record(struct uploader *u, struct slice key, struct upload_record *ret)
 {
 	struct conn *conn;
 	int r = cache_read_begin(u->cache, &conn);
@@ -115,7 +93,7 @@ static int find_record(struct uploader *u, struct slice key, struct upload_recor
 	return r;
 }
 
-static int finish(struct conn *conn, int r)
+int upload_finish(struct conn *conn, int r)
 {
 	if (r == 0)
 		return cache_commit(conn);
@@ -129,7 +107,7 @@ static int add_record(struct uploader *u, struct slice key, struct upload_record
 	int r = cache_begin_lazy(u->cache, &conn);
 
 	if (r == 0)
-		r = finish(conn, upload_record_add(conn, u->region, key, record));
+		r = upload_finish(conn, upload_record_add(conn, u->region, key, record));
 	if (r == 0)
 		atomic_fetch_add(&u->records, 1);
 	return r;
@@ -140,395 +118,19 @@ static int record_begun(struct uploader *u, const struct upload_record *record)
 	struct conn *conn;
 	int r = cache_begin_lazy(u->cache, &conn);
 
-	return r < 0 ? r : finish(conn, upload_record_begun(conn, record->number, record->id));
+	return r < 0 ? r : upload_finish(conn, upload_record_begun(conn, record->number, record->id));
 }
 
-static int remove_record(struct uploader *u, const struct upload_record *record)
+int upload_remove_record(struct uploader *u, const struct upload_record *record)
 {
 	struct conn *conn;
 	int r = cache_begin_lazy(u->cache, &conn);
 
 	if (r == 0)
-		r = finish(conn, upload_record_remove(conn, record->number));
+		r = upload_finish(conn, upload_record_remove(conn, record->number));
 	if (r == 0)
 		atomic_fetch_sub(&u->records, 1);
 	return r;
-}
-
-/* ---- aborting ---- */
-
-/* Some uploads of a listing: they are aborted after it. */
-struct found {
-	struct uploader *u;
-	const char *object; /* only of this key; NULL: of any … */
-	int64_t before_ms;  /* … begun before, and not recorded */
-	unsigned count;
-	struct {
-		char *key;
-		char *id;
-	} item[FOUND_MAX];
-};
-
-static void found_clear(struct found *f)
-{
-	while (f->count) {
-		free(f->item[--f->count].key);
-		free(f->item[f->count].id);
-	}
-}
-
-/* True also when it cannot be told. */
-static bool recorded(struct uploader *u, const char *object, const char *id)
-{
-	struct upload_record record;
-	struct key key;
-	bool directory;
-
-	if (object_key_to_path(object, &key, &directory) < 0)
-		return false;
-	int r = find_record(u, key_slice(&key), &record);
-	return r != -ENOENT && (r < 0 || !record.id[0] || strcmp(record.id, id) == 0);
-}
-
-static int add_found(void *ctx, const char *key, const char *id, int64_t begun_ms)
-{
-	struct found *f = ctx;
-
-	if (f->object ? strcmp(key, f->object) != 0
-		      : begun_ms >= f->before_ms || recorded(f->u, key, id))
-		return 0;
-	f->item[f->count].key = strdup(key);
-	f->item[f->count].id = strdup(id);
-	return ++f->count == FOUND_MAX;
-}
-
-/* Those that f describes. */
-static enum store_result abort_found(
-	struct found *f, const struct store_call *call, struct store_error *error)
-{
-	enum store_result r;
-	bool more = true;
-
-	do {
-		r = store_uploads(
-			f->u->store, f->object ? f->object : "", add_found, f, call, error);
-		more = f->count == FOUND_MAX;
-		for (unsigned i = 0; r == STORE_OK && i < f->count; i++) {
-			if (!f->item[i].key || !f->item[i].id)
-				r = store_error_local(error, -ENOMEM, "listing of uploads");
-			else
-				r = store_upload_abort(
-					f->u->store, f->item[i].key, f->item[i].id, call, error);
-			if (r == STORE_OK)
-				log_info("aborted an upload that nobody goes on with key=\"%s\"",
-					f->item[i].key);
-		}
-		found_clear(f);
-	} while (r == STORE_OK && more);
-	return r;
-}
-
-/* In the store, then the record. */
-static enum store_result abort_upload(struct uploader *u, const char *object,
-	const struct upload_record *record, const struct store_call *call,
-	struct store_error *error)
-{
-	struct found f = {.u = u, .object = object};
-	enum store_result r =
-		record->id[0] ? store_upload_abort(u->store, object, record->id, call, error)
-			      : abort_found(&f, call, error);
-
-	if (r != STORE_OK)
-		return r;
-	int code = remove_record(u, record);
-	return code < 0 ? store_error_local(error, code, "record of an upload") : STORE_OK;
-}
-
-void upload_settled(struct uploader *u, struct slice key, const struct store_call *call)
-{
-	char object[STORE_KEY_MAX + 1];
-	struct store_error error = {0};
-	struct upload_record record;
-
-	if (atomic_load(&u->records) == 0 || find_record(u, key, &record) < 0 ||
-		object_key_from_path(key, false, object) < 0)
-		return;
-	enum store_result r = abort_upload(u, object, &record, call, &error);
-	if (r != STORE_OK)
-		log_debug("upload not aborted yet key=\"%s\" result=%s", object,
-			store_result_name(r));
-}
-
-static enum store_result sweep_orphans(
-	struct uploader *u, const struct store_call *call, struct store_error *error)
-{
-	char object[STORE_KEY_MAX + 1];
-	struct upload_record record = {0};
-	enum store_result result = STORE_OK;
-	struct conn *conn;
-	struct key key;
-
-	while (result == STORE_OK && atomic_load(&u->records) > 0) {
-		int r = cache_read_begin(u->cache, &conn);
-		if (r == 0) {
-			r = upload_record_next(conn, u->region, record.number, true, &key, &record);
-			cache_read_end(conn);
-		}
-		if (r == -ENOENT)
-			break;
-		if (r == 0)
-			r = object_key_from_path(key_slice(&key), false, object);
-		if (r < 0)
-			return store_error_local(error, r, "records of uploads");
-		result = abort_upload(u, object, &record, call, error);
-	}
-	return result;
-}
-
-enum store_result upload_sweep(
-	struct uploader *u, bool listing, const struct store_call *call, struct store_error *error)
-{
-	struct found f = {.u = u};
-
-	if (!has(u, STORE_CAP_UPLOAD))
-		return STORE_OK;
-	enum store_result r = sweep_orphans(u, call, error);
-	if (r != STORE_OK || !listing)
-		return r;
-	f.before_ms = clock_realtime_ms() + store_clock_skew_ms(u->store) - ABANDONED_MS;
-	return abort_found(&f, call, error);
-}
-
-/* ---- sending ---- */
-
-struct sending {
-	const struct upload_request *q;
-	const struct store_call *call;
-	const char *from;  /* a copy of that object; NULL: q->source is sent */
-	const char *match; /* the version of it, or NULL */
-	struct upload_record record;
-	bool resumed;
-	struct upload_span *plan; /* count parts; NULL: all are of the record's part_size */
-	uint32_t count;
-	struct store_part *part; /* etag "": it is still to be sent */
-
-	struct mutex lock;
-	uint32_t next;
-	enum store_result result;
-	struct store_error error;
-};
-
-/* A part's bytes, and their hash on the way: that of the first pass from beginning to end. */
-struct part_body {
-	const struct store_source *from;
-	uint64_t offset, size;
-	struct sha256 hash;
-	uint64_t hashed;
-	bool known;
-	uint8_t digest[SHA256_SIZE];
-};
-
-static ssize_t read_part(void *ctx, uint64_t offset, void *p, size_t len)
-{
-	struct part_body *b = ctx;
-
-	if (len > b->size - offset)
-		len = (size_t)(b->size - offset);
-	ssize_t n = b->from->read(b->from->ctx, b->offset + offset, p, len);
-	if (n <= 0 || b->known)
-		return n;
-	if (offset == 0) {
-		sha256_done(&b->hash);
-		sha256_init(&b->hash);
-		b->hashed = 0;
-	}
-	if (offset != b->hashed)
-		return n;
-	sha256_update(&b->hash, p, (size_t)n);
-	b->hashed += (uint64_t)n;
-	if (b->hashed == b->size) {
-		sha256_final(&b->hash, b->digest);
-		b->known = true;
-	}
-	return n;
-}
-
-static struct store_call call_within(const struct store_call *whole, int64_t timeout_ms)
-{
-	int64_t end = clock_monotonic_ms() + timeout_ms;
-
-	return (struct store_call){
-		.deadline_ms =
-			whole->deadline_ms && whole->deadline_ms < end ? whole->deadline_ms : end,
-		.cancel = whole->cancel,
-		.priority = whole->priority,
-		.origin = whole->origin,
-	};
-}
-
-static int record_part(
-	struct sending *s, const struct store_part *part, const uint8_t hash[SHA256_SIZE])
-{
-	struct upload_part row = {.number = part->number, .size = part->size};
-	struct conn *conn;
-
-	memcpy(row.hash, hash, SHA256_SIZE);
-	memcpy(row.etag, part->etag, sizeof(row.etag));
-	int r = cache_begin_lazy(s->q->uploader->cache, &conn);
-	return r < 0 ? r : finish(conn, upload_part_add(conn, s->record.number, &row));
-}
-
-static uint64_t part_offset(const struct sending *s, uint32_t i)
-{
-	return s->plan ? s->plan[i].offset : i * s->record.part_size;
-}
-
-static uint64_t part_bytes(const struct sending *s, uint32_t i)
-{
-	uint64_t at = part_offset(s, i);
-
-	if (s->plan)
-		return s->plan[i].length;
-	return s->record.size - at < s->record.part_size ? s->record.size - at
-							 : s->record.part_size;
-}
-
-static enum store_result copy_part(struct sending *s, uint32_t i, struct store_error *error)
-{
-	struct store_part part = {.number = i + 1};
-	uint64_t size = part_bytes(s, i);
-	struct store_call call =
-		call_within(s->call, PART_TIMEOUT_MS + (int64_t)(size / SLOWEST_BYTES_PER_MS));
-
-	enum store_result r = store_upload_copy(s->q->uploader->store, s->q->object, s->record.id,
-		s->from, part_offset(s, i), size, s->match, &part, &call, error);
-	if (r == STORE_OK)
-		s->part[i] = part;
-	return r;
-}
-
-static bool is_current(const struct sending *s)
-{
-	return !s->q->current || s->q->current(s->q->ctx);
-}
-
-static enum store_result send_part(struct sending *s, uint32_t i, struct store_error *error)
-{
-	const struct upload_request *q = s->q;
-	struct part_body body = {
-		.from = q->source, .offset = part_offset(s, i), .size = part_bytes(s, i)};
-	const struct store_source source = {.size = body.size, .read = read_part, .ctx = &body};
-	struct store_part part = {.number = i + 1};
-	struct store_call call =
-		call_within(s->call, PART_TIMEOUT_MS + (int64_t)(body.size / SLOWEST_BYTES_PER_MS));
-
-	if (!is_current(s))
-		return store_error_local(error, -ESTALE, "superseded");
-	sha256_init(&body.hash);
-	enum store_result r = store_upload_part(
-		q->uploader->store, q->object, s->record.id, &source, &part, &call, error);
-	sha256_done(&body.hash);
-	if (r != STORE_OK)
-		return r;
-	if (!part.etag[0] || !body.known)
-		return store_error_set(error, STORE_CORRUPT, "part %u was not sent whole", i + 1);
-	int code = s->plan ? 0 : record_part(s, &part, body.digest);
-	if (code < 0)
-		return store_error_local(error, code, "record of a part");
-	s->part[i] = part;
-	return STORE_OK;
-}
-
-static enum store_result copy_or_send(struct sending *s, uint32_t i, struct store_error *error)
-{
-	if (!is_current(s))
-		return store_error_local(error, -ESTALE, "superseded");
-	enum store_result r = copy_part(s, i, error);
-	if (r == STORE_OK)
-		metric_add(METRIC_BYTES_COPIED, part_bytes(s, i));
-	if (r == STORE_OK || r == STORE_LOCAL)
-		return r;
-	*error = (struct store_error){0};
-	return send_part(s, i, error);
-}
-
-static enum store_result bring_part(struct sending *s, uint32_t i, struct store_error *error)
-{
-	if (s->plan)
-		return s->plan[i].copy ? copy_or_send(s, i, error) : send_part(s, i, error);
-	return s->from ? copy_part(s, i, error) : send_part(s, i, error);
-}
-
-/* The next part that the store does not have; false: there is none, or something failed. */
-static bool next_part(struct sending *s, uint32_t *ret)
-{
-	mutex_lock(&s->lock);
-	while (s->next < s->count && s->part[s->next].etag[0])
-		s->next++;
-	bool more = s->result == STORE_OK && s->next < s->count;
-	if (more)
-		*ret = s->next++;
-	mutex_unlock(&s->lock);
-	return more;
-}
-
-static void send_parts(struct sending *s)
-{
-	uint32_t i;
-
-	while (next_part(s, &i)) {
-		struct store_error error = {0};
-		enum store_result r = bring_part(s, i, &error);
-
-		if (r == STORE_OK)
-			continue;
-		mutex_lock(&s->lock);
-		if (s->result == STORE_OK) {
-			s->result = r;
-			s->error = error;
-		}
-		mutex_unlock(&s->lock);
-	}
-}
-
-static void *helper(void *arg)
-{
-	thread_give_way();
-	send_parts(arg);
-	return NULL;
-}
-
-static bool take_helper(struct uploader *u)
-{
-	unsigned n = atomic_load(&u->helpers);
-
-	while (n < u->helpers_max) {
-		if (atomic_compare_exchange_weak(&u->helpers, &n, n + 1))
-			return true;
-	}
-	return false;
-}
-
-static enum store_result send_all(struct sending *s, struct store_error *error)
-{
-	struct uploader *u = s->q->uploader;
-	pthread_t threads[PARALLEL - 1];
-	unsigned started = 0;
-
-	while (started < PARALLEL - 1 && started + 1 < s->count && take_helper(u)) {
-		if (thread_start(&threads[started], "upload", helper, s) < 0) {
-			atomic_fetch_sub(&u->helpers, 1);
-			break;
-		}
-		started++;
-	}
-	send_parts(s);
-	while (started) {
-		CHECK(pthread_join(threads[--started], NULL) == 0);
-		atomic_fetch_sub(&u->helpers, 1);
-	}
-	*error = s->error;
-	return s->result;
 }
 
 /* ---- one upload ---- */
@@ -539,7 +141,7 @@ static int known_part(void *ctx, const struct upload_part *part)
 	struct sending *s = ctx;
 
 	if (part->number < 1 || part->number > s->count ||
-		part->size != part_bytes(s, part->number - 1))
+		part->size != upload_part_bytes(s, part->number - 1))
 		return 0;
 	struct store_part *slot = &s->part[part->number - 1];
 	slot->number = part->number;
@@ -588,7 +190,7 @@ static enum store_result begin(struct sending *s, struct store_error *error)
 {
 	const struct upload_request *q = s->q;
 	struct uploader *u = q->uploader;
-	struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
+	struct store_call call = upload_call_within(s->call, PART_TIMEOUT_MS);
 
 	s->record.size = q->source->size;
 	if (!s->plan)
@@ -631,7 +233,7 @@ static int make_plan(struct sending *s)
 			&s->plan, &s->count);
 	if (s->plan) {
 		s->from = q->object;
-		s->match = has(u, STORE_CAP_COPY_IF_MATCH) ? q->condition->if_match : NULL;
+		s->match = uploader_can(u, STORE_CAP_COPY_IF_MATCH) ? q->condition->if_match : NULL;
 	}
 	return r == -ENOENT ? 0 : r;
 }
@@ -643,12 +245,12 @@ static enum store_result resume_or_begin(struct sending *s, struct store_error *
 	uint8_t version[SHA256_SIZE];
 
 	version_of(s->q, version);
-	int r = find_record(u, s->q->key, &s->record);
+	int r = upload_find_record(u, s->q->key, &s->record);
 	if (r == 0 && (!s->record.id[0] || s->record.size != s->q->source->size ||
 			      !s->record.part_size ||
 			      memcmp(s->record.version, version, SHA256_SIZE) != 0)) {
-		struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
-		enum store_result result = abort_upload(u, s->q->object, &s->record, &call, error);
+		struct store_call call = upload_call_within(s->call, PART_TIMEOUT_MS);
+		enum store_result result = upload_abort(u, s->q->object, &s->record, &call, error);
 		if (result != STORE_OK)
 			return result;
 		r = -ENOENT;
@@ -692,8 +294,8 @@ static enum store_result end(struct sending *s, char *etag, struct store_error *
 {
 	static const struct store_condition none;
 	const struct upload_request *q = s->q;
-	struct store_call call = call_within(s->call, END_TIMEOUT_MS);
-	bool guarded = has(q->uploader, STORE_CAP_UPLOAD_IF);
+	struct store_call call = upload_call_within(s->call, END_TIMEOUT_MS);
+	bool guarded = uploader_can(q->uploader, STORE_CAP_UPLOAD_IF);
 	enum store_result r = guarded ? STORE_OK : compare(q, &call, error);
 
 	if (r != STORE_OK)
@@ -707,15 +309,15 @@ static enum store_result end(struct sending *s, char *etag, struct store_error *
 static void settle(struct sending *s, enum store_result r, const struct store_error *error)
 {
 	struct uploader *u = s->q->uploader;
-	struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
+	struct store_call call = upload_call_within(s->call, PART_TIMEOUT_MS);
 	bool useless = r == STORE_ABSENT || r == STORE_TOO_LARGE || r == STORE_UNSUPPORTED ||
 		       (r == STORE_LOCAL && error->local_errno == ESTALE);
 	struct store_error unused = {0};
 
 	if (!s->record.number || (r != STORE_OK && !useless))
 		return;
-	if (r == STORE_OK ? remove_record(u, &s->record) < 0
-			  : abort_upload(u, s->q->object, &s->record, &call, &unused) != STORE_OK)
+	if (r == STORE_OK ? upload_remove_record(u, &s->record) < 0
+			  : upload_abort(u, s->q->object, &s->record, &call, &unused) != STORE_OK)
 		log_debug("upload stays recorded key=\"%s\"", s->q->object);
 }
 
@@ -727,7 +329,7 @@ enum store_result upload_put(const struct upload_request *q, char *etag,
 	mutex_init(&s.lock, LOCK_RANK_LEAF);
 	enum store_result r = resume_or_begin(&s, error);
 	if (r == STORE_OK)
-		r = send_all(&s, error);
+		r = upload_send_all(&s, error);
 	if (r == STORE_OK)
 		r = end(&s, etag, error);
 	/* Not every store says clearly that it has forgotten an upload. */
@@ -754,7 +356,7 @@ static enum store_result copy_parts(struct sending *s, char *etag, struct store_
 	const struct upload_request *q = s->q;
 	struct store *store = q->uploader->store;
 	const struct store_limits *l = store_limits(store);
-	struct store_call call = call_within(s->call, PART_TIMEOUT_MS);
+	struct store_call call = upload_call_within(s->call, PART_TIMEOUT_MS);
 	struct store_error unused = {0};
 
 	s->record.part_size = upload_part_size(l, s->record.size);
@@ -769,10 +371,10 @@ static enum store_result copy_parts(struct sending *s, char *etag, struct store_
 		store_upload_begin(store, q->object, q->meta, s->record.id, &call, error);
 	if (r != STORE_OK)
 		return r;
-	r = send_all(s, error);
+	r = upload_send_all(s, error);
 	if (r == STORE_OK)
 		r = end(s, etag, error);
-	call = call_within(s->call, PART_TIMEOUT_MS);
+	call = upload_call_within(s->call, PART_TIMEOUT_MS);
 	if (r != STORE_OK &&
 		store_upload_abort(store, q->object, s->record.id, &call, &unused) != STORE_OK)
 		log_debug("copy not aborted key=\"%s\"", q->object);
@@ -794,7 +396,7 @@ enum store_result upload_copy(struct uploader *u, const char *from, uint64_t siz
 	struct sending s = {.q = &q,
 		.call = call,
 		.from = from,
-		.match = has(u, STORE_CAP_COPY_IF_MATCH) ? match : NULL,
+		.match = uploader_can(u, STORE_CAP_COPY_IF_MATCH) ? match : NULL,
 		.record = {.size = size}};
 	char unused[STORE_ETAG_SIZE];
 

@@ -16,6 +16,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "cache/meta.h"
 #include "src/base/buf.h"
 #include "src/base/clock.h"
 #include "src/base/hash.h"

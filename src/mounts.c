@@ -9,9 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/wait.h>
+
+#include "src/base/mountpoint.h"
 
 #define TABLE_MAX (16 * 1024 * 1024)
 
@@ -156,14 +156,11 @@ int mounts_canonical(const char *path, char **ret)
 	return 0;
 }
 
-/* The kernel may still know the attributes of a dead mount's root; statfs always asks the daemon. */
 bool mounts_dead(const char *mountpoint)
 {
 	struct stat st;
-	struct statvfs vfs;
 
-	return (stat(mountpoint, &st) < 0 || statvfs(mountpoint, &vfs) < 0) &&
-	       (errno == ENOTCONN || errno == ECONNABORTED);
+	return mountpoint_stat(mountpoint, &st) == -ENOTCONN;
 }
 
 extern char **environ;

@@ -13,8 +13,8 @@
 
 #include "cache/cache.h"
 #include "cache/entry.h"
-#include "cache/progress.h"
 #include "cache/project.h"
+#include "cache/region.h"
 #include "src/base/clock.h"
 
 #define BATCH 10000

@@ -16,7 +16,7 @@
 
 #include "cache/file.h"
 #include "cache/journal.h"
-#include "cache/progress.h"
+#include "cache/region.h"
 #include "cache/tree.h"
 #include "replicator/inline_cache.h"
 #include "replicator/seal.h"

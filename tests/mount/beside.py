@@ -7,6 +7,9 @@ import pathlib
 import pickle
 import signal
 import stat
+import unittest
+
+from harness import World, skip
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +75,26 @@ def open_to_all(world, *servers):
     native = world.dir / "native"
     native.mkdir(exist_ok=True)
     return pathlib.Path(native)
+
+
+class Beside(unittest.TestCase):
+    """Two servers over two directories, and an empty directory on the file system below (native)."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        if os.geteuid() != 0:
+            skip("needs root")
+        regions = cls.world.directories("east", "west")
+        cls.a = cls.world.server("a", regions, home="east")
+        cls.b = cls.world.server("b", regions, home="west")
+        cls.native = open_to_all(cls.world, cls.a, cls.b)
+        cls.a.start()
+        cls.b.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.close()
 
 
 def filesystem_type(path):

@@ -3,6 +3,7 @@
 Everything lives below one temporary directory and is ended by pid and unmounted on exit, also after a failure.
 The program under test is $MERIDIAN (the meson tests set it)."""
 import atexit
+import hashlib
 import json
 import os
 import pathlib
@@ -292,6 +293,63 @@ def converge(*servers, timeout=120):
                           *(f"{s.name}:\n{differences(first.mount, s.mount)[:3000]}{s.status_text()}\n{s.tail()}" for s in servers)])
 
     wait_until(text, same, timeout, 0.3)
+
+
+def digest(path):
+    h = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            h.update(block)
+    return h.hexdigest()
+
+
+def objects(client, bucket):
+    """SHA-256 of every object of the volume's files in a bucket, by its path."""
+    def read(key):
+        h = hashlib.sha256()
+        for piece in client.get_object(Bucket=bucket, Key="app/" + key)["Body"].iter_chunks(1 << 20):
+            h.update(piece)
+        return h.hexdigest()
+
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="app/")
+    keys = [item["Key"][len("app/"):] for page in pages for item in page.get("Contents", [])]
+    return {key: read(key) for key in keys if not key.startswith(".meridian/") and not key.endswith("/")}
+
+
+def write_large(random, path, size):
+    """No two blocks of 1 MiB are the same."""
+    block = random.randbytes(1 << 20)
+    with open(path, "wb") as file:
+        for i in range(size >> 20):
+            file.write(i.to_bytes(8, "little") + block[8:])
+
+
+class Pair(unittest.TestCase):
+    """For tests of two servers, a and b, each at home in one of two regions on Ceph gateways. A class that wants more sets
+    VOLUME, or makes the servers itself (make), and does in setUpClass what is to be there for all its tests."""
+    VOLUME = {}
+
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        cls.ceph = Ceph(cls.world, gateways=2)
+        cls.regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
+        cls.make()
+        cls.a.start()
+        cls.b.start()
+
+    @classmethod
+    def make(cls):
+        cls.a = cls.world.server("a", cls.regions, home="region-1", volume=cls.VOLUME)
+        cls.b = cls.world.server("b", cls.regions, home="region-2", volume=cls.VOLUME)
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            assert cls.a.stop() == 0, cls.a.tail()
+            assert cls.b.stop() == 0, cls.b.tail()
+        finally:
+            cls.world.close()
 
 
 class Result(unittest.TextTestResult):

@@ -3,48 +3,22 @@ import hashlib
 import os
 import threading
 import time
-import unittest
 
-from harness import Ceph, World, main, wait_until
+from harness import Pair, digest, main, wait_until, write_large
 
 SIZE = 128 << 20
 REGIONS = 2
 
 
-def digest(path):
-    h = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            h.update(block)
-    return h.hexdigest()
-
-
-class Delta(unittest.TestCase):
+class Delta(Pair):
     @classmethod
     def setUpClass(cls):
-        cls.world = World()
-        cls.ceph = Ceph(cls.world, gateways=REGIONS)
-        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
-        cls.a = cls.world.server("a", regions, home="region-1")
-        cls.b = cls.world.server("b", regions, home="region-2")
-        cls.a.start()
-        cls.b.start()
+        super().setUpClass()
         # Both have it, and both buckets.
-        block = cls.world.random.randbytes(1 << 20)
-        with open(cls.a.mount / "large", "wb") as file:
-            for i in range(SIZE >> 20):
-                file.write(i.to_bytes(8, "little") + block[8:])
+        write_large(cls.world.random, cls.a.mount / "large", SIZE)
         cls.a.flush(240)
         wait_until("the file on the other server", lambda: os.path.exists(cls.b.mount / "large"), 60)
         assert digest(cls.b.mount / "large") == digest(cls.a.mount / "large")
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
 
     def counter(self, server, name):
         return server.status()["counters"][name]

@@ -2,35 +2,21 @@
 bandwidth, and a region that is left for reading and taken back."""
 import os
 import time
-import unittest
 
-from harness import Ceph, World, converge, main, wait_until
+from harness import Pair, converge, main, wait_until
 
 FILES = 2000
 LARGE = 300_000
 
 
-class Flow(unittest.TestCase):
+class Flow(Pair):
     @classmethod
-    def setUpClass(cls):
-        cls.world = World()
-        cls.ceph = Ceph(cls.world, gateways=2)
+    def make(cls):
         cls.clients = [cls.ceph.client(n) for n in (1, 2)]
-        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
         # one gateway in front of both buckets: one provider
-        beside = {name: dict(options, endpoint=regions["region-1"]["endpoint"]) for name, options in regions.items()}
+        beside = {name: dict(options, endpoint=cls.regions["region-1"]["endpoint"]) for name, options in cls.regions.items()}
         cls.a = cls.world.server("a", beside, home="region-1", volume={"push": "copy"})
-        cls.b = cls.world.server("b", regions, home="region-2")
-        cls.a.start()
-        cls.b.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
+        cls.b = cls.world.server("b", cls.regions, home="region-2")
 
     def counters(self, server):
         return server.status()["counters"]

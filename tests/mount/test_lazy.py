@@ -3,33 +3,18 @@ handle never sees two versions, nor a wrong byte."""
 import errno
 import os
 import time
-import unittest
 
-from harness import Ceph, World, main, wait_until
+from harness import Pair, main, wait_until
 
 MIB = 1 << 20
 SIZE = 256 * MIB
 
 
-class Lazy(unittest.TestCase):
+class Lazy(Pair):
     @classmethod
     def setUpClass(cls):
-        cls.world = World()
-        cls.ceph = Ceph(cls.world, gateways=2)
-        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
-        cls.a = cls.world.server("a", regions, home="region-1")
-        cls.b = cls.world.server("b", regions, home="region-2")
-        cls.a.start()
-        cls.b.start()
+        super().setUpClass()
         cls.data = cls.world.random.randbytes(MIB)
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
 
     def block(self, i, salt=0):
         return (i * 256 + salt).to_bytes(8, "little") + self.data[8:]

@@ -15,7 +15,7 @@ import time
 import unittest
 from random import Random
 
-from harness import SERVERS, Ceph, World, converge, main, wait_until
+from harness import SERVERS, Ceph, World, converge, digest, main, objects, wait_until, write_large
 from proxy import Controlled, Fault, Proxy
 
 MIB = 1 << 20
@@ -23,37 +23,9 @@ BOUNDARIES = os.environ.get("BOUNDARIES_PROGRAM", "boundaries")
 MODE = os.environ.get("BOUNDARIES", "sample")
 
 
-def digest(path):
-    h = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(MIB):
-            h.update(block)
-    return h.hexdigest()
-
-
 def digests(root):
     """SHA-256 of every file below root, by its path."""
     return {str(p.relative_to(root)): digest(p) for p in sorted(pathlib.Path(root).rglob("*")) if p.is_file()}
-
-
-def objects(client, bucket):
-    """SHA-256 of every object of the volume's files in a bucket, by its path."""
-    def read(key):
-        h = hashlib.sha256()
-        for piece in client.get_object(Bucket=bucket, Key="app/" + key)["Body"].iter_chunks(MIB):
-            h.update(piece)
-        return h.hexdigest()
-
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="app/")
-    keys = [item["Key"][len("app/"):] for page in pages for item in page.get("Contents", [])]
-    return {key: read(key) for key in keys if not key.startswith(".meridian/") and not key.endswith("/")}
-
-
-def write_large(random, path, size):
-    block = random.randbytes(MIB)
-    with open(path, "wb") as file:
-        for i in range(size // MIB):
-            file.write(i.to_bytes(8, "little") + block[8:])
 
 
 def openssl(directory, *arguments):

@@ -3,10 +3,9 @@ below; they replicate, and what a bucket holds is checked."""
 import os
 import shutil
 import subprocess
-import unittest
 
-from harness import World, converge, main, skip
-from beside import as_user, mode, open_to_all, outcome
+from harness import converge, main, skip
+from beside import Beside, as_user, mode, outcome
 
 OPERATIONS = [
     "touch f && chmod 640 f && setfacl -m u:1000:rwx f",
@@ -38,24 +37,12 @@ OPERATIONS = [
 ]
 
 
-class Acl(unittest.TestCase):
+class Acl(Beside):
     @classmethod
     def setUpClass(cls):
-        cls.world = World()
-        if os.geteuid() != 0:
-            skip("needs root")
         if not shutil.which("setfacl"):
             skip("the package acl is not installed")
-        regions = cls.world.directories("east", "west")
-        cls.a = cls.world.server("a", regions, home="east")
-        cls.b = cls.world.server("b", regions, home="west")
-        cls.native = open_to_all(cls.world, cls.a, cls.b)
-        cls.a.start()
-        cls.b.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.world.close()
+        super().setUpClass()
 
     @staticmethod
     def shell(command, directory):

@@ -4,10 +4,9 @@ import errno
 import os
 import shutil
 import subprocess
-import unittest
 
-from harness import World, main, skip, wait_until
-from beside import as_user, call, libc, open_to_all, outcome
+from harness import main, wait_until
+from beside import Beside, as_user, call, libc, outcome
 
 
 class FileHandle(ctypes.Structure):
@@ -61,23 +60,7 @@ class Directory:
         libc.closedir(self.stream)
 
 
-class Names(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.world = World()
-        if os.geteuid() != 0:
-            skip("needs root")
-        regions = cls.world.directories("east", "west")
-        cls.a = cls.world.server("a", regions, home="east")
-        cls.b = cls.world.server("b", regions, home="west")
-        cls.native = open_to_all(cls.world, cls.a, cls.b)
-        cls.a.start()
-        cls.b.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.world.close()
-
+class Names(Beside):
     def test_any_bytes_reach_the_other_server(self):
         root, there = (os.fsencode(s.mount / "names") for s in (self.a, self.b))
         os.mkdir(root)

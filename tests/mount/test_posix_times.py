@@ -3,10 +3,9 @@ another server; access times by relatime."""
 import mmap
 import os
 import time
-import unittest
 
-from harness import World, main, skip, wait_until
-from beside import open_to_all, outcome
+from harness import main, wait_until
+from beside import Beside, outcome
 
 SECOND = 10 ** 9
 DATES = [0, 1, -1, -SECOND - 1, -5_000_000_123_456_789, 2 ** 31 * SECOND, 2 ** 31 * SECOND - 1, 2 ** 32 * SECOND + 999_999_999,
@@ -130,24 +129,8 @@ def stamps(path):
     return st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
 
 
-class Times(unittest.TestCase):
+class Times(Beside):
     maxDiff = None
-
-    @classmethod
-    def setUpClass(cls):
-        cls.world = World()
-        if os.geteuid() != 0:
-            skip("needs root")
-        regions = cls.world.directories("east", "west")
-        cls.a = cls.world.server("a", regions, home="east")
-        cls.b = cls.world.server("b", regions, home="west")
-        cls.native = open_to_all(cls.world, cls.a, cls.b)
-        cls.a.start()
-        cls.b.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.world.close()
 
     @staticmethod
     def scene(root):

@@ -2,36 +2,22 @@
 every region; the guard against mass deletions; a bucket that Meridian never saw."""
 import os
 import stat
-import unittest
 
-from harness import Ceph, World, main, wait_until
+from harness import Pair, main, wait_until
 
 
-class Reconcile(unittest.TestCase):
+class Reconcile(Pair):
+    VOLUME = {"reconcile_interval": "1h", "reconcile_grace": "1s", "max_delete": "5"}
+
     @classmethod
-    def setUpClass(cls):
-        cls.world = World()
-        cls.ceph = Ceph(cls.world, gateways=2)
+    def make(cls):
         cls.clients = [cls.ceph.client(n) for n in (1, 2)]
         cls.put(0, "before/hello.txt", b"was here first")
         cls.put(0, "before/run.sh", b"#!/bin/sh\n", mode=str(0o100750), uid="1234", gid="1235", mtime="1600000000")
         cls.put(0, "before/link", b"hello.txt", mode=str(0o120777))
         cls.put(0, "before/empty/", b"", mode=str(0o040700))
         cls.put(0, "large", b"L" * 300000)
-        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
-        volume = {"reconcile_interval": "1h", "reconcile_grace": "1s", "max_delete": "5"}
-        cls.a = cls.world.server("a", regions, home="region-1", volume=volume)
-        cls.b = cls.world.server("b", regions, home="region-2", volume=volume)
-        cls.a.start()
-        cls.b.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
+        super().make()
 
     @classmethod
     def put(cls, n, key, body, **metadata):

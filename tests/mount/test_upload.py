@@ -1,46 +1,18 @@
 """Large files go to a store in parts: an upload that a kill -9 cut goes on where it was, the file arrives whole, and nothing is
 left in the buckets."""
-import hashlib
 import os
-import unittest
 
-from harness import Ceph, World, main, wait_until
+from harness import Pair, digest, main, wait_until, write_large
 
 SIZE = 300 << 20
 PART = 16 << 20
 
 
-def digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else sha256_of(file)
-
-
-def sha256_of(file):
-    h = hashlib.sha256()
-    while block := file.read(1 << 20):
-        h.update(block)
-    return h.hexdigest()
-
-
-class Upload(unittest.TestCase):
+class Upload(Pair):
     @classmethod
     def setUpClass(cls):
-        cls.world = World()
-        cls.ceph = Ceph(cls.world, gateways=2)
+        super().setUpClass()
         cls.clients = [cls.ceph.client(n) for n in (1, 2)]
-        regions = {f"region-{n}": cls.ceph.region(n) for n in (1, 2)}
-        cls.a = cls.world.server("a", regions, home="region-1")
-        cls.b = cls.world.server("b", regions, home="region-2")
-        cls.a.start()
-        cls.b.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
 
     def uploads(self, n):
         return self.clients[n].list_multipart_uploads(Bucket=self.ceph.buckets[n]).get("Uploads", [])
@@ -50,11 +22,7 @@ class Upload(unittest.TestCase):
                    for u in self.uploads(n))
 
     def write(self, name, size):
-        block = self.world.random.randbytes(1 << 20)
-        with open(self.a.mount / name, "wb") as file:
-            for i in range(size >> 20):
-                file.write(i.to_bytes(8, "little"))
-                file.write(block[8:])
+        write_large(self.world.random, self.a.mount / name, size)
         return digest(self.a.mount / name)
 
     def nothing_is_left(self):

@@ -9,10 +9,12 @@
 #include "cache/file.h"
 #include "replicator/replicator.h"
 #include "src/base/hash.h"
+#include "src/base/random.h"
 
 #define SIM_NODES_MAX 4
 #define SIM_REGIONS_MAX 3
 #define SIM_OPEN_MAX 3
+#define SIM_INLINE_MAX 64
 
 struct sim_region {
 	struct store *mem; /* the bucket; shared by all nodes' links */
@@ -59,7 +61,7 @@ struct sim {
 	unsigned link_percent;
 	uint64_t shared; /* pairs of names that had to be one inode in the end */
 	struct sim_replaced *replaced;
-	bool crowded; /* the last events: see crowd in sim.c */
+	bool crowded; /* the last events: see sim_app_crowd */
 	struct sim_unseen *unseen; /* NULL: nobody writes unseen */
 	struct sim_marker *marker;
 	uint64_t requests;
@@ -77,12 +79,28 @@ struct store *sim_link_new(struct sim *s, unsigned node, unsigned region);
 void sim_net_deliver_late(struct sim *s, bool all);
 void sim_net_done(struct sim *s);
 
-/* sim.c: brings evicted, or never fetched, content of an idle node here; as replicator_step_fetch. */
-int sim_fetch(struct sim *s, unsigned n, uint64_t ino) MUST_CHECK;
-/* One random replication step of a random idle node. */
-void sim_random_step(struct sim *s);
+static inline bool sim_chance(unsigned percent)
+{
+	return random_below(100) < percent;
+}
+/* sim.c */
 void sim_trace(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
 _Noreturn void sim_fail(struct sim *s, const char *fmt, ...) PRINTF(2, 3);
+
+/* sim_step.c: brings evicted, or never fetched, content of an idle node here; as replicator_step_fetch. */
+int sim_fetch(struct sim *s, unsigned n, uint64_t ino) MUST_CHECK;
+/* Whatever may go of some paths' content. */
+int sim_evict_some(struct sim *s, unsigned n, bool *did) MUST_CHECK;
+/* One replication step of a node, by number, unless one is under way; true: it did something. */
+bool sim_step(struct sim *s, unsigned n, unsigned which);
+/* One random replication step of a random idle node. */
+void sim_random_step(struct sim *s);
+
+/* sim_app.c: one random operation of an application. */
+void sim_app_event(struct sim *s, unsigned n);
+/* One node changes files again and again that another one has open and writes to unseen, while it
+ * merges them. */
+void sim_app_crowd(struct sim *s);
 
 /* sim_order.c: pairs of files of which one announces the other. Checked after every pull. */
 void sim_order_write(struct sim *s, unsigned n);
@@ -127,7 +145,7 @@ struct sim_wrong_sink {
 const struct store_sink *sim_lazy_sink(const struct sim *s, unsigned n, const char *key,
 	uint64_t length, const struct store_sink *sink, struct sim_wrong_sink *ret);
 
-/* Those that applications use. */
+/* Those that applications use (sim_app.c). */
 #define SIM_PATHS 9
 extern const char *const sim_paths[SIM_PATHS];
 

@@ -21,9 +21,9 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "cache/conflict.h"
 #include "cache/entry.h"
 #include "cache/journal.h"
-#include "cache/progress.h"
 #include "cache/tree.h"
 #include "replicator/object_key.h"
 #include "replicator/segment.h"

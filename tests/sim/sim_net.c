@@ -33,11 +33,6 @@ struct late {
 };
 static struct late *late_list;
 
-static bool chance(unsigned percent)
-{
-	return random_below(100) < percent;
-}
-
 static void late_free(struct late *l)
 {
 	free(l->key);
@@ -91,15 +86,15 @@ static enum store_result before(
 		snprintf(error->text, sizeof error->text, "cut off");
 		return STORE_TRANSIENT;
 	}
-	if (!s->healed && chance(s->interleave_percent)) {
+	if (!s->healed && sim_chance(s->interleave_percent)) {
 		unsigned self = s->current;
 		sim_random_step(s);
 		s->current = self;
 	}
-	if (!s->healed && chance(s->fault_percent)) {
+	if (!s->healed && sim_chance(s->fault_percent)) {
 		snprintf(error->text, sizeof error->text, "injected");
 		sim_trace(s, "n%u r%u %s %s: lost on the way", l->node, l->region, op, key);
-		return chance(30) ? STORE_THROTTLED : chance(50) ? STORE_TIMEOUT : STORE_TRANSIENT;
+		return sim_chance(30) ? STORE_THROTTLED : sim_chance(50) ? STORE_TIMEOUT : STORE_TRANSIENT;
 	}
 	sim_clock_answer(s, &l->s);
 	return STORE_OK;
@@ -107,7 +102,7 @@ static enum store_result before(
 
 static bool lose_answer(struct link *l, const char *op, const char *key)
 {
-	if (l->sim->healed || !chance(l->sim->fault_percent))
+	if (l->sim->healed || !sim_chance(l->sim->fault_percent))
 		return false;
 	sim_trace(l->sim, "n%u r%u %s %s: answer lost", l->node, l->region, op, key);
 	return true;
@@ -177,7 +172,7 @@ static enum store_result link_put(struct store *st, const char *key,
 	enum store_result r = before(l, "put", key, error);
 	if (r == STORE_OK) {
 		bool conditional = condition && (condition->if_absent || condition->if_match);
-		if (conditional && !l->sim->healed && chance(l->sim->fault_percent / 3)) {
+		if (conditional && !l->sim->healed && sim_chance(l->sim->fault_percent / 3)) {
 			r = keep_late(l, key, source, meta, condition);
 		} else {
 			r = store_put(bucket(l), key, source, meta, condition, etag, call, error);

@@ -22,8 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/conflict.h"
 #include "cache/internal.h"
-#include "cache/progress.h"
 #include "cache/tree.h"
 
 #define CONTENT_MAX 4096

@@ -2,12 +2,12 @@
 #ifndef TESTS_CACHE_FIXTURE_H
 #define TESTS_CACHE_FIXTURE_H
 
+#include "cache/conflict.h"
 #include "tests/unit/replica_fixture.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "cache/progress.h"
 
 static inline void fixture_reopen(struct fixture *f)
 {

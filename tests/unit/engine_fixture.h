@@ -17,10 +17,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cache/conflict.h"
 #include "cache/file.h"
 #include "cache/journal.h"
 #include "cache/outbox.h"
 #include "cache/progress.h"
+#include "cache/region.h"
 #include "cache/tree.h"
 #include "replicator/merge.h"
 #include "replicator/seal.h"
@@ -110,6 +112,8 @@ static inline int servers_teardown(void **state)
 	return 0;
 }
 
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, servers_setup, servers_teardown)
+
 /* ---- what applications do ---- */
 
 static inline uint64_t ino_of(struct server *s, struct slice key)
@@ -195,7 +199,23 @@ static inline void do_touch(struct server *s, const char *path, int64_t mtime_ns
 	assert_int_equal(tree_setattr(s->cache, ino_of(s, slice_of(path)), SET_MTIME, &v, &i), 0);
 }
 
+static inline void do_link(struct server *s, const char *from, const char *to)
+{
+	struct inode i;
+
+	assert_int_equal(
+		tree_link(s->cache, ino_of(s, slice_of(from)), ROOT_INO, slice_of(to), &i), 0);
+}
+
 /* ---- what is there ---- */
+
+static inline struct inode inode_at(struct server *s, const char *path)
+{
+	struct inode i = {0};
+
+	assert_int_equal(tree_getattr(s->cache, ino_of(s, slice_of(path)), &i), 0);
+	return i;
+}
 
 #define REMOTE "(remote)"
 
@@ -265,6 +285,17 @@ static inline uint64_t journal_rows(struct server *s)
 	assert_int_equal(journal_stats(conn, &stats), 0);
 	cache_read_end(conn);
 	return stats.rows;
+}
+
+static inline uint64_t conflicts(struct server *s)
+{
+	struct conn *conn;
+	uint64_t n;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(conflict_count(conn, &n), 0);
+	cache_read_end(conn);
+	return n;
 }
 
 static inline struct outbox_stats outbox(struct server *s)

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "cache/internal.h"
+#include "cache/region.h"
 #include "src/base/random.h"
 
 struct fixture {
@@ -46,6 +47,19 @@ static inline int fixture_setup(void **state)
 	fixture_open(f);
 	*state = f;
 	return 0;
+}
+
+/* The same with up to two regions, whose ids go to ids. */
+static inline int fixture_setup_regions(void **state, unsigned *ids, unsigned count)
+{
+	static const char *const names[] = {"east", "west"};
+	struct fixture *f;
+	struct err err = {0};
+
+	if (fixture_setup(state))
+		return -1;
+	f = *state;
+	return region_register(f->cache, names, count, false, ids, &err);
 }
 
 static inline int fixture_remove(

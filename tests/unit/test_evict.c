@@ -6,6 +6,7 @@
 
 #include "cache/evict.h"
 #include "cache/outbox.h"
+#include "cache/region.h"
 #include "cache/snapshot.h"
 
 static bool no_proof(void *ctx, struct slice key UNUSED, const uint8_t hash[SHA256_SIZE] UNUSED,

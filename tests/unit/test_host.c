@@ -1,6 +1,8 @@
 /* A state that was copied becomes a new server; a power loss is told from a killed process. */
 #include "tests/unit/cache_fixture.h"
 
+#include "cache/progress.h"
+#include "cache/region.h"
 #include "cache/replication.h"
 
 static void open_as(struct fixture *f, const char *host, const char *boot_id)

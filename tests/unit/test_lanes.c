@@ -1,7 +1,6 @@
 /* Which rows of the outbox come next: rounds over a backlog, and the shares of the workers. */
 #include "tests/unit/replica_fixture.h"
 
-#include "cache/progress.h"
 #include "replicator/lanes.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -10,14 +9,7 @@ static unsigned regions[1];
 
 static int setup(void **state)
 {
-	static const char *const names[] = {"east"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, 1, false, regions, &err);
+	return fixture_setup_regions(state, regions, 1);
 }
 
 static uint64_t stamps;

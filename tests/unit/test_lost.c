@@ -4,7 +4,6 @@
 
 #include "cache/entry.h"
 #include "cache/outbox.h"
-#include "cache/progress.h"
 
 enum { BIG = 200000 };
 

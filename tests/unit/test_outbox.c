@@ -1,201 +1,8 @@
-/* The outbox beside a naive model, its life cycle, its totals, and what it costs with many rows. */
-#include "tests/unit/replica_fixture.h"
+/* The outbox beside a naive model: what changes make of its rows, what may go, its totals, and what it costs
+ * with many rows. */
+#include "tests/unit/outbox_fixture.h"
 
-#include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/replication.h"
-
-#define REGIONS 2
-#define FOREVER INT64_MAX
-
-static unsigned regions[REGIONS];
-
-static int setup(void **state)
-{
-	static const char *const names[REGIONS] = {"east", "west"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, REGIONS, false, regions, &err);
-}
-
-static uint64_t stamps;
-
-static struct stamp put(struct conn *conn, const char *key, uint64_t size, bool upload, bool fresh)
-{
-	struct stamp stamp = {(++stamps) << 16, 7};
-	const struct outbox_change change = {.key = slice_of(key),
-		.stamp = stamp,
-		.size = size,
-		.upload = upload,
-		.fresh = fresh};
-
-	assert_int_equal(outbox_enqueue(conn, &change), 0);
-	return stamp;
-}
-
-/* The announceable keys, comma separated. */
-static const char *announceable(struct conn *conn)
-{
-	static char text[512];
-	struct outbox_row rows[16];
-	unsigned n = 0;
-	bool more = true;
-	size_t len = 0;
-
-	assert_int_equal(outbox_announceable(conn, regions[0], 16, NULL, rows, &n, &more), 0);
-	assert_false(more);
-	text[0] = '\0';
-	for (unsigned i = 0; i < n; i++)
-		len += (size_t)snprintf(
-			text + len, sizeof(text) - len, "%s%s", i ? "," : "", rows[i].key.p);
-	return text;
-}
-
-static struct outbox_row one(struct conn *conn, enum outbox_state state)
-{
-	struct outbox_row row = {0};
-	unsigned n = 0;
-
-	assert_int_equal(outbox_due(conn, regions[0], state, FOREVER, 0, 1, &row, &n), 0);
-	assert_int_equal(n, 1);
-	assert_int_equal(row.state, state);
-	return row;
-}
-
-static void an_inline_row_is_announced_then_materialised(void **state)
-{
-	struct fixture *f = *state;
-	struct conn *conn = fixture_begin(f);
-	struct stamp s = put(conn, "d/a", 100, false, true);
-	struct outbox_stats stats = {0};
-
-	assert_string_equal(announceable(conn), "d/a");
-	assert_int_equal(outbox_advance(conn, regions[0], slice_of("d/a"), s, OUTBOX_OBJECT), 0);
-	assert_string_equal(announceable(conn), "");
-	assert_true(one(conn, OUTBOX_OBJECT).fresh);
-	struct outbox_row row;
-	assert_int_equal(outbox_get(conn, regions[0], slice_of("d/a"), &row), 0);
-	assert_int_equal(row.state, OUTBOX_OBJECT);
-	assert_int_equal(outbox_get(conn, regions[1], slice_of("d/a"), &row), 0);
-	assert_int_equal(row.state, OUTBOX_ANNOUNCE);
-	assert_int_equal(outbox_get(conn, regions[0], slice_of("d"), &row), -ENOENT);
-	assert_int_equal(outbox_stats(conn, regions[0], &stats), 0);
-	assert_int_equal(stats.bytes, 100);
-	assert_int_equal(stats.unannounced, 0);
-	assert_int_equal(stats.oldest_ms, hlc_ms(s.time));
-	assert_int_equal(outbox_finish(conn, regions[0], slice_of("d/a"), (struct stamp){1, 1}), 0);
-	assert_int_equal(outbox_stats(conn, regions[0], &stats), 0);
-	assert_int_equal(stats.rows, 1);
-	assert_int_equal(outbox_finish(conn, regions[0], slice_of("d/a"), s), 0);
-	assert_int_equal(outbox_stats(conn, regions[0], &stats), 0);
-	assert_int_equal(stats.rows, 0);
-	assert_int_equal(stats.oldest_ms, 0);
-	assert_int_equal(outbox_stats(conn, regions[1], &stats), 0);
-	assert_int_equal(stats.rows, 1);
-	fixture_commit(conn);
-}
-
-static struct stamp gone(struct conn *conn, const char *key, const char *to)
-{
-	struct stamp stamp = {(++stamps) << 16, 7};
-	const struct outbox_change change = {
-		.key = slice_of(key), .stamp = stamp, .moved_to = slice_of(to)};
-
-	assert_int_equal(outbox_enqueue(conn, &change), 0);
-	return stamp;
-}
-
-/* As the announcer does: those that may go with regard to where renamed content is. */
-static const char *may_go(struct conn *conn)
-{
-	static char text[512];
-	struct outbox_holds holds = {0};
-	struct outbox_row rows[16];
-	bool more = true, again = true;
-	unsigned n = 0;
-	size_t len = 0;
-
-	while (again) {
-		assert_int_equal(
-			outbox_announceable(conn, regions[0], 16, &holds, rows, &n, &more), 0);
-		assert_int_equal(
-			outbox_hold_moved(conn, regions[0], rows, n, &holds, &again), 0);
-	}
-	text[0] = '\0';
-	for (unsigned i = 0; i < n; i++)
-		len += (size_t)snprintf(
-			text + len, sizeof(text) - len, "%s%s", i ? "," : "", rows[i].key.p);
-	outbox_holds_done(&holds);
-	return text;
-}
-
-static bool is_closed(struct conn *conn, const char *key)
-{
-	struct outbox_row row;
-	bool closed = false;
-
-	assert_int_equal(outbox_get(conn, regions[0], slice_of(key), &row), 0);
-	assert_int_equal(outbox_cut_closed(conn, regions[0], &row, 1, &closed), 0);
-	return closed;
-}
-
-static void a_former_name_goes_with_its_present_one(void **state)
-{
-	struct fixture *f = *state;
-	struct conn *conn = fixture_begin(f);
-	struct stamp big, small;
-
-	/* Over three names, the last of which waits for its upload. */
-	big = put(conn, "c/x", 1 << 20, true, true);
-	gone(conn, "b/x", "c/x");
-	gone(conn, "a/x", "b/x");
-	put(conn, "a/after", 1, false, true);
-	put(conn, "d/other", 1, false, true);
-	assert_string_equal(may_go(conn), "d/other");
-	/* Its object is there. */
-	assert_int_equal(outbox_advance(conn, regions[0], slice_of("c/x"), big, OUTBOX_ANNOUNCE), 0);
-	assert_string_equal(may_go(conn), "c/x,b/x,a/x,a/after,d/other");
-	/* None of them alone: where they do not fit into one segment those are a group. */
-	assert_true(is_closed(conn, "c/x"));
-	assert_false(is_closed(conn, "b/x"));
-	assert_false(is_closed(conn, "a/x"));
-	fixture_commit(conn);
-
-	/* A small one, whose new directory waits for something else. */
-	conn = fixture_begin(f);
-	put(conn, "e/big", 1 << 20, true, true);
-	small = put(conn, "e/y", 1, false, true);
-	gone(conn, "f/y", "e/y");
-	assert_string_equal(may_go(conn), "c/x,b/x,a/x,a/after,d/other");
-	assert_int_equal(outbox_finish(conn, regions[0], slice_of("e/y"), small), 0);
-	assert_string_equal(may_go(conn), "c/x,b/x,a/x,a/after,d/other,f/y");
-	assert_true(is_closed(conn, "f/y"));
-	fixture_commit(conn);
-}
-
-static void a_group_goes_on_until_the_present_name_is_out(void **state)
-{
-	struct fixture *f = *state;
-	struct conn *conn = fixture_begin(f);
-	struct stamp g = put(conn, "g/x", 1, false, true);
-	struct outbox_row row;
-	bool closed = true;
-
-	gone(conn, "h/x", "g/x");
-	assert_int_equal(outbox_get(conn, regions[0], slice_of("h/x"), &row), 0);
-	assert_int_equal(outbox_group_add(conn, regions[0], &row), 0);
-	assert_int_equal(outbox_finish(conn, regions[0], slice_of("h/x"), row.stamp), 0);
-	assert_int_equal(outbox_cut_closed(conn, regions[0], NULL, 0, &closed), 0);
-	assert_false(closed);
-	assert_int_equal(outbox_finish(conn, regions[0], slice_of("g/x"), g), 0);
-	assert_int_equal(outbox_cut_closed(conn, regions[0], NULL, 0, &closed), 0);
-	assert_true(closed);
-	cache_rollback(conn);
-}
 
 /* What would keep a cut open until an upload is there does not begin one. */
 static void a_row_over_the_barrier_holds_back_what_it_spans(void **state)
@@ -240,32 +47,6 @@ static void an_upload_holds_back_its_directory_only(void **state)
 	assert_int_equal(
 		outbox_advance(conn, regions[0], slice_of("d/big"), big, OUTBOX_ANNOUNCE), 0);
 	assert_string_equal(announceable(conn), "d/before,d/big,d/after,e/other,d");
-	fixture_commit(conn);
-}
-
-static void delays_are_kept_until_the_region_is_back(void **state)
-{
-	struct fixture *f = *state;
-	struct conn *conn = fixture_begin(f);
-	struct stamp s = put(conn, "a", 1 << 20, true, true);
-	struct outbox_row row;
-	unsigned n = 9;
-
-	assert_int_equal(outbox_failed(conn, regions[0], slice_of("a"), s, 500, "slow", false), 0);
-	assert_int_equal(outbox_due(conn, regions[0], OUTBOX_UPLOAD, 499, 0, 1, &row, &n), 0);
-	assert_int_equal(n, 0);
-	assert_int_equal(outbox_due(conn, regions[0], OUTBOX_UPLOAD, 500, 0, 1, &row, &n), 0);
-	assert_int_equal(n, 1);
-	assert_int_equal(row.attempts, 1);
-	assert_int_equal(
-		outbox_due(conn, regions[0], OUTBOX_UPLOAD, 500, row.first, 1, &row, &n), 0);
-	assert_int_equal(n, 0);
-	assert_int_equal(outbox_retry_now(conn, regions[0], false), 0);
-	assert_int_equal(outbox_due(conn, regions[0], OUTBOX_UPLOAD, 0, 0, 1, &row, &n), 0);
-	assert_int_equal(n, 1);
-	/* An attempt was made: the object may be there. */
-	put(conn, "a", 1 << 20, true, true);
-	assert_false(one(conn, OUTBOX_UPLOAD).fresh);
 	fixture_commit(conn);
 }
 
@@ -691,24 +472,11 @@ static void cost_does_not_grow_with_the_backlog(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(
-			a_former_name_goes_with_its_present_one, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			a_group_goes_on_until_the_present_name_is_out, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			a_row_over_the_barrier_holds_back_what_it_spans, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			an_inline_row_is_announced_then_materialised, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			an_upload_holds_back_its_directory_only, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			delays_are_kept_until_the_region_is_back, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			a_repair_never_swallows_an_announcement, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			random_operations_agree_with_the_model, setup, fixture_teardown),
-		cmocka_unit_test_setup_teardown(
-			cost_does_not_grow_with_the_backlog, setup, fixture_teardown),
+		TEST(a_row_over_the_barrier_holds_back_what_it_spans),
+		TEST(an_upload_holds_back_its_directory_only),
+		TEST(a_repair_never_swallows_an_announcement),
+		TEST(random_operations_agree_with_the_model),
+		TEST(cost_does_not_grow_with_the_backlog),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include "tests/unit/cache_fixture.h"
 
 #include "cache/internal.h"
+#include "cache/meta.h"
 #include "cache/redo.h"
 
 static int make_name(struct cache *c, const char *name)

@@ -2,6 +2,7 @@
  * happens between the steps; and a stop in the middle of it loses nothing. */
 #include "tests/unit/cache_fixture.h"
 
+#include "cache/meta.h"
 #include "src/base/random.h"
 
 static void totals_follow_every_change(void **state)

@@ -3,7 +3,6 @@
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/replication.h"
 
 #define DIRS 1500 /* several times what the tally holds */
@@ -12,14 +11,7 @@ static unsigned regions[2];
 
 static int setup(void **state)
 {
-	static const char *const names[] = {"east", "west"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, 2, false, regions, &err);
+	return fixture_setup_regions(state, regions, 2);
 }
 
 static void put(struct conn *conn, unsigned dir, const char *name, bool upload)

@@ -2,20 +2,12 @@
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 
 static unsigned regions[1];
 
 static int setup(void **state)
 {
-	static const char *const names[] = {"east"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, 1, false, regions, &err);
+	return fixture_setup_regions(state, regions, 1);
 }
 
 static bool take(struct conn *conn, const char *key)

@@ -2,21 +2,13 @@
 #include "tests/unit/replica_fixture.h"
 
 #include "cache/outbox.h"
-#include "cache/progress.h"
 #include "cache/upload_record.h"
 
 static unsigned regions[2];
 
 static int setup(void **state)
 {
-	static const char *const names[] = {"east", "west"};
-	struct fixture *f;
-	struct err err = {0};
-
-	if (fixture_setup(state))
-		return -1;
-	f = *state;
-	return region_register(f->cache, names, 2, false, regions, &err);
+	return fixture_setup_regions(state, regions, 2);
 }
 
 static int64_t add(struct conn *conn, unsigned region, const char *key, uint64_t size)

@@ -1,0 +1,22 @@
+/* The regions of this volume, as this server knows them. */
+#ifndef CACHE_REGION_H
+#define CACHE_REGION_H
+
+#include "cache/cache.h"
+
+#define REGION_MAX 8
+#define REGION_NAME_SIZE 64
+
+/* Ids of the named regions, 0 to REGION_MAX - 1, stable for the life of the state; names not
+ * listed are retired with their outbox rows (err tells how many rows that drops; refused with
+ * -EBUSY when there are any, unless force). A region that is new while entries exist is seeded: it
+ * gets an outbox row for each live entry, by region_seed. */
+int region_register(struct cache *c, const char *const *names, unsigned count, bool force,
+	unsigned *ids, struct err *err) MUST_CHECK;
+
+/* Seeds a new region a little further; *more: until this is false, what the region lacks is more than
+ * its rows. Nothing to do for others. */
+int region_seed(struct cache *c, unsigned region, bool *more) MUST_CHECK;
+int region_seeding(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
+
+#endif

@@ -1,0 +1,191 @@
+/* Renames of directories: everything below gets its new name, with what goes on meanwhile. */
+#include "engine_fixture.h"
+
+#include "replicator/seal_internal.h"
+
+static void make_tree(struct server *s, unsigned files)
+{
+	char path[64];
+
+	do_mkdir(s, "old");
+	do_mkdir(s, "old/sub");
+	do_symlink(s, "old/link", "sub");
+	for (unsigned i = 0; i < files; i++) {
+		snprintf(path, sizeof(path), i % 2 ? "old/f%03u" : "old/sub/f%03u", i);
+		do_write(s, path, path);
+	}
+}
+
+static void check_tree(struct server *s, unsigned files)
+{
+	CLEANUP(entry_done) struct entry e = {0};
+	char path[64];
+
+	for (unsigned i = 0; i < files; i++) {
+		snprintf(path, sizeof(path), i % 2 ? "old/f%03u" : "old/sub/f%03u", i);
+		get_entry(s, path, &e);
+		assert_int_equal(e.kind, KIND_ABSENT);
+		assert_true(e.content_stamp.time != 0);
+		snprintf(path, sizeof(path), i % 2 ? "new/f%03u" : "new/sub/f%03u", i);
+		get_entry(s, path, &e);
+		assert_int_equal(e.kind, KIND_FILE);
+	}
+	get_entry(s, "new/link", &e);
+	assert_int_equal(e.kind, KIND_SYMLINK);
+	entry_done(&e);
+	get_entry(s, "old/sub", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	get_entry(s, "new/sub", &e);
+	assert_int_equal(e.kind, KIND_DIR);
+	get_entry(s, "old", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	assert_int_equal(journal_rows(s), 0);
+}
+
+static void directory_rename(void **state)
+{
+	struct server *s = *state;
+
+	make_tree(s, 30);
+	seal(s);
+	do_write(s, "old/f001", "changed before");
+	do_rename(s, "old", "new");
+	do_write(s, "new/f003", "changed after");
+	seal(s);
+	check_tree(s, 30);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "new/f001", "changed before");
+	assert_content(&s[1], "new/f003", "changed after");
+	assert_content(&s[1], "new/f005", "old/f005");
+	assert_false(exists(&s[1], "old"));
+	assert_converged(&s[0], &s[1]);
+}
+
+static int end_at(void *ctx)
+{
+	unsigned *left = ctx;
+
+	return --*left ? 0 : -ETIMEDOUT;
+}
+
+/* Whoever waits may have enough of it between two batches; another call does the rest. */
+static void a_long_rename_is_left_and_gone_on_with(void **state)
+{
+	struct server *s = *state;
+	unsigned left = 2;
+
+	make_tree(s, 1200);
+	seal(s);
+	do_rename(s, "old", "new");
+	assert_int_equal(sealer_seal_all(s->sealer, end_at, &left), -ETIMEDOUT);
+	assert_int_equal(left, 0);
+	assert_true(journal_rows(s) > 0);
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
+	check_tree(s, 1200);
+}
+
+static bool is_sealed(struct server *s, const char *key)
+{
+	struct entry e = {0};
+	struct conn *conn;
+	bool live;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	live = entry_get(conn, slice_of(key), &e) == 0 && entry_live(&e);
+	cache_read_end(conn);
+	entry_done(&e);
+	return live;
+}
+
+/* It takes many steps, and each of them seals what waits behind it, too, but for what lies in the renamed
+ * directory, and further renames. */
+static void others_go_on_during_a_long_rename(void **state)
+{
+	struct server *s = *state;
+	unsigned steps = 0, rounds = 0;
+	char key[32];
+	bool did;
+
+	make_tree(s, 5000);
+	do_mkdir(s, "small");
+	do_write(s, "small/file", "small");
+	seal(s);
+	do_rename(s, "old", "new");
+	do_write(s, "new/f001", "changed after");
+	do_rename(s, "small", "smaller");
+	do_write(s, "other", "0");
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_true(did);
+	assert_true(is_sealed(s, "other"));
+	assert_true(is_sealed(s, "old/f001"));
+	assert_true(is_sealed(s, "small/file"));
+	for (did = true; did; steps++) {
+		bool renaming = is_sealed(s, "old/f001");
+
+		snprintf(key, sizeof(key), "other%u", steps);
+		if (renaming)
+			do_write(s, key, "more");
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+		rounds += renaming;
+		assert_true(!renaming || is_sealed(s, key));
+		assert_true(!is_sealed(s, "smaller/file") || !is_sealed(s, "old/f001"));
+	}
+	assert_true(rounds >= 3);
+	assert_true(is_sealed(s, "smaller/file"));
+	assert_false(is_sealed(s, "small/file"));
+	check_tree(s, 5000);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "new/f001", "changed after");
+	assert_converged(&s[0], &s[1]);
+}
+
+/* The name is in use again before anything was sealed. */
+static void directory_rename_and_new_one(void **state)
+{
+	struct server *s = *state;
+	CLEANUP(entry_done) struct entry e = {0};
+
+	make_tree(s, 6);
+	seal(s);
+	do_rename(s, "old", "new");
+	do_mkdir(s, "old");
+	do_write(s, "old/f001", "another");
+	do_rename(s, "new", "newer");
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	get_entry(s, "old/f001", &e);
+	assert_int_equal(e.size, 7);
+	get_entry(s, "old/f003", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	get_entry(s, "new/f001", &e);
+	assert_int_equal(e.kind, KIND_ABSENT);
+	carry_all(&s[0], &s[1]);
+	assert_converged(&s[0], &s[1]);
+	assert_content(&s[1], "newer/f003", "old/f003");
+	assert_content(&s[1], "old/f001", "another");
+}
+
+/* What is there under the new name is sealed at once when somebody asks for one key of it. */
+static void one_key_below_a_renamed_directory(void **state)
+{
+	struct server *s = *state;
+
+	make_tree(s, 4);
+	seal(s);
+	do_rename(s, "old", "new");
+	assert_int_equal(sealer_seal_key(s->sealer, slice_of("new/f001")), 0);
+	check_tree(s, 4);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(directory_rename),
+		TEST(a_long_rename_is_left_and_gone_on_with),
+		TEST(others_go_on_during_a_long_rename),
+		TEST(directory_rename_and_new_one),
+		TEST(one_key_below_a_renamed_directory),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
