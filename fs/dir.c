@@ -114,7 +114,7 @@ static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, boo
 		reply(req, -ENOMEM);
 		return;
 	}
-	if (off == 0)
+	if (off == 0 && !fs_of(req)->nodiratime)
 		accessed(fs_of(req), ino, 0);
 	if (put_dots(&l, c, ino, off))
 		r = tree_readdir(c, ino, off, (unsigned)(l.size / least + 1), put_name, &l);

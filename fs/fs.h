@@ -49,6 +49,9 @@ struct fs_options {
 	bool deny_other;
 	bool read_only;
 	bool noatime;		  /* reads leave access times alone */
+	bool nodiratime;	  /* listings do */
+	bool sync;		  /* each write, and what dirsync says; nothing is passed through */
+	bool dirsync;		  /* what changes a directory is on disk when it returns */
 	const struct fs_ids *ids; /* copied; NULL: ids and modes are shown as they are */
 	const char *extra;   /* more mount options, comma-separated ("noatime,nodev"); NULL: none */
 	unsigned threads;    /* that read requests; 0: 2, at most 64 */

@@ -129,7 +129,10 @@ struct fs {
 	_Atomic uint64_t setid_generation; /* raised when some file may have got set-id bits */
 
 	struct fs_ids ids; /* constant */
-	bool noatime;	   /* constant */
+	bool noatime;	   /* constant, as the next three */
+	bool nodiratime;
+	bool sync;
+	bool dirsync;
 	bool acl;	   /* written by init, before any other request */
 	bool no_opendir;   /* likewise */
 };
@@ -220,6 +223,8 @@ unsigned setid_mask(fuse_req_t req, const struct inode *now);
 bool handles_write(struct fs *fs, uint64_t ino);
 /* name.c: ino is opened, listed or followed, with these flags of open(2). */
 void accessed(struct fs *fs, fuse_ino_t ino, int open_flags);
+/* r of a call that changed a directory; where such calls are to be durable, that of the flush if r is 0. */
+int name_synced(struct fs *fs, int r);
 
 /* ids.c: the volume's ids and those that this mount shows */
 uint32_t ids_show(const struct fs_id_map *map, uint32_t kept);

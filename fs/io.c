@@ -191,7 +191,7 @@ void op_create(
 		return;
 	}
 	id = handle_answer(fs, h, fi);
-	r = sync_name(fs, fi->flags, id);
+	r = name_synced(fs, sync_name(fs, fi->flags, id));
 	if (r) {
 		handle_free(fs, h);
 		reply(req, r);

@@ -292,6 +292,9 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 	mutex_init(&fs->lock, LOCK_RANK_FS);
 	cond_init(&fs->fetches_idle);
 	fs->noatime = o->noatime || o->read_only;
+	fs->nodiratime = o->nodiratime;
+	fs->sync = o->sync;
+	fs->dirsync = o->dirsync || o->sync;
 	if (o->ids)
 		fs->ids = *o->ids;
 	notifier_init(&fs->notifier);
@@ -299,7 +302,8 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 	pace_init(&fs->pace);
 	hold_init(&fs->hold);
 	gone_init(&fs->gone);
-	passthrough_init(&fs->passthrough, !o->no_passthrough);
+	/* The kernel has each write of a synchronous mount flushed, but not where it passes it through. */
+	passthrough_init(&fs->passthrough, !o->no_passthrough && !o->sync);
 	fs->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return fs;
 }

@@ -266,10 +266,17 @@ void op_setattr(
 		r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
 	if (r == -ENOENT)
 		r = gone_attr(fs_of(req), ino, mask, &v, &inode);
+	if (!r && fs_of(req)->sync)
+		r = cache_sync(fs_of(req)->cache);
 	if (r == -EREMOTE)
 		fetch_setattr(req, ino, mask, &v);
 	else
 		reply_attr(req, r, &inode);
+}
+
+int name_synced(struct fs *fs, int r)
+{
+	return r || !fs->dirsync ? r : cache_sync(fs->cache);
 }
 
 void accessed(struct fs *fs, fuse_ino_t ino, int open_flags)
@@ -301,7 +308,7 @@ static void create(
 	ids_creator(req, &uid, &gid);
 	mode |= CREATE_UMASK(fuse_req_ctx(req)->umask);
 	r = tree_create(fs_of(req)->cache, parent, slice_of(name), mode, uid, gid, target, &inode);
-	reply_entry(req, r, &inode);
+	reply_entry(req, name_synced(fs_of(req), r), &inode);
 }
 
 void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -320,7 +327,7 @@ void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, 
 	mode |= CREATE_UMASK(fuse_req_ctx(req)->umask);
 	r = tree_mknod(fs_of(req)->cache, parent, slice_of(name), mode, uid, gid, (uint32_t)rdev,
 		&inode);
-	reply_entry(req, r, &inode);
+	reply_entry(req, name_synced(fs_of(req), r), &inode);
 }
 
 void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -344,7 +351,7 @@ void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 	if (!r && found)
 		gone_note(fs, &inode);
-	reply(req, r);
+	reply(req, name_synced(fs, r));
 }
 
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -356,7 +363,7 @@ void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 	if (!r && found)
 		gone_note(fs, &inode);
-	reply(req, r);
+	reply(req, name_synced(fs, r));
 }
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -364,7 +371,7 @@ void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name
 	struct inode inode;
 	int r = tree_link(fs_of(req)->cache, ino, parent, slice_of(name), &inode);
 
-	reply_entry(req, r, &inode);
+	reply_entry(req, name_synced(fs_of(req), r), &inode);
 }
 
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
@@ -380,7 +387,7 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
 		fs->cache, parent, slice_of(name), new_parent, slice_of(new_name), flags);
 	if (!r && found)
 		gone_note(fs, &replaced);
-	reply(req, r);
+	reply(req, name_synced(fs, r));
 }
 
 void op_statfs(fuse_req_t req, fuse_ino_t ino)

@@ -335,6 +335,9 @@ static int open_mount(struct daemon *d, struct err *err)
 		.deny_other = !d->config->allow_other,
 		.read_only = m->read_only,
 		.noatime = m->noatime,
+		.nodiratime = m->nodiratime,
+		.sync = m->sync,
+		.dirsync = m->dirsync,
 		.ids = &d->config->ids,
 		.no_passthrough = d->config->passthrough != 0};
 	struct buf extra CLEANUP(buf_done) = {0};

@@ -8,7 +8,7 @@
 
 #include "src/text.h"
 
-enum flag_kind { FLAG_IGNORED, FLAG_KERNEL, FLAG_RO, FLAG_RW };
+enum flag_kind { FLAG_IGNORED, FLAG_KERNEL, FLAG_OURS, FLAG_RO, FLAG_RW };
 
 static const struct {
 	const char *name;
@@ -27,7 +27,7 @@ static const struct {
 	{"async", FLAG_KERNEL},
 	{"dirsync", FLAG_KERNEL},
 	{"noatime", FLAG_KERNEL},
-	{"nodiratime", FLAG_KERNEL},
+	{"nodiratime", FLAG_OURS}, /* libfuse does not know it */
 	/* the default anyway, or for mount(8) and systemd */
 	{"defaults", FLAG_IGNORED},
 	{"default_permissions", FLAG_IGNORED},
@@ -83,6 +83,16 @@ static int unknown(const struct mount_options *m, const char *name, struct err *
 		name, nearest.best);
 }
 
+/* The kernel's, but the rest of what they mean is the daemon's. */
+static void note_ours(struct mount_options *m, const char *name)
+{
+	m->noatime |= strcmp(name, "noatime") == 0;
+	m->nodiratime |= strcmp(name, "nodiratime") == 0;
+	m->dirsync |= strcmp(name, "dirsync") == 0;
+	if (strcmp(name, "sync") == 0 || strcmp(name, "async") == 0)
+		m->sync = *name == 's';
+}
+
 static int add_flag(struct mount_options *m, size_t flag)
 {
 	switch (flags[flag].kind) {
@@ -91,8 +101,11 @@ static int add_flag(struct mount_options *m, size_t flag)
 		m->read_only = flags[flag].kind == FLAG_RO;
 		break;
 	case FLAG_KERNEL:
-		m->noatime |= strcmp(flags[flag].name, "noatime") == 0;
+		note_ours(m, flags[flag].name);
 		buf_printf(&m->extra, "%s%s", m->extra.len ? "," : "", flags[flag].name);
+		break;
+	case FLAG_OURS:
+		note_ours(m, flags[flag].name);
 		break;
 	case FLAG_IGNORED:
 		break;

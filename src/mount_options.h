@@ -20,6 +20,9 @@ struct mount_options {
 	bool sloppy; /* ignore what is unknown; set before mount_options_parse */
 	bool read_only;
 	bool noatime;
+	bool nodiratime;
+	bool sync;
+	bool dirsync;
 	struct buf extra; /* options for the kernel, comma-separated: "nodev,noatime" */
 	struct config_override override[MOUNT_OVERRIDE_MAX]; /* strings owned */
 	size_t overrides;

@@ -1,5 +1,5 @@
 """Random operations against a model: on one file (file_model.c) and on a tree (tree_model.c), half a million each, with
-remounts and kills of the daemon in between; afterwards a second server has to show the same."""
+remounts and kills of the daemon in between, with passthrough and without; afterwards a second server has to show the same."""
 import os
 import subprocess
 import unittest
@@ -34,13 +34,13 @@ class Models(unittest.TestCase):
         return run.stdout
 
     def remount(self, round_number):
-        """By turns: stopped in order, killed. True when it was killed."""
+        """By turns: stopped in order, killed; every third time with nothing passed through. True when it was killed."""
         kill = round_number % 2 == 1
         if kill:
             self.a.kill()
         else:
             self.a.stop()
-        self.a.start(options=("-o", "dev"))
+        self.a.start(options=("-o", "dev" if round_number % 3 else "dev,passthrough=off"))
         return kill
 
     def test_file(self):

@@ -1,4 +1,5 @@
 """A large volume costs what a small one does: mounting it, also after a kill, status, memory, idling. What is left undone is done beside."""
+import errno
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ from harness import World, main, skip, wait_until
 
 FILL = os.environ.get("FILL")
 FILES = 100_000
+ENTRIES = int(os.environ.get("ENTRIES", 1_000_000))
 
 
 def cpu_seconds(pid):
@@ -123,6 +125,53 @@ class Scale(unittest.TestCase):
         for name in names:
             self.assertEqual((bucket / name).read_text(), name)
         self.assertFalse(server.region("second")["seeding"])
+        self.assertEqual(server.stop(), 0)
+
+
+class MillionEntries(unittest.TestCase):
+    @staticmethod
+    def churn(directory, part):
+        """Seconds for 200 names."""
+        begin = time.monotonic()
+        for n in range(200):
+            (directory / f"new{part}.{n}").write_bytes(b"x")
+            os.stat(directory / f"new{part}.{n // 2}")
+            os.rename(directory / f"new{part}.{n}", directory / f"newer{part}.{n}")
+            (directory / f"newer{part}.{n}").rename(directory / f"new{part}.{n}")
+        for n in range(200):
+            os.unlink(directory / f"new{part}.{n}")
+        return time.monotonic() - begin
+
+    def test_directory(self):
+        """Listed whole in bounded memory; names are found, made, renamed and removed as in any other."""
+        world = World()
+        self.addCleanup(world.close)
+        server = world.server("large", world.directories("one"))
+        server.start()
+        server.flush()
+        self.assertEqual(server.stop(), 0)
+        subprocess.run([FILL, server.state, "one", str(ENTRIES), str(ENTRIES)], check=True, stdout=subprocess.DEVNULL)
+        server.start()
+        wait_until("nothing is counted any more", lambda: not server.status()["cache"]["counting"], 60)
+        root = server.mount / "d0/e0"
+        before = server.resident_kib()
+        begin = time.monotonic()
+        with os.scandir(root) as entries:
+            seen = sum(1 for entry in entries if entry.name.startswith("f"))
+        self.assertEqual(seen, ENTRIES)
+        grown = server.resident_kib() - before
+        print(f"{ENTRIES} entries in {time.monotonic() - begin:.1f} s, {grown} KiB more resident")
+        self.assertLess(grown, 64 * 1024)
+        small = server.mount / "small"
+        small.mkdir()
+        spent, beside = ([self.churn(directory, part) for part in range(3)] for directory in (root, small))
+        print(f"made, found, renamed and removed in {min(spent):.3f} s, in a small directory {min(beside):.3f} s")
+        self.assertLess(min(spent), 3 * min(beside) + 0.5)
+        os.unlink(root / "f5")
+        self.assertEqual(len(os.listdir(root)), ENTRIES - 1)
+        with self.assertRaises(OSError) as caught:
+            os.rmdir(root)
+        self.assertEqual(caught.exception.errno, errno.ENOTEMPTY)
         self.assertEqual(server.stop(), 0)
 
 

@@ -227,6 +227,8 @@ static void test_mount_list(void **state)
 				 &err),
 		0);
 	assert_string_equal(buf_str(&m.extra), "nosuid,nodev,noexec,noatime");
+	assert_true(m.noatime);
+	assert_false(m.nodiratime || m.sync || m.dirsync);
 	assert_false(m.read_only);
 	assert_int_equal(m.overrides, 0);
 	assert_int_equal(mount_options_parse(
@@ -238,6 +240,11 @@ static void test_mount_list(void **state)
 	assert_string_equal(override(&m, "state_dir"), "/a,b\\c");
 	assert_int_equal(mount_options_parse(&m, "rw", &err), 0);
 	assert_false(m.read_only);
+	assert_int_equal(mount_options_parse(&m, "sync,dirsync,nodiratime", &err), 0);
+	assert_true(m.nodiratime && m.sync && m.dirsync);
+	assert_string_equal(buf_str(&m.extra), "nosuid,nodev,noexec,noatime,sync,dirsync");
+	assert_int_equal(mount_options_parse(&m, "async", &err), 0);
+	assert_false(m.sync);
 }
 
 static void test_mount_list_errors(void **state)
