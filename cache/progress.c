@@ -140,7 +140,8 @@ static int retire_unwanted(
 		if (list[i].rows && !force)
 			return err_set(err, -EBUSY,
 				"region \"%s\" is no longer configured but still lacks %llu "
-				"changes of this server",
+				"changes of this server\n"
+				"hint: name it again, or give it up with meridian mount --drop-regions",
 				list[i].name, (unsigned long long)list[i].rows);
 		r = retire(conn, &list[i]);
 		if (r)
@@ -421,6 +422,37 @@ int region_register(struct cache *c, const char *const *names, unsigned count, b
 		return err_errno(err, r, "cannot register the regions");
 	memcpy(ids, found, count * sizeof(*ids));
 	return 0;
+}
+
+int region_used(struct conn *conn, unsigned region, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT used FROM region WHERE id = ?1");
+	int r;
+
+	if (!s)
+		return conn_error(conn);
+	bind_int(s, 1, region);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r < 0 ? r : -ENOENT;
+	*ret = sqlite3_column_int(s, 0) != 0;
+	sqlite3_reset(s);
+	return 0;
+}
+
+int region_set_used(struct cache *c, unsigned region)
+{
+	struct conn *conn;
+	int r = cache_begin(c, &conn);
+
+	if (r)
+		return r;
+	r = run_region(conn, "UPDATE region SET used = 1 WHERE id = ?1", region);
+	if (r) {
+		cache_rollback(conn);
+		return r;
+	}
+	return cache_commit(conn);
 }
 
 int region_progress_get(struct conn *conn, unsigned region, struct region_progress *ret)
