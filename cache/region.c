@@ -109,7 +109,8 @@ static int retire_unwanted(
 		if (list[i].rows && !force)
 			return err_set(err, -EBUSY,
 				"region \"%s\" is no longer configured but still lacks %llu "
-				"changes of this server",
+				"changes of this server\n"
+				"hint: name it again, or give it up with meridian mount --drop-regions",
 				list[i].name, (unsigned long long)list[i].rows);
 		r = retire(conn, &list[i]);
 		if (r)
@@ -382,4 +383,29 @@ int region_seed(struct cache *c, unsigned region, bool *more)
 	}
 	r = cache_commit(conn);
 	return r || *more ? r : masks_follow(c);
+}
+
+/* ---- used ---- */
+
+int region_used(struct conn *conn, unsigned region, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM region WHERE id = ?1 AND used = 1");
+
+	bind_int(s, 1, region);
+	return conn_exists(conn, s, ret);
+}
+
+int region_set_used(struct cache *c, unsigned region)
+{
+	struct conn *conn;
+	int r = cache_begin(c, &conn);
+
+	if (r)
+		return r;
+	r = conn_run_int(conn, "UPDATE region SET used = 1 WHERE id = ?1", region);
+	if (r) {
+		cache_rollback(conn);
+		return r;
+	}
+	return cache_commit(conn);
 }

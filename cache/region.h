@@ -14,6 +14,11 @@
 int region_register(struct cache *c, const char *const *names, unsigned count, bool force,
 	unsigned *ids, struct err *err) MUST_CHECK;
 
+/* Whether the region's bucket was seen to be this volume's, ever, by this state: then one without a
+ * volume is not the same bucket any more. A region that was retired and is named again starts over. */
+int region_used(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
+int region_set_used(struct cache *c, unsigned region) MUST_CHECK;
+
 /* Seeds a new region a little further; *more: until this is false, what the region lacks is more than
  * its rows. Nothing to do for others. */
 int region_seed(struct cache *c, unsigned region, bool *more) MUST_CHECK;

@@ -26,7 +26,7 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 
-enum { THREADS_MAX = 64, PROGRESS_MS = 1000, POLL_MS = 200 };
+enum { THREADS_MAX = 64, PROGRESS_MS = 1000, POLL_MS = 200, VOLUME_TIMEOUT_MS = 10000 };
 
 const char *reconcile_found_name(enum reconcile_found f)
 {
@@ -491,9 +491,18 @@ static int check(struct scan *s, struct err *err)
 	if (region->optional)
 		return err_set(err, -EAGAIN, "region \"%s\" is optional, and may lack anything",
 			region->name);
+	int64_t deadline = clock_monotonic_ms() + VOLUME_TIMEOUT_MS;
+	int r = s->q->deletes == DELETES_RESTORE && !s->q->dry_run ? volume_put_back(region, deadline, err)
+								    : 0;
+	if (r < 0)
+		return r;
 	if (!region_begin(region, REGION_READ))
 		return err_set(err, -EHOSTDOWN, "region \"%s\" does not answer", region->name);
-	int r = cache_read_begin(s->cache, &conn);
+	/* What is absent in another bucket than the region's was not removed either. */
+	r = volume_check(region, deadline, err);
+	if (r < 0)
+		return r;
+	r = cache_read_begin(s->cache, &conn);
 	if (r == 0) {
 		r = region_seeding(conn, region->id, &seeding);
 		if (r == 0)

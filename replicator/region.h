@@ -49,6 +49,7 @@ struct region {
 	bool checking; /* somebody is at it */
 	bool checked;  /* volume.json was read and fits */
 	bool probed;   /* capabilities are known */
+	bool used;     /* now or in an earlier run: as region_used */
 	bool refusal_logged;
 	unsigned failures;	/* consecutive passing ones while up */
 	unsigned opens;		/* times the breaker opened since the last success */
@@ -92,7 +93,8 @@ bool region_up(struct region *r, enum region_use use) MUST_CHECK;
 void region_end(struct region *r, enum region_use use, enum store_result result,
 	const struct store_error *error, const char *what);
 /* The check at once, until deadline_ms (monotonic). 0: up. -EACCES, -EMEDIUMTYPE, -EPROTONOSUPPORT:
- * will not heal by itself; -EHOSTDOWN: did not answer; -EAGAIN: another thread is at it. */
+ * will not heal by itself; -ENODEV: it was used before, and now there is no volume; -EHOSTDOWN: did
+ * not answer; -EAGAIN: another thread is at it. */
 int region_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
 
 /* The cancel flag and a deadline in which size bytes can pass. */
@@ -109,5 +111,7 @@ void regions_compare_clocks(struct regions *all);
 
 /* volume.c: reads, compares or creates volume.json of a region; errors as of region_check. */
 int volume_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
+/* For an operator who fills a bucket again: puts volume.json there where it is gone, and checks the region. */
+int volume_put_back(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
 
 #endif

@@ -112,6 +112,24 @@ static void find_home(struct replicator *r, const struct replicator_options *o)
 	}
 }
 
+static int open_store(struct replicator *r, const struct replicator_region_options *o,
+	struct region *region, struct err *err)
+{
+	struct store_config config = o->store;
+	struct conn *conn;
+	int code = cache_read_begin(r->cache, &conn);
+
+	if (code == 0) {
+		code = region_used(conn, region->id, &region->used);
+		cache_read_end(conn);
+	}
+	if (code < 0)
+		return err_errno(err, code, "cannot read region \"%s\"", config.name);
+	config.used = region->used;
+	region->store = o->opened;
+	return region->store ? 0 : store_open(&config, &region->store, err);
+}
+
 static int open_regions(struct replicator *r, const struct replicator_options *o, struct err *err)
 {
 	const char *names[REGION_MAX];
@@ -139,13 +157,9 @@ static int open_regions(struct replicator *r, const struct replicator_options *o
 		snprintf(region->name, sizeof(region->name), "%s", names[i]);
 		snprintf(region->url, sizeof(region->url), "%s",
 			o->region[i].store.url ? o->region[i].store.url : "");
-		if (!o->region[i].opened) {
-			code = store_open(&o->region[i].store, &region->store, err);
-			if (code < 0)
-				return code;
-		} else {
-			region->store = o->region[i].opened;
-		}
+		code = open_store(r, &o->region[i], region, err);
+		if (code < 0)
+			return code;
 	}
 	find_home(r, o);
 	return 0;
@@ -375,6 +389,14 @@ static void *preflight_region(void *arg)
 	}
 }
 
+static bool region_was_used(struct region *r)
+{
+	mutex_lock(&r->lock);
+	bool used = r->used;
+	mutex_unlock(&r->lock);
+	return used;
+}
+
 int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *err)
 {
 	struct preflight *all = calloc(r->regions.count, sizeof(*all));
@@ -393,8 +415,8 @@ int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *e
 	for (unsigned i = 0; i < r->regions.count; i++) {
 		if (all[i].started)
 			CHECK(pthread_join(all[i].thread, NULL) == 0);
-		bool lasting = all[i].code == -EACCES || all[i].code == -EMEDIUMTYPE ||
-			       all[i].code == -EPROTONOSUPPORT;
+		bool lasting = all[i].code == -EMEDIUMTYPE || all[i].code == -EPROTONOSUPPORT ||
+			       (all[i].code == -EACCES && !region_was_used(all[i].region));
 		if (lasting && code == 0)
 			code = err_set(err, all[i].code, "%s", all[i].err.text);
 	}

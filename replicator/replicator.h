@@ -76,8 +76,8 @@ int replicator_new(struct cache *c, const struct replicator_options *o, struct r
 	struct err *err) MUST_CHECK;
 /* Contacts every region at once for at most timeout_ms: an answer that will not heal (denied, a
  * bucket of another volume, a newer format) is an error whose text names the region, the cause
- * and the next step (-EACCES, -EMEDIUMTYPE, -EPROTONOSUPPORT); regions that do not answer are
- * tried again later. Creates volume.json where it is missing. */
+ * and the next step (-EACCES, -EMEDIUMTYPE, -EPROTONOSUPPORT); regions that do not answer, or deny
+ * access and were used before by this state, are tried again later. Creates volume.json where it is missing. */
 int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *err) MUST_CHECK;
 /* On a server that never pulled anything, before replicator_start: pulls, on the calling thread, until
  * everything that the region pulled from has is merged, for at most timeout_ms or until no region answers.

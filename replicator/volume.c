@@ -8,6 +8,9 @@
  * founder holds. A server that has no id yet first reads every region that answers and takes what
  * it finds; when two differ it takes neither.
  *
+ * A region that was used once (region_used) is never founded again: where its bucket has lost its
+ * volume nothing is written to it.
+ *
  * Format: {"format":1,"volume_id":"<32 hex>","name":"…","created":<ms>}; other members are ignored.
  */
 #include "replicator/region.h"
@@ -21,6 +24,7 @@
 #include "src/base/clock.h"
 #include "src/base/hash.h"
 #include "src/base/json.h"
+#include "src/base/log.h"
 #include "src/base/random.h"
 
 enum { VOLUME_BYTES_MAX = 65536, OTHER_TIMEOUT_MS = 3000 };
@@ -224,6 +228,33 @@ static int volume_id(
 	return code;
 }
 
+/* A bucket that was this volume's and holds no volume now is another one, or was emptied: a share that
+ * is not mounted, a url that was changed. What it got would be missing elsewhere for ever, because
+ * what it had is not sent again. */
+static int vanished(const struct region *r, struct err *err)
+{
+	return err_set(err, -ENODEV,
+		"region \"%s\": " VOLUME_KEY " is gone from %.150s, which this server has used: is its "
+		"disk mounted, is the url right?\n"
+		"hint: a bucket that was emptied is filled again by meridian reconcile --restore --region %s",
+		r->name, r->url, r->name);
+}
+
+/* Before anything else is sent. */
+static int note_used(struct region *r, struct err *err)
+{
+	mutex_lock(&r->lock);
+	bool used = r->used;
+	mutex_unlock(&r->lock);
+	int code = used ? 0 : region_set_used(r->all->cache, r->id);
+	if (code < 0)
+		return err_errno(err, code, "region \"%s\": cannot record its use", r->name);
+	mutex_lock(&r->lock);
+	r->used = true;
+	mutex_unlock(&r->lock);
+	return 0;
+}
+
 /* Tells operators who uses the bucket; nothing depends on it. */
 static void put_node(struct region *r, int64_t deadline_ms)
 {
@@ -258,6 +289,11 @@ int volume_check(struct region *r, int64_t deadline_ms, struct err *err)
 	if (code < 0)
 		return code;
 	code = read_id(r, deadline_ms, theirs, err);
+	mutex_lock(&r->lock);
+	bool used = r->used;
+	mutex_unlock(&r->lock);
+	if (code == -ENOENT && used)
+		return vanished(r, err);
 	if (code == -ENOENT) {
 		memcpy(theirs, ours, sizeof(theirs));
 		code = create(r, deadline_ms, theirs, err);
@@ -269,10 +305,32 @@ int volume_check(struct region *r, int64_t deadline_ms, struct err *err)
 			"region \"%s\": the bucket belongs to another volume (%s; this one is %s)\n"
 			"hint: check the region's url, or use an empty bucket or prefix",
 			r->name, theirs, ours);
+	code = note_used(r, err);
+	if (code < 0)
+		return code;
 	mutex_lock(&r->lock);
 	bool known = r->checked;
 	mutex_unlock(&r->lock);
 	if (!known)
 		put_node(r, deadline_ms);
 	return 0;
+}
+
+int volume_put_back(struct region *r, int64_t deadline_ms, struct err *err)
+{
+	char ours[VOLUME_ID_SIZE], theirs[VOLUME_ID_SIZE];
+
+	int code = volume_id(r, deadline_ms, ours, err);
+	if (code < 0)
+		return code;
+	code = read_id(r, deadline_ms, theirs, err);
+	if (code != -ENOENT)
+		return code;
+	memcpy(theirs, ours, sizeof(theirs));
+	code = create(r, deadline_ms, theirs, err);
+	if (code < 0 || region_up(r, REGION_READ))
+		return code;
+	log_warn("the volume is put back into an empty bucket region=%s", r->name);
+	code = region_check(r, deadline_ms, err);
+	return code == -EAGAIN ? 0 : code;
 }

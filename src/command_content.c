@@ -2,7 +2,8 @@
  * Why this file: `meridian evict` and `meridian warmup` in the daemon: a walk over the tree at or below
  * a path, and what is done with the content of each regular file on it.
  *
- * A walk that fetches has up to WINDOW fetches under way. Their ends are counted by the fetcher's
+ * A warmup walks twice: to know how much there is to fetch, and to fetch it. What comes, goes or changes in
+ * between makes its bar a little wrong. A walk that fetches has up to WINDOW fetches under way. Their ends are counted by the fetcher's
  * threads; when the client goes, or the daemon stops, nobody waits for them: the last one frees what
  * they share.
  */
@@ -16,6 +17,7 @@
 
 #include "cache/evict.h"
 #include "cache/file.h"
+#include "cache/partial.h"
 #include "cache/tree.h"
 #include "src/base/clock.h"
 #include "src/base/thread.h"
@@ -25,6 +27,7 @@
 #define WINDOW 32
 #define LINES_MAX 100 /* files of which it is said why; the others are counted */
 #define PROGRESS_MS 1000
+#define BAR_WIDTH 20
 
 /* What the fetches that are under way share. */
 struct fetches {
@@ -56,7 +59,9 @@ struct walk {
 	int64_t told_ms;
 	struct evict_batch batch; /* evict */
 	uint64_t stays;
-	struct fetches *fetches; /* warmup */
+	struct fetches *fetches; /* warmup, as those below */
+	uint64_t files, bytes;	 /* that were to be fetched at the beginning */
+	uint64_t partial;	 /* bytes of large files, of which some blocks were here then */
 };
 
 /* "PATH: text" for the client. False: it is gone. */
@@ -82,6 +87,29 @@ static bool progress(struct walk *w, const char *what, uint64_t files, uint64_t 
 	w->told_ms = now;
 	snprintf(line, sizeof(line), "%" PRIu64 " files %s (%s)", files, what,
 		text_bytes(bytes, figure));
+	return control_progress(w->client, line);
+}
+
+/* "[#####               ]  25 %, 3 of 40 files, 1.2 GiB of 4.8 GiB". A large file counts as its blocks come. */
+static bool show_bar(struct walk *w, uint64_t files, uint64_t bytes)
+{
+	int64_t now = clock_monotonic_ms();
+	char done[TEXT_FIGURE_SIZE], all[TEXT_FIGURE_SIZE], line[192], bar[BAR_WIDTH + 1] = "";
+	struct partial_usage partial;
+
+	if (now - w->told_ms < PROGRESS_MS)
+		return true;
+	w->told_ms = now;
+	partial_usage(w->c->cache, &partial);
+	bytes += partial.bytes > w->partial ? partial.bytes - w->partial : 0;
+	if (files > w->files)
+		w->files = files;
+	if (bytes > w->bytes)
+		bytes = w->bytes;
+	double part = w->bytes ? (double)bytes / (double)w->bytes : 1;
+	memset(bar, '#', (size_t)(part * 100) / (100 / BAR_WIDTH));
+	snprintf(line, sizeof(line), "[%-*s] %3d %%, %" PRIu64 " of %" PRIu64 " files, %s of %s", BAR_WIDTH,
+		bar, (int)(part * 100), files, w->files, text_bytes(bytes, done), text_bytes(w->bytes, all));
 	return control_progress(w->client, line);
 }
 
@@ -259,10 +287,24 @@ static bool wait_below(struct walk *w, unsigned max)
 		files = f->files;
 		bytes = f->bytes;
 		mutex_unlock(&f->lock);
-		if (!progress(w, "fetched", files, bytes))
+		if (!show_bar(w, files, bytes))
 			return false;
 	}
 	return true;
+}
+
+static int count_file(struct walk *w, uint64_t ino, bool named UNUSED)
+{
+	struct key *key AUTO_FREE = malloc(sizeof(*key));
+	uint8_t hash[SHA256_SIZE];
+	uint64_t size;
+	int r = key ? content_wanted(w->c->cache, ino, key, hash, &size) : -ENOMEM;
+
+	if (r < 0)
+		return r == -EALREADY || r == -ESTALE ? 0 : r;
+	w->files++;
+	w->bytes += size;
+	return progress(w, "to fetch", w->files, w->bytes) ? 0 : 1;
 }
 
 static int fetch_file(struct walk *w, uint64_t ino, bool named UNUSED)
@@ -275,7 +317,7 @@ static int fetch_file(struct walk *w, uint64_t ino, bool named UNUSED)
 
 	/* Here already, no content of its own, or gone. */
 	if (r == -EALREADY || r == -ESTALE)
-		return progress(w, "fetched", w->fetches->files, w->fetches->bytes) ? 0 : 1;
+		return wait_below(w, WINDOW + 1) ? 0 : 1;
 	one = r < 0 ? NULL : malloc(sizeof(*one));
 	if (!one)
 		return r < 0 ? r : -ENOMEM;
@@ -311,9 +353,15 @@ int command_warmup(
 	struct command_context *c, struct control_client *client, const char *key, struct err *err)
 {
 	struct walk w = {
-		.c = c, .client = client, .file = fetch_file, .fetches = fetches_new(c->cache)};
+		.c = c, .client = client, .file = count_file, .fetches = fetches_new(c->cache)};
+	struct partial_usage partial;
 	int r = w.fetches ? walk(&w, key, err) : err_errno(err, -ENOMEM, "%s", key);
 
+	partial_usage(c->cache, &partial);
+	w.partial = partial.bytes;
+	w.file = fetch_file;
+	if (r == 0 && w.files)
+		r = walk(&w, key, err);
 	if (r == 0)
 		r = wait_below(&w, 1) ? report(&w, err) : err_errno(err, -EPIPE, "%s", key);
 	if (w.fetches)

@@ -281,6 +281,7 @@ static int open_replicator(struct daemon *d, struct err *err)
 		o->region[i].resync_backlog = c->region[i].resync_backlog;
 		o->region[i].resync_age_ms = c->region[i].resync_age_ms;
 	}
+	o->force_regions = d->options->drop_regions;
 	o->home = c->home_index;
 	o->push_copy = c->push == 1;
 	o->inline_max = c->inline_max;

@@ -14,6 +14,7 @@ struct daemon_options {
 	const char *source;	/* as it was typed: what mount(8) compares with fstab */
 	const char *mountpoint; /* canonical */
 	const struct mount_options *mount;
+	bool drop_regions; /* forget those that the configuration does not name, with their backlogs */
 };
 
 /* Mounts and serves until unmounted from outside, SIGTERM, SIGINT or `meridian umount`; drains;

@@ -14,6 +14,7 @@ struct request {
 	const char *mountpoint;
 	bool foreground;
 	bool fake; /* mount -f: all but the mount itself */
+	bool drop_regions;
 	struct mount_options options;
 };
 
@@ -50,7 +51,8 @@ static int run(const struct request *q)
 	daemon = (struct daemon_options){.config = config,
 		.source = q->source,
 		.mountpoint = mountpoint,
-		.mount = &q->options};
+		.mount = &q->options,
+		.drop_regions = q->drop_regions};
 	r = q->foreground ? daemon_run(&daemon, -1, &err) : daemon_spawn(&daemon, &err);
 	return r < 0 ? verb_fail(verb_exit_code(r), &err) : EXIT_OK;
 }
@@ -62,6 +64,7 @@ int verb_mount(const struct verb_arguments *a)
 	int code = EXIT_OK;
 
 	q.foreground = verb_given(a, "f") != NULL;
+	q.drop_regions = verb_given(a, "drop-regions") != NULL;
 	for (unsigned i = 0; i < a->givens && code == EXIT_OK; i++)
 		if (a->given[i].option->letter == 'o' &&
 			mount_options_parse(&q.options, a->given[i].value, &err) < 0)

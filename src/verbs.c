@@ -32,7 +32,10 @@ const struct verb verbs[] = {
 				   .help = "mount options, comma-separated"},
 			{.letter = 'f',
 				.name = "foreground",
-				.help = "stay in the foreground, log to standard error"}},
+				.help = "stay in the foreground, log to standard error"},
+			{.name = "drop-regions",
+				.help = "forget regions that the configuration no longer names, and "
+					"what they still lack"}},
 		.run = verb_mount},
 	{.name = "umount",
 		.operands = "MOUNTPOINT|VOLUME",

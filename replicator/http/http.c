@@ -461,7 +461,7 @@ enum http_result http_perform(struct http *h, const struct http_request *q, stru
 	else if (code == CURLE_OK)
 		snprintf(r->text, sizeof(r->text), "the connection was closed within the answer's head");
 	else if (!r->text[0])
-		snprintf(r->text, sizeof(r->text), "%s", *text ? text : curl_easy_strerror(code));
+		snprintf(r->text, sizeof(r->text), "%.159s", *text ? text : curl_easy_strerror(code));
 	r->maybe_sent = sent_whole(&x);
 	curl_slist_free_all(headers);
 	handle_give(h, x.curl);

@@ -26,7 +26,8 @@
  * number, size, mtime and ctime.
  *
  * Absence is only reported after the marker file was seen (dir_path.c): a directory that vanished,
- * an unmounted disk, is STORE_TRANSIENT. Files are made with mode 0600, directories 0700.
+ * an unmounted disk, is STORE_TRANSIENT, also when it is missing as a store that was used before is
+ * opened. Files are made with mode 0600, directories 0700.
  *
  * Locks: flock on .meridian-tmp/lock/NN for changes; root_lock (LOCK_RANK_STORE) for reopening the
  * root.
@@ -675,16 +676,20 @@ static enum store_result dir_copy(struct store *s, const char *from, const char 
 	return r;
 }
 
-static void dir_close(struct store *s)
+static void dir_free(struct dir *d)
 {
-	struct dir *d = dir_of(s);
-
-	close(d->root);
-	close(d->tmp);
-	close(d->lock);
+	for (int *fd[] = {&d->root, &d->tmp, &d->lock, NULL}, **i = fd; *i; i++) {
+		if (**i >= 0)
+			close(**i);
+	}
 	mutex_done(&d->root_lock);
 	free(d->path);
 	free(d);
+}
+
+static void dir_close(struct store *s)
+{
+	dir_free(dir_of(s));
 }
 
 static const struct store_ops dir_ops = {
@@ -713,13 +718,12 @@ int store_dir_open(const struct store_config *config, struct store **ret, struct
 	d->root = d->tmp = d->lock = -1;
 	d->path = strdup(path);
 	CHECK(d->path);
-	int r = dir_open_root(d, err);
+	mutex_init(&d->root_lock, LOCK_RANK_STORE);
+	int r = config->used ? dir_open_used(d, err) : dir_open_root(d, err);
 	if (r < 0) {
-		free(d->path);
-		free(d);
+		dir_free(d);
 		return r;
 	}
-	mutex_init(&d->root_lock, LOCK_RANK_STORE);
 	atomic_store(&d->s.capabilities, STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH |
 						 STORE_CAP_DELETE_IF_MATCH | STORE_CAP_COPY |
 						 STORE_CAP_COPY_IF_MATCH);

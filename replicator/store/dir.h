@@ -26,7 +26,7 @@ struct dir {
 	int tmp;
 	int lock;
 	bool xattr;		/* else sidecars */
-	char id[33];		/* of the marker file */
+	char id[33];		/* of the marker file; "": not opened yet (dir_open_used) */
 	struct mutex root_lock; /* guards root_dev and root_ino; serialises reopening */
 	dev_t root_dev;
 	ino_t root_ino;
@@ -42,6 +42,9 @@ int dir_check(struct dir *d) MUST_CHECK;
 /* 0 when the marker is there, so that "no such file" means what it says; -ENXIO otherwise. */
 int dir_check_marker(struct dir *d) MUST_CHECK;
 int dir_open_root(struct dir *d, struct err *err) MUST_CHECK;
+/* The same for a store that was used before: makes nothing, and what is not there, or has no marker,
+ * is opened by the dir_check that finds it. */
+int dir_open_used(struct dir *d, struct err *err) MUST_CHECK;
 /* fsync of a directory. */
 int dir_flush(int fd) MUST_CHECK;
 /* The directory `name` in `at`, never through a symlink; create makes it, durably. */

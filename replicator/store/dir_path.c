@@ -7,7 +7,7 @@
  * out of the directory.
  *
  *   .meridian-tmp/store      the marker: "meridian-dir 1 <xattr|sidecar> <32 hexadecimal digits>";
- *                            an unmounted disk lacks it
+ *                            an unmounted disk lacks it. Made with the first use of the directory only
  *   .meridian-tmp/lock/NN    256 files; flock on one excludes changes of the keys that hash to it
  *   .meridian-tmp/t-*        bodies on their way; those older than an hour are removed when the
  *                            store is opened
@@ -355,9 +355,24 @@ int dir_open_root(struct dir *d, struct err *err)
 	return 0;
 }
 
+int dir_open_used(struct dir *d, struct err *err)
+{
+	int *const fds[] = {&d->root, &d->tmp, &d->lock};
+
+	/* What there is for dup3 to replace. No call gets at them: dir_check comes first. */
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		*fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		if (*fds[i] < 0)
+			return err_errno(err, -errno, "cannot open /dev/null");
+	}
+	int missing = dir_check(d);
+	(void)missing; /* each call asks again */
+	return 0;
+}
+
 /* The path leads elsewhere now. When the same store (by its marker) is there, a disk mounted again,
- * go on with it. dup2 swaps under the feet of other threads, which is safe: both old and new
- * descriptors are of the same store. */
+ * go on with it; with any store, when none was opened yet. dup2 swaps under the feet of other threads,
+ * which is safe: both old and new descriptors are of the same store. */
 static int reopen(struct dir *d)
 {
 	AUTO_CLOSE int root = -1;
@@ -365,18 +380,26 @@ static int reopen(struct dir *d)
 	AUTO_CLOSE int lock = -1;
 	int fds[2] = {-1, -1};
 	struct stat st;
-	bool xattr;
-	char id[33];
+	bool xattr = false;
+	char id[33] = "";
 
 	int r = open_fds(d->path, fds, &xattr, id);
 	root = fds[0];
 	tmp = fds[1];
-	if (r < 0 || strcmp(id, d->id) || xattr != d->xattr || fstat(root, &st) < 0 ||
+	if (r == -EACCES)
+		return r;
+	bool first = !d->id[0], same = r == 0 && !strcmp(id, d->id) && xattr == d->xattr;
+	if (r < 0 || !(first || same) || fstat(root, &st) < 0 ||
 		dir_open_sub(tmp, "lock", true, &lock) < 0)
 		return -ENXIO;
 	if (dup3(root, d->root, O_CLOEXEC) < 0 || dup3(tmp, d->tmp, O_CLOEXEC) < 0 ||
 		dup3(lock, d->lock, O_CLOEXEC) < 0)
 		return -errno;
+	if (first) {
+		d->xattr = xattr;
+		memcpy(d->id, id, sizeof(d->id));
+		remove_stale(tmp);
+	}
 	d->root_dev = st.st_dev;
 	d->root_ino = st.st_ino;
 	return 0;

@@ -4,7 +4,8 @@
  * Each capability counts only when the condition lets the right request through *and* stops the
  * wrong one.
  *
- * Works on objects below .meridian/probe/<random>/, which it removes again, also after a failure. A
+ * Works on objects below .meridian/probe/<random>/, which it removes again, also after a failure.
+ * What a probe left that was killed halfway, an upload in parts too, goes with a later one. A
  * failure that is not an answer about a condition (denied, timeout …) ends the probe and is
  * returned: it is not a missing capability. No lock; the capabilities are stored at the end, in one
  * atomic write.
@@ -13,10 +14,19 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "src/base/hash.h"
 #include "src/base/random.h"
+
+#define PROBE_PREFIX ".meridian/probe/"
+
+enum {
+	OLD_MS = 3600000, /* by the store's clock; a probe takes seconds */
+	OLD_MAX = 100,	  /* of a listing: the rest goes with the next probe */
+};
 
 struct probe {
 	struct store *s;
@@ -277,6 +287,56 @@ static enum store_result probe_clean(struct probe *p, struct store_error *error)
 	return ra != STORE_OK ? ra : rb;
 }
 
+/* What is left of probes that were killed. */
+struct old {
+	int64_t before_ms;
+	unsigned count;
+	struct {
+		char key[STORE_KEY_MAX + 1];
+		char id[STORE_UPLOAD_ID_SIZE]; /* "": an object */
+	} item[OLD_MAX];
+};
+
+static int add_old(void *ctx, const char *key, const char *id, int64_t made_ms)
+{
+	struct old *o = ctx;
+
+	if (made_ms >= o->before_ms)
+		return 0;
+	snprintf(o->item[o->count].key, sizeof(o->item[0].key), "%s", key);
+	snprintf(o->item[o->count].id, sizeof(o->item[0].id), "%s", id);
+	return ++o->count == OLD_MAX;
+}
+
+static int add_old_object(void *ctx, const char *key, const struct store_object *object)
+{
+	return add_old(ctx, key, "", object->mtime_ms);
+}
+
+/* They do no harm, and a store may not let us list uploads: a failure is none of the probe's. */
+static void remove_old(struct probe *p)
+{
+	struct store_error error = {0};
+	struct old *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return;
+	o->before_ms = clock_realtime_ms() + store_clock_skew_ms(p->s) - OLD_MS;
+	enum store_result r = store_list(
+		p->s, PROBE_PREFIX, NULL, 0, add_old_object, o, p->call, &error);
+	if (p->found & STORE_CAP_UPLOAD && o->count < OLD_MAX)
+		r = store_uploads(p->s, PROBE_PREFIX, add_old, o, p->call, &error);
+	for (unsigned i = 0; i < o->count; i++) {
+		r = *o->item[i].id ? store_upload_abort(p->s, o->item[i].key, o->item[i].id,
+					     p->call, &error)
+				   : store_remove(p->s, o->item[i].key, NULL, p->call, &error);
+		if (r != STORE_OK)
+			break;
+	}
+	(void)r;
+	free(o);
+}
+
 enum store_result store_probe(
 	struct store *s, const struct store_call *call, struct store_error *error)
 {
@@ -289,8 +349,8 @@ enum store_result store_probe(
 	char hex[17];
 
 	hex_encode(&id, sizeof(id), hex);
-	snprintf(p.a, sizeof(p.a), ".meridian/probe/%s/a", hex);
-	snprintf(p.b, sizeof(p.b), ".meridian/probe/%s/b", hex);
+	snprintf(p.a, sizeof(p.a), PROBE_PREFIX "%s/a", hex);
+	snprintf(p.b, sizeof(p.b), PROBE_PREFIX "%s/b", hex);
 	enum store_result r = probe_if_match(&p, stale, now);
 	/* Nothing was written then, and the store does not let us: cleaning would only fail again.
 	 */
@@ -311,6 +371,7 @@ enum store_result store_probe(
 	}
 	if (r != STORE_OK)
 		return r;
+	remove_old(&p);
 	memset(p.error, 0, sizeof(*p.error));
 	atomic_store_explicit(&s->capabilities, p.found, memory_order_relaxed);
 	return STORE_OK;

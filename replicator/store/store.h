@@ -349,7 +349,8 @@ enum store_result store_put_buf(struct store *s, const char *key, const void *p,
 	const struct store_call *call, struct store_error *error) MUST_CHECK;
 
 /* Finds the capabilities out by behaviour with a few objects below .meridian/probe/ (removed
- * again) and sets s->capabilities. Costs about ten requests. */
+ * again, with what a probe left that was killed over an hour ago) and sets s->capabilities. Costs
+ * some twenty requests. */
 enum store_result store_probe(
 	struct store *s, const struct store_call *call, struct store_error *error) MUST_CHECK;
 
@@ -373,6 +374,9 @@ struct store_config {
 	 * for large bodies, 15 times for what a store does by itself (copies, the end of an upload) */
 	int64_t stall_timeout_ms;
 	unsigned attempts;     /* of the retry layer; default 4 */
+	/* It was there before: a directory is then not made, and opens also while it is missing; its
+	 * calls fail until it is back. */
+	bool used;
 };
 
 /* Assembles retry(pace(limit(stats(backend)))) without any network traffic. */

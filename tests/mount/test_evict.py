@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+import re
 import unittest
 
 from harness import World, main, wait_until
@@ -132,6 +133,29 @@ class Evict(unittest.TestCase):
         self.assertEqual(server.run("warmup", str(server.mount / "absent"), check=False).returncode, 1)
         self.assertEqual(server.run("evict", check=False).returncode, 2)
         self.assertEqual(server.stop(), 0)
+
+    def test_warmup_shows_a_bar(self):
+        """Of bytes, a large file's as its blocks come, on a link that takes a while."""
+        regions = {"slow": {**self.world.directories("slow")["slow"], "rate_limit": "4M"}}
+        server = self.world.server("bar", regions)
+        server.start()
+        for i in range(5):
+            store(server.mount / f"f{i}", self.world.random.randbytes(MIB // 2))
+        sum_ = store(server.mount / "large", self.world.random.randbytes(12 * MIB))
+        server.flush()
+        server.run("evict", str(server.mount))
+        run = server.run("warmup", str(server.mount))
+        self.assertIn("6 files fetched (14.5 MiB)", run.stdout)
+        bars = re.findall(r"^\[(#*) *\] +(\d+) %, (\d) of 6 files, .* of 14.5 MiB$", run.stderr, re.MULTILINE)
+        self.assertGreaterEqual(len(bars), 2, run.stderr)
+        for marks, percent, _ in bars:
+            self.assertEqual(len(marks), int(percent) // 5)
+        percents = [int(percent) for _, percent, _ in bars]
+        self.assertEqual(percents, sorted(percents))
+        self.assertTrue(any(20 <= p < 100 and files != "6" for (_, _, files), p in zip(bars, percents)), run.stderr)
+        self.assertGreater(len(set(percents)), 1)
+        self.assertEqual(digest(server.mount / "large"), sum_)
+        self.assertIn("0 files fetched", server.run("warmup", str(server.mount)).stdout)
 
     def test_content_of_another_server(self):
         one, two = self.server("one"), self.server("two")

@@ -188,7 +188,7 @@ class NetFault(unittest.TestCase):
         for n in (1, 2):
             client = self.ceph.client(n)
             self.assertEqual(objects(client, buckets[n - 1]), want, f"bucket {n}")
-            # Beginnings that were not answered, which go after a week, as do those of a probe that was cut off.
+            # Beginnings that were not answered, which go after a week, those of a probe that was cut off after an hour.
             for upload in client.list_multipart_uploads(Bucket=buckets[n - 1]).get("Uploads", []):
                 if "/.meridian/probe/" in upload["Key"]:
                     continue

@@ -47,6 +47,59 @@ class Remount(unittest.TestCase):
         return subprocess.run([str(a) for a in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=60, stdin=subprocess.DEVNULL, check=False)
 
+    def test_a_region_whose_disk_is_not_mounted(self):
+        """At a restart its directory is empty, or not there: it is held and gets nothing, the others go on, and it catches up."""
+        regions = self.world.directories("home", "share")
+        share, away = self.world.dir / "buckets" / "share", self.world.dir / "buckets" / "away"
+        server = self.world.server("held", regions, home="home", volume={"drain_timeout": "1s"})
+        server.start()
+        (server.mount / "before").write_text("before")
+        server.flush()
+        for number, made in enumerate((True, False)):
+            server.kill()
+            share.rename(away)
+            if made:
+                share.mkdir()
+            server.start()
+            (server.mount / f"meanwhile{number}").write_text("meanwhile")
+            wait_until("the other region has it", lambda: server.region("home")["backlog_rows"] == 0
+                       and (share.parent / "home" / f"meanwhile{number}").exists(), 20)
+            region = server.region("share")
+            self.assertFalse(region["up"])
+            self.assertGreaterEqual(region["backlog_rows"], 1)
+            self.assertIn(f"{share}: the directory is gone, is its disk mounted?", region["error"])
+            self.assertIn("is its disk mounted?", server.status_text())
+            self.assertEqual(list(share.iterdir()) if made else share.exists(), [] if made else False)
+            if made:
+                share.rmdir()
+            away.rename(share)
+            server.flush()
+            self.assertEqual((share / f"meanwhile{number}").read_text(), "meanwhile")
+            self.assertTrue(server.region("share")["up"])
+        # One that holds another store is no better.
+        self.assertEqual(server.stop(), 0)
+        share.rename(away)
+        share.mkdir()
+        (share / ".meridian-tmp").mkdir()
+        (share / ".meridian-tmp" / "store").write_text("meridian-dir 1 sidecar 0123456789abcdef0123456789abcdef\n")
+        server.start()
+        (server.mount / "last").write_text("last")
+        wait_until("it is held", lambda: "volume.json is gone from" in server.region("share")["error"], 20)
+        wait_until("it lacks something", lambda: server.region("share")["backlog_rows"], 20)
+        self.assertFalse((share / ".meridian").exists())
+        self.assertFalse((share / "last").exists())
+        # A new name is a new region: it gets everything.
+        server.kill()
+        server.write_config({"home": regions["home"], "renamed": regions["share"]}, "home", {})
+        code, text = server.start(check=False)
+        self.assertNotEqual(code, 0, text)
+        self.assertRegex(text, "still lacks [0-9]+ changes(.|\n)*hint: .*--drop-regions")
+        server.start(options=("--drop-regions",))
+        server.flush()
+        for name in ("before", "meanwhile0", "meanwhile1", "last"):
+            self.assertEqual((share / name).read_text(), (server.mount / name).read_text())
+        self.assertEqual(server.stop(), 0)
+
     def test_the_next_mount_clears_it(self):
         ways = [(MERIDIAN, "mount", self.server.config, self.server.mount),
                 (self.helper, self.server.config, self.server.mount, "-o", "rw,_netdev")]

@@ -45,6 +45,7 @@ struct cluster {
 	char url[CLUSTER_REGIONS][128];
 	/* Region is cut off for everybody while set. */
 	_Atomic bool down[CLUSTER_REGIONS];
+	_Atomic bool denied[CLUSTER_REGIONS];
 	/* Wraps the store of a region, or NULL. */
 	struct store *(*wrap)(
 		struct cluster *c, unsigned node, unsigned region, struct store *inner);
@@ -86,6 +87,8 @@ static inline enum store_result cluster_hook(
 	l->cluster->requests[l->region]++;
 	if (strcmp(op, "put") == 0 && strncmp(key, ".meridian/", 10) != 0)
 		l->cluster->object_puts[l->region]++;
+	if (l->cluster->denied[l->region])
+		return STORE_DENIED;
 	return l->cluster->down[l->region] ? STORE_TRANSIENT : STORE_OK;
 }
 

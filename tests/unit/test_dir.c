@@ -44,10 +44,10 @@ static const char *path_of(const char *fmt, ...)
 	return p;
 }
 
-static struct store *open_store(void)
+static struct store *open_as(bool used)
 {
 	char url[128];
-	struct store_config c = {.name = "here", .url = url};
+	struct store_config c = {.name = "here", .url = url, .used = used};
 	struct store *ret = NULL;
 	struct err err = {0};
 
@@ -55,6 +55,11 @@ static struct store *open_store(void)
 	if (store_dir_open(&c, &ret, &err) < 0)
 		print_error("%s\n", err.text);
 	return ret;
+}
+
+static struct store *open_store(void)
+{
+	return open_as(false);
 }
 
 static void write_file(const char *path, const char *text)
@@ -383,6 +388,40 @@ static void vanished_root(void **state)
 	assert_int_equal(store_remove(s, "never", NULL, NULL, NULL), STORE_TRANSIENT);
 }
 
+/* A store that was used before and is opened while its disk is not mounted: nothing is made, neither
+ * where no directory is nor in the one below the mount point. */
+static void opened_while_missing(void **state)
+{
+	assert_int_equal(put("there", "x", "1"), STORE_OK);
+	store_close(s);
+	assert_int_equal(rename(path_of("bucket"), path_of("away")), 0);
+	s = open_as(true);
+	assert_non_null(s);
+	assert_all_transient();
+	assert_int_equal(access(path_of("bucket"), F_OK), -1);
+	assert_int_equal(mkdir(path_of("bucket"), 0700), 0);
+	assert_all_transient();
+	/* Empty still. */
+	assert_int_equal(rmdir(path_of("bucket")), 0);
+	assert_int_equal(rename(path_of("away"), path_of("bucket")), 0);
+	assert_body("there", "x");
+	assert_int_equal(put("new", "y", NULL), STORE_OK);
+	assert_int_equal(((struct dir *)s)->xattr, !sidecar);
+	assert_file(path_of("bucket/new"), "y");
+	/* And it is this one from now on. */
+	assert_int_equal(rename(path_of("bucket"), path_of("away")), 0);
+	assert_int_equal(mkdir(path_of("bucket"), 0700), 0);
+	assert_int_equal(mkdir(path_of("bucket/.meridian-tmp"), 0700), 0);
+	write_file(path_of("bucket/.meridian-tmp/store"),
+		"meridian-dir 1 sidecar ffffffffffffffffffffffffffffffff\n");
+	assert_all_transient();
+	/* There from the beginning: as ever. */
+	store_close(s);
+	s = open_as(true);
+	assert_non_null(s);
+	assert_int_equal(head("there", NULL, NULL), STORE_ABSENT);
+}
+
 static void stale_temporaries(void **state)
 {
 	const struct timespec old[2] = {
@@ -616,6 +655,7 @@ int main(void)
 		CASE(obstacles_come_and_go),
 		CASE(hostile_records),
 		CASE(vanished_root),
+		CASE(opened_while_missing),
 		CASE(stale_temporaries),
 		CASE(torn_pair),
 		CASE(several_processes),

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/prctl.h>
@@ -15,6 +16,8 @@
 #include "replicator/http/http.h"
 #include "src/base/clock.h"
 #include "tests/unit/canned_server.h"
+
+enum { CUT_STEP = 61 }; /* bytes from one broken handshake to the next */
 
 #define OK_EMPTY "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -420,6 +423,15 @@ static bool tls_start(struct tls *t, struct canned_server *for_port)
 	return true;
 }
 
+static void tls_stop(struct tls *t)
+{
+	kill(t->pid, SIGKILL);
+	waitpid(t->pid, NULL, 0);
+	unlink(t->cert);
+	unlink(t->key);
+	rmdir(t->dir);
+}
+
 static enum http_result tls_get(const struct tls *t, const char *ca_bundle, const char *host)
 {
 	const struct http_config config = {.ca_bundle = ca_bundle};
@@ -454,14 +466,157 @@ static void test_certificates_are_verified(void **state)
 	enum http_result trusted = tls_get(&t, t.cert, "127.0.0.1");
 	enum http_result unknown = tls_get(&t, NULL, "127.0.0.1");
 	enum http_result other_name = tls_get(&t, t.cert, "localhost");
-	kill(t.pid, SIGKILL);
-	waitpid(t.pid, NULL, 0);
-	unlink(t.cert);
-	unlink(t.key);
-	rmdir(t.dir);
+	tls_stop(&t);
 	assert_int_equal(trusted, HTTP_ANSWERED);
 	assert_int_equal(unknown, HTTP_UNTRUSTED);
 	assert_int_equal(other_name, HTTP_UNTRUSTED);
+}
+
+/* Passes bytes between a client and the TLS server, and breaks the connection when so many of the
+ * server's (or the client's) have passed. One connection at a time. */
+struct cutter {
+	int listener;
+	in_port_t target; /* in network order */
+	_Atomic unsigned after;
+	atomic_bool of_client, reset, stop;
+	_Atomic unsigned passed; /* of the last connection, in the direction that is counted */
+	pthread_t thread;
+	unsigned port;
+};
+
+static struct sockaddr_in local_port(in_port_t port)
+{
+	return (struct sockaddr_in){.sin_family = AF_INET,
+		.sin_port = port,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+}
+
+/* False: the end. */
+static bool pass_some(struct cutter *c, int from, int to, bool counted)
+{
+	unsigned passed = atomic_load(&c->passed), after = atomic_load(&c->after);
+	size_t room = counted ? after - passed : SIZE_MAX;
+	char b[4096];
+	ssize_t n = read(from, b, room < sizeof(b) ? room : sizeof(b));
+
+	if (n <= 0)
+		return false;
+	if (counted)
+		atomic_store(&c->passed, passed + (unsigned)n);
+	return write(to, b, (size_t)n) == n;
+}
+
+static void cut_one(struct cutter *c, int client)
+{
+	struct sockaddr_in to = local_port(c->target);
+	const struct linger at_once = {.l_onoff = 1};
+	int server = socket(AF_INET, SOCK_STREAM, 0);
+	bool open = connect(server, (struct sockaddr *)&to, sizeof(to)) == 0;
+
+	atomic_store(&c->passed, 0);
+	while (open && atomic_load(&c->passed) < atomic_load(&c->after)) {
+		struct pollfd p[2] = {{.fd = client, .events = POLLIN}, {.fd = server, .events = POLLIN}};
+		if (poll(p, 2, 5000) <= 0)
+			break;
+		if (p[0].revents)
+			open = pass_some(c, client, server, atomic_load(&c->of_client));
+		if (open && p[1].revents)
+			open = pass_some(c, server, client, !atomic_load(&c->of_client));
+	}
+	if (atomic_load(&c->reset))
+		setsockopt(client, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	close(client);
+	close(server);
+}
+
+static void *cutter_run(void *arg)
+{
+	struct cutter *c = arg;
+
+	while (!atomic_load(&c->stop)) {
+		int client = accept(c->listener, NULL, NULL);
+		if (client >= 0)
+			cut_one(c, client);
+	}
+	return NULL;
+}
+
+static void cutter_start(struct cutter *c, const struct tls *t)
+{
+	struct sockaddr_in any = local_port(0);
+	socklen_t len = sizeof(any);
+
+	c->target = htons((in_port_t)atoi(strchr(t->address, ':') + 1));
+	c->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(c->listener, (struct sockaddr *)&any, sizeof(any)), 0);
+	assert_int_equal(listen(c->listener, 8), 0);
+	assert_int_equal(getsockname(c->listener, (struct sockaddr *)&any, &len), 0);
+	c->port = ntohs(any.sin_port);
+	assert_int_equal(pthread_create(&c->thread, NULL, cutter_run, c), 0);
+}
+
+static void cutter_stop(struct cutter *c)
+{
+	atomic_store(&c->stop, true);
+	shutdown(c->listener, SHUT_RDWR);
+	pthread_join(c->thread, NULL);
+	close(c->listener);
+}
+
+static enum http_result cut_get(struct cutter *c, struct http *http, unsigned after, struct http_response *r)
+{
+	char url[64];
+
+	snprintf(url, sizeof(url), "https://127.0.0.1:%u/", c->port);
+	const struct http_request q = {.method = "GET", .url = url};
+	atomic_store(&c->after, after);
+	return http_perform(http, &q, r);
+}
+
+/* Wherever it breaks: a handshake that did not end says nothing about the certificate. resumed: it goes on with
+ * the session of an earlier one. */
+static void cut_everywhere(struct cutter *c, const char *ca_bundle, bool of_client, bool resumed)
+{
+	const struct http_config config = {.ca_bundle = ca_bundle, .connections = 1};
+	enum http_result result = HTTP_UNREACHABLE;
+	struct http *http;
+	struct err err = {0};
+
+	atomic_store(&c->of_client, of_client);
+	for (unsigned after = 1; result != HTTP_ANSWERED; after += CUT_STEP) {
+		struct http_response r CLEANUP(http_response_done), first CLEANUP(http_response_done);
+
+		atomic_store(&c->reset, after / CUT_STEP % 2 == 0);
+		assert_int_equal(http_new(&config, &http, &err), 0);
+		memset(&first, 0, sizeof(first));
+		if (resumed)
+			assert_int_equal(cut_get(c, http, 1 << 30, &first), HTTP_ANSWERED);
+		result = cut_get(c, http, after, &r);
+		http_free(http);
+		if (result != HTTP_UNREACHABLE && result != HTTP_LOST && result != HTTP_ANSWERED)
+			fail_msg("after %u bytes of the %s, resumed %d: %d %s", after,
+				of_client ? "client" : "server", resumed, result, r.text);
+		assert_true(result != HTTP_ANSWERED || after > 300);
+	}
+}
+
+static void test_cut_handshakes(void **state)
+{
+	struct canned_server *for_port = calloc(1, sizeof(*for_port));
+	struct cutter c = {0};
+	struct tls t = {0};
+
+	assert_non_null(for_port);
+	bool started = tls_start(&t, for_port);
+	free(for_port);
+	if (!started)
+		skip();
+	assert_int_equal(tls_get(&t, t.cert, "127.0.0.1"), HTTP_ANSWERED);
+	cutter_start(&c, &t);
+	for (unsigned way = 0; way < 4; way++)
+		cut_everywhere(&c, t.cert, way & 1, way & 2);
+	cutter_stop(&c);
+	tls_stop(&t);
 }
 
 static void test_bad_ca_bundle(void **state)
@@ -497,6 +652,7 @@ int main(void)
 		cmocka_unit_test(test_source_fails),
 		cmocka_unit_test(test_pool_is_bounded),
 		cmocka_unit_test(test_certificates_are_verified),
+		cmocka_unit_test(test_cut_handshakes),
 		cmocka_unit_test(test_bad_ca_bundle),
 		cmocka_unit_test(test_date),
 	};

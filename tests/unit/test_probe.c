@@ -11,6 +11,7 @@
 
 #include "replicator/store/layers.h"
 #include "src/base/buf.h"
+#include "src/base/clock.h"
 #include "tests/sim/store_mem.c"
 
 static void every_combination(void **state)
@@ -46,7 +47,8 @@ static enum store_result hook(void *ctx, const char *op, const char *key, bool d
 {
 	struct failing *f = ctx;
 
-	if (did_happen)
+	/* What the listings are for is not the probe's answer. */
+	if (did_happen || strcmp(op, "list") == 0 || strcmp(op, "uploads") == 0)
 		return STORE_OK;
 	return f->calls++ == f->at ? f->with : STORE_OK;
 }
@@ -80,11 +82,65 @@ static void failures_are_returned(void **state)
 	}
 }
 
+static int64_t now_ms;
+
+static int64_t realtime(void *ctx UNUSED)
+{
+	return now_ms * 1000000;
+}
+
+static int64_t monotonic(void *ctx UNUSED)
+{
+	return now_ms;
+}
+
+static enum store_result refuse_listings(void *ctx UNUSED, const char *op, const char *key UNUSED, bool did_happen)
+{
+	bool listing = strcmp(op, "list") == 0 || strcmp(op, "uploads") == 0;
+
+	return listing && !did_happen ? STORE_DENIED : STORE_OK;
+}
+
+/* A probe that was killed leaves objects and an upload: a later one takes them away, but not those of a
+ * probe that may still be at it, nor anybody else's. */
+static void what_a_killed_probe_left(void **state)
+{
+	static const struct clock_source source = {.realtime_ns = realtime, .monotonic_ms = monotonic};
+	struct store *mem, *s, *refusing;
+	char id[STORE_UPLOAD_ID_SIZE];
+
+	now_ms = clock_realtime_ms();
+	clock_set_source(&source);
+	mem = store_mem_new(STORE_MEM_ALL);
+	s = store_retry_new(mem, 1, 1000);
+	refusing = store_fault_new(store_mem_new(STORE_MEM_ALL), refuse_listings, NULL);
+	assert_int_equal(store_put_buf(s, ".meridian/probe/00/a", "x", 1, NULL, NULL, NULL, NULL, NULL), STORE_OK);
+	assert_int_equal(store_put_buf(s, ".meridian/prob", "x", 1, NULL, NULL, NULL, NULL, NULL), STORE_OK);
+	assert_int_equal(store_upload_begin(s, ".meridian/probe/00/b", NULL, id, NULL, NULL), STORE_OK);
+	assert_int_equal(store_upload_begin(s, "large", NULL, id, NULL, NULL), STORE_OK);
+	now_ms += 3599000;
+	assert_int_equal(store_upload_begin(s, ".meridian/probe/11/b", NULL, id, NULL, NULL), STORE_OK);
+	assert_int_equal(store_probe(s, NULL, NULL), STORE_OK);
+	assert_int_equal(store_mem_count(mem), 2);
+	assert_int_equal(store_mem_uploads(mem), 3);
+	now_ms += 2000;
+	assert_int_equal(store_probe(s, NULL, NULL), STORE_OK);
+	assert_int_equal(store_mem_count(mem), 1);
+	assert_int_equal(store_mem_uploads(mem), 2);
+	/* Who may not list may still use the store. */
+	assert_int_equal(store_probe(refusing, NULL, NULL), STORE_OK);
+	assert_int_equal(atomic_load(&refusing->capabilities), STORE_MEM_ALL);
+	store_close(refusing);
+	store_close(s);
+	clock_set_source(NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_combination),
 		cmocka_unit_test(failures_are_returned),
+		cmocka_unit_test(what_a_killed_probe_left),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

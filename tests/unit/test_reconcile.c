@@ -521,8 +521,9 @@ static void test_known_costs_nothing(void **state)
 	assert_int_equal(scan(c, 1, EAST).looked, 51);
 	uint64_t before = c->requests[EAST];
 	assert_int_equal(scan(c, 1, EAST).looked, 0);
-	/* The listing, which jumps over what is Meridian's own once, the mark, and the list of hashes of parts. */
-	assert_int_equal(c->requests[EAST], before + 4);
+	/* The listing, which jumps over what is Meridian's own once, the volume, the mark, and the list of
+	 * hashes of parts. */
+	assert_int_equal(c->requests[EAST], before + 5);
 }
 
 static void test_region_down(void **state)

@@ -322,6 +322,112 @@ static void test_other_volume_refused(void **state)
 	assert_non_null(strstr(err.text, "another volume"));
 }
 
+static void move(struct cluster *c, const char *from, const char *to)
+{
+	char a[128], b[128];
+
+	snprintf(a, sizeof(a), "%s/%s", c->dir, from);
+	snprintf(b, sizeof(b), "%s/%s", c->dir, to);
+	assert_int_equal(rename(a, b), 0);
+}
+
+/* Its disk is not mounted, say: what is at its place gets nothing, also over a restart. */
+static void test_emptied_bucket_is_held(void **state)
+{
+	struct cluster *c = *state;
+	struct replicator_status *s;
+
+	cluster_puts(c, 0, "before", "before");
+	cluster_settle(c);
+	cluster_stop_node(c, 0, true);
+	move(c, "west", "kept");
+	cluster_start_node(c, 0); /* the fixture makes an empty store there */
+	clock_set_source(NULL);
+	assert_int_equal(replicator_preflight(c->node[0].replicator, 5000, NULL), 0);
+	cluster_puts(c, 0, "meanwhile", "meanwhile");
+	for (int i = 0; i < 3; i++)
+		cluster_push(c, 0);
+	s = cluster_status(c, 0);
+	assert_true(s->region[0].up);
+	assert_false(s->region[1].up);
+	assert_non_null(strstr(s->region[1].error, ".meridian/volume.json is gone from file:///"));
+	assert_int_equal(s->region[0].outbox.rows, 0);
+	assert_int_equal(s->region[1].outbox.rows, 1);
+	free(s);
+	expect_object(c, 0, "meanwhile", "meanwhile");
+	expect_object(c, 1, "meanwhile", NULL);
+	expect_object(c, 1, ".meridian/volume.json", NULL);
+	/* Nor does a scan take what is not there for removed. */
+	struct reconcile_request q = {.path = {"", 0}, .deletes = DELETES_ACCEPT};
+	struct err err = {0};
+	assert_true(replicator_reconcile(c->node[0].replicator, "west", &q, NULL, &err) < 0);
+	cluster_expect(c, 0, "before", "before");
+	cluster_stop_node(c, 0, false);
+	move(c, "west", "wrong");
+	move(c, "kept", "west");
+	cluster_start_node(c, 0);
+	cluster_settle(c);
+	expect_object(c, 1, "meanwhile", "meanwhile");
+	expect_object(c, 1, "before", "before");
+}
+
+/* Emptied while it is in use: a scan removes nothing, whatever it may; filled again when that is asked for. */
+static void test_emptied_bucket_is_filled(void **state)
+{
+	struct cluster *c = *state;
+	struct reconcile_request q = {.path = {"", 0}, .deletes = DELETES_ACCEPT, .alone = true};
+	struct err err = {0};
+	struct store *s;
+	struct store_config config = {.name = "x", .url = c->url[1]};
+
+	cluster_puts(c, 0, "file", "content");
+	cluster_settle(c);
+	cluster_now_ms += 3600000;
+	assert_int_equal(store_open(&config, &s, NULL), 0);
+	assert_int_equal(store_remove(s, ".meridian/volume.json", NULL, NULL, NULL), STORE_OK);
+	assert_int_equal(store_remove(s, "file", NULL, NULL, NULL), STORE_OK);
+	store_close(s);
+	assert_int_equal(replicator_reconcile(c->node[0].replicator, "west", &q, NULL, &err), -ENODEV);
+	assert_non_null(strstr(err.text, "--restore --region west"));
+	cluster_expect(c, 0, "file", "content");
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	cluster_push(c, 0);
+	q.deletes = DELETES_RESTORE;
+	if (replicator_reconcile(c->node[0].replicator, "west", &q, NULL, &err) < 0)
+		fail_msg("%s", err.text);
+	for (int i = 0; i < 3; i++)
+		cluster_push(c, 0);
+	expect_object(c, 1, "file", "content");
+	expect_object(c, 0, "file", "content");
+}
+
+/* A certificate that expired, say: what a first mount is refused for a later one goes on without. */
+static void test_denied(void **state)
+{
+	struct cluster *c = *state;
+	struct replicator_status *s;
+	struct err err = {0};
+
+	clock_set_source(NULL);
+	c->denied[1] = true;
+	assert_int_equal(replicator_preflight(c->node[0].replicator, 5000, &err), -EACCES);
+	assert_non_null(strstr(err.text, "west"));
+	c->denied[1] = false;
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	assert_int_equal(replicator_preflight(c->node[0].replicator, 5000, &err), 0);
+	c->denied[1] = true;
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	assert_int_equal(replicator_preflight(c->node[0].replicator, 5000, &err), 0);
+	s = cluster_status(c, 0);
+	assert_true(s->region[0].up);
+	assert_false(s->region[1].up);
+	assert_non_null(strstr(s->region[1].error, "access denied"));
+	free(s);
+}
+
 static void test_newer_format_refused(void **state)
 {
 	struct cluster *c = *state;
@@ -431,6 +537,9 @@ int main(void)
 		CLUSTER_TEST(test_crash_keeps_told_times),
 		CLUSTER_TEST(test_request_budget),
 		CLUSTER_TEST(test_other_volume_refused),
+		CLUSTER_TEST(test_emptied_bucket_is_held),
+		CLUSTER_TEST(test_emptied_bucket_is_filled),
+		CLUSTER_TEST(test_denied),
 		CLUSTER_TEST(test_newer_format_refused),
 		CLUSTER_TEST(test_one_volume_id),
 		CLUSTER_TEST(test_threads),

@@ -102,10 +102,12 @@ static bool is_sealed(struct server *s, const char *key)
 static void others_go_on_during_a_long_rename(void **state)
 {
 	struct server *s = *state;
+	struct seal_progress *p = calloc(1, sizeof(*p));
 	unsigned steps = 0, rounds = 0;
 	char key[32];
 	bool did;
 
+	assert_non_null(p);
 	make_tree(s, 5000);
 	do_mkdir(s, "small");
 	do_write(s, "small/file", "small");
@@ -119,6 +121,12 @@ static void others_go_on_during_a_long_rename(void **state)
 	assert_true(is_sealed(s, "other"));
 	assert_true(is_sealed(s, "old/f001"));
 	assert_true(is_sealed(s, "small/file"));
+	/* What `meridian status` shows of it. */
+	assert_true(sealer_progress(s->sealer, p));
+	assert_string_equal(p->from.p, "old");
+	assert_string_equal(p->to.p, "new");
+	assert_in_range(p->done, 1, p->total - 1);
+	assert_in_range(p->total, 10000, 10100); /* each goes and comes */
 	for (did = true; did; steps++) {
 		bool renaming = is_sealed(s, "old/f001");
 
@@ -131,6 +139,8 @@ static void others_go_on_during_a_long_rename(void **state)
 		assert_true(!is_sealed(s, "smaller/file") || !is_sealed(s, "old/f001"));
 	}
 	assert_true(rounds >= 3);
+	assert_false(sealer_progress(s->sealer, p));
+	free(p);
 	assert_true(is_sealed(s, "smaller/file"));
 	assert_false(is_sealed(s, "small/file"));
 	check_tree(s, 5000);

@@ -62,8 +62,8 @@ static const struct verb *find(const char *name)
 	return NULL;
 }
 
-/* Every verb has an item with its operands in meridian(1), and each of its options below it, before
- * the next verb's. */
+/* Every verb is in the synopsis of meridian(1) and has an item with its operands there, and each of its
+ * options below it, before the next verb's. */
 static void test_manual_has_every_verb(void **state)
 {
 	char *manual AUTO_FREE = page("meridian.1");
@@ -73,6 +73,10 @@ static void test_manual_has_every_verb(void **state)
 		char item[128];
 		char *from, *to, saved;
 
+		snprintf(item, sizeof(item), "\n.Cm %s\n", v->name);
+		from = strstr(manual, item);
+		if (!from || from > strstr(manual, "\n.Sh DESCRIPTION"))
+			fail_msg("meridian.1 has no synopsis of %s", v->name);
 		snprintf(item, sizeof(item), "\n.It Cm %s", v->name);
 		from = strstr(manual, item);
 		if (!from)
