@@ -16,7 +16,7 @@
  * may have looked at the region before our write; the key is queued again with that version, for
  * the object only. Writes that may arrive later than anybody looks are remembered (touched_mark):
  * those whose answer was lost are looked for again after RECHECK_MS, those made on behalf of
- * another server when the path goes or changes its kind (merge_batch.c).
+ * another server when the path goes or changes its kind (merge_record.c).
  *
  * The object of a large file whose change was announced as a delta follows at a pace (delta_pace.h). A version that
  * replaces it meanwhile does not stop it, else that of a file that is appended to all the time would never get

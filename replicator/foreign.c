@@ -273,7 +273,20 @@ int foreign_put(const struct foreign_object *o, struct entry *ret)
 	return 0;
 }
 
-int foreign_remove(const char *region, const struct entry *before, struct entry *ret)
+/* All of v but s, and what its node wrote after it. */
+static void forget(struct vector *v, struct stamp s)
+{
+	struct vector all = *v;
+
+	v->count = 0;
+	for (uint32_t i = 0; i < all.count; i++) {
+		if (all.item[i].node == s.node && all.item[i].time >= s.time)
+			all.item[i].time = s.time - 1;
+		vector_raise(v, all.item[i]);
+	}
+}
+
+int foreign_remove(const char *region, const struct entry *before, bool seen, struct entry *ret)
 {
 	struct entry e;
 	int r = entry_copy(&e, before);
@@ -289,7 +302,10 @@ int foreign_remove(const char *region, const struct entry *before, struct entry 
 	e.content_stamp = (struct stamp){
 		.time = before->content_stamp.time + 1, .node = foreign_node(region)};
 	e.content_mtime_ns = (int64_t)hlc_ms(e.content_stamp.time) * 1000000;
-	vector_raise(&e.vector, before->content_stamp);
+	if (seen)
+		vector_raise(&e.vector, before->content_stamp);
+	else
+		forget(&e.vector, before->content_stamp);
 	vector_raise(&e.vector, e.content_stamp);
 	*ret = e;
 	return 0;

@@ -49,7 +49,9 @@ enum kind foreign_kind(const struct foreign_object *o);
  * the object does not tell others. -ENOMEM. */
 int foreign_put(const struct foreign_object *o, struct entry *ret) MUST_CHECK;
 /* The entry after somebody removed the object of before, which is live. A write that did not know of the
- * removal has a greater stamp, whenever it was. -ENOMEM. */
-int foreign_remove(const char *region, const struct entry *before, struct entry *ret) MUST_CHECK;
+ * removal has a greater stamp, whenever it was. seen: that very version was in the bucket; else it was
+ * found nowhere, and whoever has it did not know of the removal. -ENOMEM. */
+int foreign_remove(
+	const char *region, const struct entry *before, bool seen, struct entry *ret) MUST_CHECK;
 
 #endif

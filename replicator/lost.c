@@ -17,6 +17,11 @@
  * it gives way like the others. So does one that was announced without it; one that was announced with it is
  * taken from the segment (body_log.c).
  *
+ * The other way round, a scan of another server may have found content nowhere that is here and was never
+ * brought there: that server knew the file from a checkpoint, which is written with what waits when it has
+ * waited for long. Its removal comes as one that did not know of the file. Who still owes the file to
+ * that region knows better, and publishes it again; whoever merely has it keeps it as a conflict.
+ *
  * Keeps no state, takes no lock.
  */
 #include "replicator/lost.h"
@@ -26,6 +31,8 @@
 #include "cache/conflict.h"
 #include "cache/journal.h"
 #include "cache/project.h"
+#include "replicator/foreign.h"
+#include "replicator/region.h"
 #include "src/base/log.h"
 
 /* The content that key has, or that lost last there; where it has the one that is lost itself, what
@@ -164,4 +171,77 @@ int lost_content(struct cache *c, struct conn *conn, const struct outbox_row *ro
 		next.kind == KIND_FILE ? "the newest of its former name is taken" : "removed",
 		row->key.p);
 	return 1;
+}
+
+/* ---- content that is not lost ---- */
+
+/* The region that gone tells of; NULL: it is no removal of old by a scan. */
+static const struct region *region_of(
+	const struct regions *all, const struct entry *old, const struct entry *gone)
+{
+	if (!all || old->kind != KIND_FILE || gone->kind != KIND_ABSENT ||
+		gone->content_stamp.time != old->content_stamp.time + 1)
+		return NULL;
+	for (unsigned i = 0; i < all->count; i++) {
+		if (foreign_node(all->region[i].name) == gone->content_stamp.node)
+			return &all->region[i];
+	}
+	return NULL;
+}
+
+bool lost_nowhere(const struct regions *all, const struct entry *old, const struct entry *gone)
+{
+	return region_of(all, old, gone) &&
+	       vector_get(&gone->vector, old->content_stamp.node) < old->content_stamp.time;
+}
+
+static int is_here(struct conn *conn, struct slice key, const struct entry *e, bool *ret)
+{
+	CLEANUP(local_state_done) struct local_state now = {0};
+	uint64_t ino;
+	int r = journal_glance(conn, key, &now);
+
+	if (!r && now.kind == KIND_DIR) {
+		r = project_hidden_ino(conn, key, e->hash, &ino);
+		*ret = r == 0;
+		return r == -ENOENT ? 0 : r;
+	}
+	*ret = !r && now.kind == KIND_FILE && !now.remote && now.has_hash &&
+	       memcmp(now.hash, e->hash, SHA256_SIZE) == 0;
+	return r;
+}
+
+int lost_mistaken(const struct regions *all, struct conn *conn, struct slice key,
+	const struct entry *old, const struct entry *gone, struct entry *merged, bool *ret)
+{
+	const struct region *region = region_of(all, old, gone);
+	uint64_t owed = 0;
+	int r = 0;
+
+	*ret = false;
+	if (!region || !lost_nowhere(all, old, gone))
+		return 0;
+	r = outbox_waiting(conn, key, &owed);
+	if (r || !(owed >> region->id & 1))
+		return r;
+	r = is_here(conn, key, old, ret);
+	if (r || !*ret)
+		return r;
+	/* A time that was set since stays, under the new stamp. */
+	merged->content_mtime_ns = stamp_cmp(merged->mtime_stamp, old->content_stamp) > 0
+					   ? merged->mtime_ns
+					   : old->content_mtime_ns;
+	merged->kind = KIND_FILE;
+	merged->size = old->size;
+	memcpy(merged->hash, old->hash, SHA256_SIZE);
+	merged->link = old->link;
+	merged->vector = old->vector;
+	vector_raise(&merged->vector, old->content_stamp);
+	vector_raise(&merged->vector, gone->content_stamp);
+	merged->content_stamp = cache_stamp(all->cache);
+	vector_raise(&merged->vector, merged->content_stamp);
+	log_warn("a server took content for lost that is still to be sent from here, it stays "
+		 "key=\"%s\" region=%s",
+		key.p, region->name);
+	return 0;
 }

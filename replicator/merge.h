@@ -22,12 +22,14 @@ int entry_merge(const struct entry *local, const struct entry *remote, struct en
 	struct merge_outcome *outcome) MUST_CHECK;
 
 struct sealer;
+struct regions;
 
 struct merger_options {
 	/* seals pending local changes before a record of their key is merged */
 	struct sealer *sealer;
 	int64_t max_clock_skew_ms;
 	uint64_t inline_max;
+	const struct regions *regions; /* NULL: nobody else writes there */
 };
 
 struct merge_batch; /* records of one or more segments that belong together */

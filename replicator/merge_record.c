@@ -13,6 +13,8 @@
  * - The path was removed, or became of another kind, and this server wrote there (its own, or on
  *   behalf of another: touched.c): the object is looked at again, for ours may have come after the
  *   winner's writer had looked.
+ * - A scan elsewhere removed the path because it found nowhere what still waits here: it is enqueued as a
+ *   new version (lost.h).
  *
  * Everybody follows the same rule, and a re-announced record is the join of what was announced
  * before, so this ends.
@@ -26,6 +28,7 @@
 #include "cache/journal.h"
 #include "cache/outbox.h"
 #include "cache/project.h"
+#include "replicator/lost.h"
 
 /* One record against the entry here. */
 struct step {
@@ -38,6 +41,7 @@ struct step {
 	struct merge_outcome outcome;
 	bool replaced; /* the tree gets other content */
 	bool changed;  /* a register */
+	bool stays;    /* the removal was a mistake: the file has a new version, of this server */
 	uint64_t kept_ino;
 	struct entry unsealed; /* a tolerated file that was never sealed, when it gives way */
 };
@@ -136,6 +140,8 @@ static int settle_outbox(const struct step *s)
 
 	if (local->content_stamp.time == 0)
 		return 0; /* never seen, so nothing of it waits */
+	if (s->stays)
+		return enqueue(s, false, true);
 	code = outbox_waiting(s->conn, key_slice(&s->record.key), &regions);
 	if (!code)
 		code = note_touched(s);
@@ -165,8 +171,11 @@ static int settle_outbox(const struct step *s)
 	return 0;
 }
 
-static const char *conflict_reason(const struct entry *loser, const struct entry *winner)
+static const char *conflict_reason(
+	const struct step *s, const struct entry *loser, const struct entry *winner)
 {
+	if (lost_nowhere(s->batch->options.regions, loser, winner))
+		return "a scan found its content in no region, and not on the server that looked";
 	if (!entry_live(loser))
 		return "removed, and written elsewhere at the same time: the file stays";
 	if (!entry_live(winner))
@@ -185,7 +194,7 @@ static int settle_conflict(struct step *s)
 		loser = &s->unsealed;
 	s->batch->conflicts++;
 	return conflict_add(s->conn, key_slice(&s->record.key), loser, &s->merged, s->kept_ino,
-		conflict_reason(loser, &s->merged));
+		conflict_reason(s, loser, &s->merged));
 }
 
 /* What is known of it: nobody has read its content yet. */
@@ -241,6 +250,18 @@ static int restore_content(struct step *s)
 	return content_offer(s->conn, now.ino, s->merged.hash, &s->item->content, &s->item->used);
 }
 
+/* Before the content here gives way: it may be what a scan elsewhere took for lost. */
+static int look_again(struct step *s)
+{
+	if (!s->outcome.conflict || s->outcome.local_won || s->item->tolerated)
+		return 0;
+	int code = lost_mistaken(s->batch->options.regions, s->conn, key_slice(&s->record.key),
+		&s->local, &s->record.entry, &s->merged, &s->stays);
+	if (s->stays)
+		s->outcome.conflict = false;
+	return code;
+}
+
 static int merge_step(struct step *s)
 {
 	struct slice key = key_slice(&s->record.key);
@@ -250,6 +271,8 @@ static int merge_step(struct step *s)
 		code = 0;
 	if (!code)
 		code = entry_merge(&s->local, &s->record.entry, &s->merged, &s->outcome);
+	if (!code)
+		code = look_again(s);
 	if (code)
 		return code;
 	s->changed =

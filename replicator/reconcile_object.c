@@ -433,7 +433,8 @@ static bool may_remove(struct scan *s)
 	return may;
 }
 
-static int remove_entry(struct scan *s, struct item *i)
+/* seen: the entry's version was there. */
+static int remove_entry(struct scan *s, struct item *i, bool seen)
 {
 	if (!may_remove(s)) {
 		scan_found(s, FOUND_HELD, i->c->key);
@@ -442,7 +443,7 @@ static int remove_entry(struct scan *s, struct item *i)
 	scan_found(s, FOUND_DELETE, i->c->key);
 	if (s->q->dry_run)
 		return 0;
-	int r = foreign_remove(s->region->name, &i->entry, &i->record.entry);
+	int r = foreign_remove(s->region->name, &i->entry, seen, &i->record.entry);
 	if (r < 0)
 		return r;
 	i->forget = true;
@@ -459,7 +460,7 @@ static int repair(struct scan *s, struct item *i)
 		if (sure && i->there)
 			return take_over(s, i, true);
 		if (sure && s->q->deletes != DELETES_RESTORE)
-			return remove_entry(s, i);
+			return remove_entry(s, i, false);
 		scan_add(s, &s->counts.waiting, 1);
 		return 0;
 	}
@@ -503,7 +504,7 @@ static int act(struct scan *s, struct item *i, struct judgement j)
 	case VERDICT_REPAIR:
 		return repair(s, i);
 	case VERDICT_REMOVE:
-		return s->q->deletes == DELETES_RESTORE ? repair(s, i) : remove_entry(s, i);
+		return s->q->deletes == DELETES_RESTORE ? repair(s, i) : remove_entry(s, i, true);
 	}
 	return 0;
 }

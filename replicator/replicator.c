@@ -238,7 +238,8 @@ static int make_parts(struct replicator *r)
 	}
 	po.merger = (struct merger_options){.sealer = r->sealer,
 		.max_clock_skew_ms = r->o.max_clock_skew_ms,
-		.inline_max = r->o.inline_max};
+		.inline_max = r->o.inline_max,
+		.regions = &r->regions};
 	if (code == 0)
 		code = puller_new(&po, &r->puller);
 	struct last_words_options wo = {.cache = r->cache,

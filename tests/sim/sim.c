@@ -332,7 +332,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	s->fault_percent = sim_chance(30) ? 0 : (unsigned)random_below(20);
 	s->interleave_percent = sim_chance(30) ? 0 : (unsigned)random_below(40);
 	s->push_copy = sim_chance(40);
-	s->dated = seed % 3 == 0 && !s->foreign; /* sim_clock.c says why */
+	s->dated = seed % 3 == 0;
 	bool skewed = sim_chance(50);
 	for (unsigned r = 0; r < s->regions; r++) {
 		s->region[r].mem = store_mem_new(s->capabilities);

@@ -3,10 +3,6 @@
  * node that knows it jumps by an hour, and back. The virtual clock itself is the buckets' and, its
  * differences, everybody's monotonic one. Nothing may be held back, lost or delayed for that: a record
  * that is held comes an hour too late for the simulation to come to rest with it.
- *
- * Left out where other tools write: with jumps there, seed 948 lost what a program had written unseen to
- * a file of which another server made a second name that a tool then replaced and removed. The removal
- * of the first name came to it as one that had seen that version. Not understood yet.
  */
 #include "src/base/hlc.h"
 #include "tests/sim/sim.h"

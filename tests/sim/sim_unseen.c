@@ -7,11 +7,6 @@
  * What must hold: the last such write of an inode is acknowledged. Unless an application wrote over
  * it, or took the inode's last name, it is published in the end, or kept for a conflict.
  *
- * Left out where other tools write, too: files of several names. Their objects make a directory of a
- * name while a program has the file open. A name that is hidden so keeps no copy of its content, as
- * another name has it; what is written there then takes the version away that the hidden name still
- * owes the regions, and its row stays parked as lost (body.c finds it nowhere).
- *
  * The draws are its own, so that the seed's other events stay what they are.
  */
 #include "tests/sim/sim.h"
@@ -89,16 +84,9 @@ static bool has_name(struct sim *s, unsigned n, uint64_t ino)
 	return tree_getattr(s->node[n].cache, ino, &inode) == 0 && inode.nlink > 0;
 }
 
-static bool left_out(struct sim *s, unsigned n, uint64_t ino)
-{
-	struct inode inode;
-
-	return s->foreign && tree_getattr(s->node[n].cache, ino, &inode) == 0 && inode.nlink > 1;
-}
-
 bool sim_unseen_open(struct sim *s, struct file *file)
 {
-	if (!s->unseen || draw(s, 4) == 0 || left_out(s, s->current, file_ino(file)))
+	if (!s->unseen || draw(s, 4) == 0)
 		return false;
 	file_unseen(file, O_WRONLY);
 	return true;
@@ -188,7 +176,7 @@ void sim_unseen_after(struct sim *s, unsigned n)
 	for (unsigned i = 0; s->unseen && i < SIM_OPEN_MAX; i++) {
 		uint64_t ino = node->open[i] ? file_ino(node->open[i]) : 0;
 
-		if (ino && ((s->unseen->named[i] && !has_name(s, n, ino)) || left_out(s, n, ino)))
+		if (ino && s->unseen->named[i] && !has_name(s, n, ino))
 			node->unseen[i] = false;
 	}
 	for (unsigned i = s->unseen ? s->unseen->count : 0; i-- > 0;) {

@@ -167,10 +167,19 @@ static void test_one_register(void **state)
 	assert_int_equal(foreign_put(&o, &over), 0);
 	assert_int_equal(over.content_stamp.time, before.content_stamp.time + 1);
 
-	assert_int_equal(foreign_remove("east", &before, &gone), 0);
+	assert_int_equal(foreign_remove("east", &before, true, &gone), 0);
 	assert_int_equal(gone.kind, KIND_ABSENT);
 	assert_int_equal(gone.content_stamp.time, before.content_stamp.time + 1);
 	assert_int_equal(vector_get(&gone.vector, 5), before.content_stamp.time);
+
+	/* Not that version, but what its server wrote before it, and whatever else it had seen. */
+	vector_raise(&before.vector, before.content_stamp);
+	vector_raise(&before.vector, (struct stamp){.time = 77, .node = 7});
+	entry_done(&gone);
+	assert_int_equal(foreign_remove("east", &before, false, &gone), 0);
+	assert_int_equal(gone.content_stamp.time, before.content_stamp.time + 1);
+	assert_int_equal(vector_get(&gone.vector, 5), before.content_stamp.time - 1);
+	assert_int_equal(vector_get(&gone.vector, 7), 77);
 	entry_done(&new);
 	entry_done(&over);
 	entry_done(&gone);

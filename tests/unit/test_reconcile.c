@@ -496,6 +496,64 @@ static void test_nowhere(void **state)
 	assert_int_equal(scan(c, 1, EAST).found[FOUND_DELETE], 1);
 	cluster_settle(c);
 	expect_everywhere(c, "large", NULL);
+	/* On the server that looked, and on the one that still had it. */
+	assert_int_equal(conflicts(c), 2);
+	expect_quiet(c);
+}
+
+/* The other server starts from a checkpoint that was written while the content waited. */
+static void start_from_checkpoint(struct cluster *c)
+{
+	struct replicator *r;
+	bool did;
+
+	cluster_puts(c, 0, "small", "small");
+	while (cluster_push(c, 0))
+		cluster_now_ms += 10;
+	cluster_puts(c, 0, "late", "first");
+	cluster_puts(c, 0, "other", "other");
+	r = c->node[0].replicator;
+	assert_int_equal(replicator_step_seal(r, &did), 0);
+	assert_int_equal(replicator_step_checkpoint(r, &did), 0);
+	assert_false(did);
+	cluster_now_ms += 2 * 3600000;
+	assert_int_equal(replicator_step_checkpoint(r, &did), 0);
+	assert_true(did);
+	cluster_start_node(c, 1);
+	cluster_pull(c, 1);
+	assert_int_equal(cluster_resolve(c, 1, "late").size, 5);
+}
+
+/* Content that was never brought to any region is not lost as long as its server has it. */
+static void test_nowhere_yet(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = {.mtime_ns = 1000000007000000009};
+
+	cluster_stop_node(c, 1, true);
+	cluster_stop_node(c, 0, true);
+	c->same_home = true;
+	c->base = (struct replicator_options){
+		.checkpoint_interval_ms = 3600000, .checkpoint_segments = 1};
+	cluster_start_node(c, 0);
+	start_from_checkpoint(c);
+	cluster_now_ms += 3600000;
+	assert_int_equal(scan(c, 1, EAST).found[FOUND_DELETE], 2);
+	while (cluster_push(c, 1))
+		cluster_now_ms += 10;
+	/* A time that was set meanwhile stays, too. */
+	uint64_t ino = cluster_resolve(c, 0, "late").ino;
+	assert_int_equal(tree_setattr(c->node[0].cache, ino, SET_MTIME, &inode, &inode), 0);
+	cluster_pull(c, 0);
+	cluster_expect(c, 0, "late", "first");
+	cluster_settle(c);
+	expect_everywhere(c, "late", "first");
+	expect_everywhere(c, "other", "other");
+	expect_everywhere(c, "small", "small");
+	assert_int_equal(cluster_resolve(c, 0, "late").mtime_ns, 1000000007000000009);
+	assert_int_equal(cluster_resolve(c, 1, "late").mtime_ns, 1000000007000000009);
+	/* On the server that looked. */
+	assert_int_equal(conflicts(c), 2);
 	expect_quiet(c);
 }
 
@@ -562,6 +620,7 @@ int main(void)
 		T(test_part_of_the_tree),
 		T(test_merged_from_the_object),
 		T(test_nowhere),
+		T(test_nowhere_yet),
 		T(test_bad_keys),
 		T(test_known_costs_nothing),
 		T(test_region_down),
