@@ -40,7 +40,6 @@ enum {
 	LOOK_MS = 200,	  /* how often waiting times are looked at */
 	TARGETS_LOOK = 8, /* of which none had anything to hash: then a pause */
 	HASH_PAUSE_MS = 20,
-	HASH_IDLE_MS = 500,
 	BAD_MAX = 2, /* hashes that did not match before waiters are told */
 	ROTTEN_MS = 2000,
 };
@@ -55,6 +54,7 @@ int ranger_new(struct regions *regions, struct ranger **ret)
 	r->stopping = true;
 	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&r->work);
+	cond_init(&r->to_hash);
 	*ret = r;
 	return 0;
 }
@@ -64,6 +64,7 @@ void ranger_free(struct ranger *r)
 	if (!r)
 		return;
 	ranger_stop(r);
+	cond_done(&r->to_hash);
 	cond_done(&r->work);
 	mutex_done(&r->lock);
 	free(r);
@@ -163,6 +164,7 @@ static struct target *target_new(struct ranger *r, struct partial *p)
 	while (*at)
 		at = &(*at)->next;
 	*at = t;
+	cond_signal(&r->to_hash);
 	return t;
 }
 
@@ -399,9 +401,17 @@ static void work_on(struct worker *w, struct run run)
 	version = t->version;
 	if (!e && run.first < run.end) {
 		struct range_source source = t->source;
+		const struct range_run wanted = {.first = run.first,
+			.end = run.end,
+			.priority = run.priority,
+			.buffer = &w->buffer,
+			.block = on_block,
+			.ctx = w};
 
 		mutex_unlock(&r->lock);
-		e = range_read(t->p, &source, run.first, run.end, run.priority, on_block, w);
+		e = range_read(t->p, &source, &wanted);
+		if (w->buffer.size > PARTIAL_BLOCK)
+			range_buffer_done(&w->buffer);
 		mutex_lock(&r->lock);
 		note_result(r, t, version, w->run.first, e, &told);
 	} else if (!e) {
@@ -450,25 +460,29 @@ static void *work(void *arg)
 		} else if (r->first) {
 			cond_wait_ms(&r->work, &r->lock, LOOK_MS);
 		} else {
+			range_buffer_done(&w->buffer);
 			cond_wait(&r->work, &r->lock);
 		}
 	}
 	mutex_unlock(&r->lock);
+	range_buffer_done(&w->buffer);
 	return NULL;
 }
 
-/* With the lock: the next partial content after the last one, with a reference. */
+/* With the lock: the next partial content after the last one whose whole will be hashed, with a reference. */
 static struct partial *next_to_hash(struct ranger *r, const struct partial *last)
 {
-	struct target *t = r->first;
+	struct target *t = *find(r, last);
 
-	while (t && t->p != last)
-		t = t->next;
-	t = t && t->next ? t->next : r->first;
+	for (t = t ? t->next : NULL; t && partial_has_parts(t->p); t = t->next)
+		;
+	for (t = t ? t : r->first; t && partial_has_parts(t->p); t = t->next)
+		;
 	return t ? partial_ref(t->p) : NULL;
 }
 
-/* Hashing costs more than the rest of bringing a block here, and nobody waits for it before the end. */
+/* Of content without hashes of its parts: hashing costs more than the rest of bringing a block here, and nobody
+ * waits for it before the end. */
 static void *hash(void *arg)
 {
 	struct ranger *r = arg;
@@ -484,7 +498,10 @@ static void *hash(void *arg)
 		last = p;
 		if (!p || idle >= TARGETS_LOOK) {
 			idle = 0;
-			cond_wait_ms(&r->work, &r->lock, p ? HASH_PAUSE_MS : HASH_IDLE_MS);
+			if (p)
+				cond_wait_ms(&r->to_hash, &r->lock, HASH_PAUSE_MS);
+			else
+				cond_wait(&r->to_hash, &r->lock);
 		}
 		if (!p)
 			continue;
@@ -534,6 +551,7 @@ void ranger_stop(struct ranger *r)
 	mutex_lock(&r->lock);
 	r->stopping = true;
 	cond_broadcast(&r->work);
+	cond_broadcast(&r->to_hash);
 	mutex_unlock(&r->lock);
 	for (unsigned i = 0; i < r->started; i++)
 		CHECK(pthread_join(r->worker[i].thread, NULL) == 0);

@@ -60,6 +60,7 @@ struct run {
 struct worker {
 	struct ranger *ranger;
 	struct run run; /* guarded by the lock */
+	struct range_buffer buffer; /* the thread's own */
 	pthread_t thread;
 };
 
@@ -73,6 +74,7 @@ struct ranger {
 	struct worker worker[RANGE_THREADS];
 	unsigned started;
 	pthread_t hasher;
+	struct cond to_hash;
 	bool hashing; /* that thread was started */
 };
 

@@ -9,6 +9,7 @@
 enum {
 	SPARE = 2,
 	RUN_BLOCKS = 4, /* of one request, unless a reader needs more at once */
+	GATHERED_MAX = 32 << 20, /* bytes of one target's blocks that come at once; one in any case */
 };
 
 bool range_is_rotten(const struct target *t, uint64_t first, uint64_t end)
@@ -147,6 +148,12 @@ static bool take_class(struct ranger *r, struct target *t, enum class class, str
 	}
 }
 
+/* Each worker gathers a block before it is written, of huge files one of up to 32 MiB. */
+static bool has_room(const struct target *t)
+{
+	return !t->workers || (t->workers + 1) * partial_block(t->p) <= GATHERED_MAX;
+}
+
 bool range_next_run(struct ranger *r, struct run *ret)
 {
 	int64_t now = clock_monotonic_ms();
@@ -155,7 +162,8 @@ bool range_next_run(struct ranger *r, struct run *ret)
 		if (class >= AHEAD && r->working + SPARE >= RANGE_THREADS)
 			return false;
 		for (struct target *t = r->first; t; t = t->next) {
-			if (!t->busy && t->due_ms <= now && partial_state(t->p) != PARTIAL_DONE &&
+			if (!t->busy && t->due_ms <= now && has_room(t) &&
+				partial_state(t->p) != PARTIAL_DONE &&
 				take_class(r, t, (enum class) class, ret)) {
 				ret->priority = class == DEMAND ? STORE_NORMAL : STORE_BULK;
 				return true;
