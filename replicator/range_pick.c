@@ -8,7 +8,11 @@
 
 enum {
 	SPARE = 2,
-	RUN_BLOCKS = 4, /* of one request, unless a reader needs more at once */
+	RUN_BLOCKS = 4, /* of one request for somebody who waits */
+	AHEAD_BLOCKS = 8,  /* likewise of one ahead of a reader */
+	AHEAD_SHARE = 8, /* and of his window no more than one of so many */
+	WHOLE_BLOCKS = 16, /* and of a whole file */
+	WHOLE_SHARE = 16,
 	GATHERED_MAX = 32 << 20, /* bytes of one target's blocks that come at once; one in any case */
 };
 
@@ -43,9 +47,9 @@ static uint64_t next_free(struct ranger *r, struct target *t, uint64_t from, uin
 	return from;
 }
 
-/* A run that starts within [from, to) and has up to RUN_BLOCKS up to limit. */
+/* A run that starts within [from, to) and has up to most blocks up to limit. */
 static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to, uint64_t limit,
-	struct run *ret)
+	uint64_t most, struct run *ret)
 {
 	uint64_t first, end;
 
@@ -56,7 +60,7 @@ static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to,
 	first = from < to ? next_free(r, t, from, to) : to;
 	if (first >= to)
 		return false;
-	for (end = first + 1; end < limit && end < first + RUN_BLOCKS; end++) {
+	for (end = first + 1; end < limit && end < first + most; end++) {
 		if (next_free(r, t, end, end + 1) != end)
 			break;
 	}
@@ -90,7 +94,7 @@ static uint64_t limit_of(const struct target *t, const struct waiter *w)
 static bool take_demand(struct ranger *r, struct target *t, struct run *ret)
 {
 	for (const struct waiter *w = t->waiters; w; w = w->next) {
-		if (!w->whole && take(r, t, w->first, w->end, limit_of(t, w), ret))
+		if (!w->whole && take(r, t, w->first, w->end, limit_of(t, w), RUN_BLOCKS, ret))
 			return true;
 	}
 	return false;
@@ -107,16 +111,28 @@ static bool take_end(struct target *t, struct run *ret)
 	return true;
 }
 
+/* A part of total blocks, for one request. */
+static uint64_t share(uint64_t total, uint64_t of, uint64_t least, uint64_t most)
+{
+	uint64_t n = total / of;
+
+	return n < least ? least : n > most ? most : n;
+}
+
 static bool take_whole(struct ranger *r, struct target *t, bool background, struct run *ret)
 {
+	uint64_t most = share(partial_blocks(t->p), WHOLE_SHARE, RUN_BLOCKS, WHOLE_BLOCKS);
+
 	for (const struct waiter *w = t->waiters; w; w = w->next) {
 		if (w->whole && w->background == background &&
-			(take(r, t, 0, UINT64_MAX, UINT64_MAX, ret) || take_end(t, ret)))
+			(take(r, t, 0, UINT64_MAX, UINT64_MAX, most, ret) || take_end(t, ret)))
 			return true;
 	}
 	return false;
 }
 
+/* Each request costs the store something besides its bytes, so who has all that lies ahead but the last little
+ * does not ask for that little, block by block as he reads. */
 static bool take_ahead(struct ranger *r, struct target *t, struct run *ret)
 {
 	uint64_t block = partial_block(t->p);
@@ -126,7 +142,11 @@ static bool take_ahead(struct ranger *r, struct target *t, struct run *ret)
 	for (unsigned i = 0; i < READAHEAD_STREAMS; i++) {
 		const struct readahead *a = &t->ahead[i];
 
-		if (a->window && take(r, t, a->next / block, ahead_end(t, a), ahead_end(t, a), ret))
+		uint64_t end = ahead_end(t, a);
+		uint64_t most = share(a->window / block, AHEAD_SHARE, 1, AHEAD_BLOCKS);
+
+		if (a->window && take(r, t, a->next / block, end, end, most, ret) &&
+			(ret->end < end || ret->end - ret->first == most || end >= partial_blocks(t->p)))
 			return true;
 	}
 	return false;

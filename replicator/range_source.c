@@ -20,7 +20,7 @@
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
-#define RUN_BLOCKS 4
+#define RUN_BLOCKS 16
 #define COPIES_MAX 4 /* of the trash, of which one may be on its way out */
 
 /* 0, -EAGAIN (not there, or another version), -EHOSTDOWN. */

@@ -64,8 +64,8 @@ static void test_whole(void **state)
 	uint64_t before = c->requests[1];
 
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), 0);
-	/* One HEAD, the hashes of the parts, and ranges of 4 MiB. */
-	assert_int_equal(c->requests[1] - before, 1 + 1 + 3);
+	/* One HEAD, the hashes of the parts, and ranges of 16 MiB. */
+	assert_int_equal(c->requests[1] - before, 1 + 1 + 1);
 	assert_all_here(c);
 }
 
