@@ -6,7 +6,7 @@
 One Ceph gateway (memstore) of this machine has a file. In turns: a program reads it in order through a mount where none of it is, and curl
 fetches it with 8 and with 4 ranges at once, into files, as one process (-Z) and as one for each range. TMPDIR holds state and files:
 size=1024 needs 3 GiB of it besides the memory of the store (1 GiB more for each build). also=: other builds of the daemon that take their
-turn too; profile=: what perf records of the first read; curl=no: without curl."""
+turn too; profile=: what perf records of the first read; curl=: with how many ranges, or "no"."""
 import os
 import pathlib
 import shutil
@@ -56,9 +56,9 @@ class Cold:
             server.start()
             wait_until("the file", (server.mount / "large").exists, 60)
             self.readers[name] = server
-        self.with_curl = options.get("curl", "yes") == "yes"
+        self.ranges = [int(n) for n in options.get("curl", "8,4").split(",") if n != "no"]
         self.url = self.ceph.client(1).generate_presigned_url("get_object", Params={"Bucket": self.ceph.buckets[0], "Key": "app/large"}, ExpiresIn=36000)
-        self.curl = ["curl", "-sSf", "--noproxy", "*"]
+        self.curl = ["curl", "-sSf", "--no-progress-meter", "--noproxy", "*"]
         self.parts = self.world.dir / "parts"
         self.gateway = [int(pid) for pid in subprocess.run(["pgrep", "-f", str(self.ceph.dir)], stdout=subprocess.PIPE, text=True, check=True).stdout.split()]
 
@@ -109,7 +109,7 @@ class Cold:
     def run(self):
         speed, work, store = {}, {}, {}
         ways = {name: lambda name=name: self.meridian(name) for name in self.readers}
-        for ranges in (8, 4) if self.with_curl else ():
+        for ranges in self.ranges:
             ways[f"`curl`, {ranges} ranges, one process"] = lambda n=ranges: self.fetch(n, False)
             ways[f"`curl`, {ranges} ranges, {ranges} processes"] = lambda n=ranges: self.fetch(n, True)
         if self.profile:
