@@ -42,49 +42,22 @@ bool content_parts_make(
 	return !out->failed;
 }
 
-void part_hasher_begin(struct part_hasher *h, unsigned block_bits)
+void content_part_hash(
+	unsigned block_bits, const void *p, size_t n, uint8_t out[SHA256_SIZE])
 {
-	*h = (struct part_hasher){.block_bits = block_bits};
-	sha256_init(&h->part);
-}
-
-static void end_block(struct part_hasher *h)
-{
-	uint8_t hash[SHA256_SIZE];
-
-	sha256_final(&h->block, hash);
-	sha256_update(&h->part, hash, CONTENT_MAP_HASH_SIZE);
-}
-
-void part_hasher_add(struct part_hasher *h, const void *p, size_t n)
-{
-	const uint64_t block = UINT64_C(1) << h->block_bits;
+	const size_t block = (size_t)1 << block_bits;
 	const uint8_t *from = p;
+	uint8_t hash[SHA256_SIZE];
+	struct sha256 part;
 
+	sha256_init(&part);
 	while (n > 0) {
-		uint64_t done = h->at & (block - 1);
-		size_t step = n < block - done ? n : (size_t)(block - done);
+		size_t step = n < block ? n : block;
 
-		if (done == 0)
-			sha256_init(&h->block);
-		sha256_update(&h->block, from, step);
+		sha256(from, step, hash);
+		sha256_update(&part, hash, CONTENT_MAP_HASH_SIZE);
 		from += step;
 		n -= step;
-		h->at += step;
-		if (done + step == block)
-			end_block(h);
 	}
-}
-
-void part_hasher_end(struct part_hasher *h, uint8_t out[SHA256_SIZE])
-{
-	if (h->at & ((UINT64_C(1) << h->block_bits) - 1))
-		end_block(h);
-	sha256_final(&h->part, out);
-}
-
-void part_hasher_done(struct part_hasher *h)
-{
-	sha256_done(&h->block);
-	sha256_done(&h->part);
+	sha256_final(&part, out);
 }

@@ -26,15 +26,8 @@ bool content_parts_of(const struct cache *c, uint64_t size, struct content_parts
 bool content_parts_make(const struct content_map *map, const struct content_parts *parts,
 	struct buf *out) MUST_CHECK;
 
-/* The hash of one part of which the bytes come by in order. */
-struct part_hasher {
-	unsigned block_bits;
-	uint64_t at;
-	struct sha256 block, part;
-};
-void part_hasher_begin(struct part_hasher *h, unsigned block_bits);
-void part_hasher_add(struct part_hasher *h, const void *p, size_t n);
-void part_hasher_end(struct part_hasher *h, uint8_t out[SHA256_SIZE]); /* also releases */
-void part_hasher_done(struct part_hasher *h); /* releases without a result; safe after end */
+/* The hash of one part, of all its bytes. */
+void content_part_hash(
+	unsigned block_bits, const void *p, size_t n, uint8_t out[SHA256_SIZE]);
 
 #endif

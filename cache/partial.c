@@ -11,6 +11,13 @@
  * reason the bytes are flushed before the inode's row says that its content is here: the file had
  * its full size all the while, by which recovery could not tell.
  *
+ * Bytes of a block are written by whoever has all of them (filling counts those), and not while the blocks
+ * become the content (finishing), to which an application may write next, or while hashes of parts come to be
+ * known (taking). Once they are known only bytes that were compared are written: what two threads write of
+ * one block is the same. So when all blocks are here nothing is left to compare: the hash of the whole would
+ * only tell again that each is what the list of hashes says; what ties that list to the version is in
+ * replicator/parts.c.
+ *
  * What is read at the start is not trusted: a map that is not what this program would have written for
  * the inode's row is removed with its file.
  *
@@ -115,8 +122,10 @@ struct partial *partial_entry_new(
 	p->ino = ino;
 	p->size = size;
 	p->block = c->partials->block;
-	if (content_parts_of(c, size, &parts))
+	if (content_parts_of(c, size, &parts)) {
 		p->block = UINT64_C(1) << parts.part_bits;
+		p->hash_bits = parts.block_bits;
+	}
 	p->blocks = size / p->block + (size % p->block != 0);
 	memcpy(p->hash, hash, SHA256_SIZE);
 	p->fd = p->map_fd = -1;
@@ -166,7 +175,7 @@ static bool head_fits(struct partial *p, const struct map_head *h)
 {
 	if (memcmp(h->magic, PARTIAL_MAGIC, sizeof(h->magic)) != 0 || h->ino != p->ino ||
 		h->size != p->size || h->block != p->block || h->used > INT64_MAX ||
-		h->parts > 1 ||
+		h->parts > 1 || (h->parts == 1 && !p->hash_bits) ||
 		memcmp(h->hash, p->hash, SHA256_SIZE) != 0)
 		return false;
 	p->used = h->used;
@@ -472,34 +481,54 @@ bool partial_has(struct partial *p, uint64_t offset, uint64_t n)
 	return partial_missing(p, offset / p->block, end) == end;
 }
 
-int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t n)
+static int write_block(struct partial *p, uint64_t block, const void *bytes)
 {
-	int r;
-
-	if (offset > p->size || n > p->size - offset)
-		return -EFBIG;
+	uint64_t offset = block * p->block, n = partial_block_bytes(p, block);
 	/* As for all that comes from elsewhere: what is written here keeps the reserve. */
-	r = content_check_reserve(p->cache, n);
+	int r = content_check_reserve(p->cache, n);
+
 	return r ? r : io_write_at(p->fd, bytes, n, offset);
 }
 
-void partial_mark(struct partial *p, uint64_t block, bool compared)
+/* With the lock. */
+static void mark(struct partial *p, uint64_t block)
 {
 	uint64_t at = block / 8;
 
+	p->map[at] |= (uint8_t)(1U << (block % 8));
+	p->have++;
+	p->have_bytes += partial_block_bytes(p, block);
+	if (atomic_load(&p->state) == PARTIAL_ACTIVE)
+		atomic_fetch_add(&p->all->bytes, partial_block_bytes(p, block));
+	/* Lost, the block is fetched again after a restart. */
+	if (pwrite(p->map_fd, &p->map[at], 1, (off_t)(sizeof(struct map_head) + at)) < 0)
+		(void)0;
+}
+
+int partial_fill(struct partial *p, uint64_t block, const void *bytes)
+{
+	bool compares, here;
+	int r;
+
 	CHECK(block < p->blocks);
 	mutex_lock(&p->lock);
-	if (!is_set(p, block) && (compared || !p->parts)) {
-		p->map[at] |= (uint8_t)(1U << (block % 8));
-		p->have++;
-		p->have_bytes += partial_block_bytes(p, block);
-		if (atomic_load(&p->state) == PARTIAL_ACTIVE)
-			atomic_fetch_add(&p->all->bytes, partial_block_bytes(p, block));
-		/* Lost, the block is fetched again after a restart. */
-		if (pwrite(p->map_fd, &p->map[at], 1, (off_t)(sizeof(struct map_head) + at)) < 0)
-			(void)0;
-	}
+	here = is_set(p, block);
+	compares = p->parts;
+	r = !here && (p->taking || p->finishing) ? -EAGAIN : 0;
+	p->filling += !here && !r;
 	mutex_unlock(&p->lock);
+	if (here || r)
+		return r;
+	if (compares)
+		r = partial_compare(p, block, bytes);
+	if (!r)
+		r = write_block(p, block, bytes);
+	mutex_lock(&p->lock);
+	p->filling--;
+	if (!r && !is_set(p, block))
+		mark(p, block);
+	mutex_unlock(&p->lock);
+	return r;
 }
 
 /* ---- what others do to it ---- */

@@ -3,10 +3,12 @@
  *
  * A large file whose content is elsewhere can be open for reading before it has been fetched. What was
  * fetched of it lies in partial/<ino> of the state directory, a file of full size with holes, and
- * partial/<ino>.map says which blocks are there. When all are, their SHA-256 is compared with the
- * hash of the version and the file becomes the ordinary content file; handles that are open go on
- * with it. Until then the inode counts as remote. A block counts as here only when it was compared with its
- * hash, if the version has hashes of its parts.
+ * partial/<ino>.map says which blocks are there. When all are, the file becomes the ordinary content file;
+ * handles that are open go on with it. Until then the inode counts as remote.
+ *
+ * If the version has hashes of its parts, each block is compared with its hash before it is written, and
+ * that is all that has to be compared. If it has none, the SHA-256 of all of them is compared with the
+ * version's when the last one has come.
  *
  * Partial content is never the only copy of anything, so it is dropped wherever there is doubt: a map
  * that does not fit, another version under the inode, a power cut.
@@ -48,25 +50,23 @@ enum partial_state partial_state(struct partial *p);
 bool partial_has(struct partial *p, uint64_t offset, uint64_t n);
 /* The first block of [from, to) that is not here; to: all are. */
 uint64_t partial_missing(struct partial *p, uint64_t from, uint64_t to);
-/* Puts bytes that are not marked yet into the file; -ENOSPC with regard to the reserve. */
-int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t n) MUST_CHECK;
+/* Takes all bytes of a block, which is here then; nothing if it was. Where the hashes of the parts are known
+ * it is compared first, so that nothing else is ever written. -EBADMSG: it has another hash; -EAGAIN: not
+ * now; -ENOSPC with regard to the reserve. Any number of threads may have the same block. */
+int partial_fill(struct partial *p, uint64_t block, const void *bytes) MUST_CHECK;
 /* Whether the hashes of its blocks are known. */
 bool partial_has_parts(struct partial *p);
 /* Takes the hashes of all blocks, SHA256_SIZE bytes each, as of content_parts.h, of a version that has
- * them; what came before was compared with nothing and is missing then. Later calls change nothing. */
+ * them; what came before was compared with nothing and is missing then. Later calls change nothing.
+ * -EAGAIN: not now, because all blocks are here and just become the content. */
 int partial_set_parts(struct partial *p, const uint8_t *hashes) MUST_CHECK;
-/* Compares a block's hash. -EBADMSG: it is another; -EAGAIN: none are known (any more). */
-int partial_compare(
-	struct partial *p, uint64_t block, const uint8_t hash[SHA256_SIZE]) MUST_CHECK;
-/* All bytes of the block are there. compared: by partial_compare, when the hashes were known; else that
- * they came to be known meanwhile leaves the block missing. */
-void partial_mark(struct partial *p, uint64_t block, bool compared);
-/* Hashes some blocks that are here and next in order, ahead of partial_finish. False: none is, or somebody
- * else is at it. */
+/* Hashes some blocks that are here and next in order, ahead of partial_finish. False: none is, somebody
+ * else is at it, or it need not be done. */
 bool partial_hash_ahead(struct partial *p);
-/* When all blocks are here: compares the hash, flushes, and makes it the inode's content. 0 also when
- * somebody else is at it or the inode has no name any more; -EAGAIN: some block is missing; -EBADMSG: the
- * hash is another, and all blocks were thrown away. Blocks on disk. */
+/* When all blocks are here: compares the hash of the whole unless each block was compared, flushes, and makes
+ * it the inode's content. 0 also when somebody else is at it or the inode has no name any more; -EAGAIN: some
+ * block is missing, or somebody has one more of them that came twice; -EBADMSG: the hash is another, and all
+ * blocks were thrown away. Blocks on disk. */
 int partial_finish(struct partial *p) MUST_CHECK;
 
 /* What lies in the state directory. */

@@ -1,9 +1,10 @@
 /*
  * Partial content that is complete: its hash, and how it becomes the inode's content.
  *
- * Blocks are hashed in order while others arrive, from the page cache, by a thread that gives way to
- * those that bring them; what is left at the end is hashed then. One thread at a time
- * has the hash (hashing), and one ends it (finishing).
+ * Where each block was compared with its own hash there is nothing to hash any more (partial.c). Else blocks
+ * are hashed in order while others arrive, from the page cache, by a thread that gives way to those that bring
+ * them; what is left at the end is hashed then. One thread at a time has the hash (hashing), and one ends it
+ * (finishing).
  */
 #include "cache/partial_entry.h"
 
@@ -83,7 +84,7 @@ bool partial_hash_ahead(struct partial *p)
 	uint64_t before;
 	bool some;
 
-	if (partial_state(p) != PARTIAL_ACTIVE || !begin_hashing(p))
+	if (partial_state(p) != PARTIAL_ACTIVE || partial_has_parts(p) || !begin_hashing(p))
 		return false;
 	before = p->hashed;
 	/* What fails here, partial_finish does again. */
@@ -96,17 +97,11 @@ bool partial_hash_ahead(struct partial *p)
 static void throw_away(struct partial *p)
 {
 	size_t n = partial_map_bytes(p);
-	const uint64_t no = 0;
 
 	mutex_lock(&p->lock);
 	if (atomic_load(&p->state) == PARTIAL_ACTIVE)
 		atomic_fetch_sub(&p->all->bytes, p->have_bytes);
 	p->have = p->have_bytes = 0;
-	/* Each may have been what its hash says: then those are wrong. */
-	p->parts = false;
-	if (pwrite(p->map_fd, &no, sizeof(no), offsetof(struct map_head, parts)) < 0 ||
-		ftruncate(p->map_fd, (off_t)partial_hash_at(p, 0)) != 0)
-		log_debug("hashes of parts not dropped ino=%llu", (unsigned long long)p->ino);
 	memset(p->map, 0, n);
 	if (pwrite(p->map_fd, p->map, n, sizeof(struct map_head)) != (ssize_t)n)
 		log_debug("map not emptied ino=%llu", (unsigned long long)p->ino);
@@ -120,6 +115,8 @@ static int verify(struct partial *p)
 	uint8_t got[SHA256_SIZE];
 	int r;
 
+	if (partial_has_parts(p))
+		return 0;
 	partial_begin_hashing(p);
 	r = hash_blocks(p, UINT64_MAX);
 	if (!r && p->hashed < p->blocks)
@@ -194,18 +191,19 @@ static int finish(struct partial *p)
 
 int partial_finish(struct partial *p)
 {
-	bool mine = false, all;
+	bool mine = false, all, written;
 	int r;
 
 	if (partial_state(p) != PARTIAL_ACTIVE)
 		return 0;
 	mutex_lock(&p->lock);
 	all = p->have == p->blocks;
-	if (all && !p->finishing)
+	written = p->filling == 0 && !p->taking;
+	if (all && written && !p->finishing)
 		mine = p->finishing = true;
 	mutex_unlock(&p->lock);
 	if (!mine)
-		return all ? 0 : -EAGAIN;
+		return all && written ? 0 : -EAGAIN;
 	r = finish(p);
 	mutex_lock(&p->lock);
 	p->finishing = false;

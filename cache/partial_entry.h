@@ -36,10 +36,11 @@ struct partial {
 	unsigned refs;
 	uint64_t used;
 	bool listed;
-	uint64_t ino; /* constant, as the next four */
+	uint64_t ino; /* constant, as the next five */
 	uint64_t size;
 	uint64_t block;
 	uint64_t blocks;
+	unsigned hash_bits; /* content_parts.block_bits; 0: such content has no hashes of parts */
 	uint8_t hash[SHA256_SIZE];
 	_Atomic int state;
 	_Atomic bool installed; /* its file is the content, or is about to be */
@@ -50,6 +51,8 @@ struct partial {
 	uint64_t have; /* blocks */
 	uint64_t have_bytes;
 	bool parts; /* as of struct map_head */
+	bool taking; /* the hashes of parts: nothing is written meanwhile */
+	unsigned filling; /* threads that write a block */
 	struct sha256 sha;
 	bool sha_begun;
 	bool hashing;	 /* somebody is at it: sha and hashed are his */
@@ -66,6 +69,8 @@ void partial_entry_free(struct partial *p);
 void partial_close_files(struct partial *p);
 /* Opens both files and reads the map. -EBADMSG: they are not what they should be. */
 int partial_read_map(struct partial *p) MUST_CHECK;
+/* Compares a block with its hash, which is known. -EBADMSG. */
+int partial_compare(struct partial *p, uint64_t block, const void *bytes) MUST_CHECK;
 /* Waits until the hash is the caller's, who ends that by hashing = false. */
 void partial_begin_hashing(struct partial *p);
 /* With the table's lock. */

@@ -8,6 +8,10 @@
  * believed when its SHA-256 is the one in the metadata of the object that is to be read, which also says
  * that it is the version; a damaged one is counted, and the next region is asked.
  *
+ * Nobody hashes the whole again when all its parts were right (cache/partial.c). So who writes must not name
+ * hashes of other bytes than those of the content: they are made of a map, which was made in the pass that made
+ * the content's hash, or of a pass here that makes both and compares the one.
+ *
  * Keeps no state, takes no lock.
  */
 #include "replicator/parts.h"

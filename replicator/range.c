@@ -22,21 +22,16 @@
  *
  * Lock: ranger.lock guards the targets and what the workers are at.
  */
-#include "replicator/range.h"
+#include "replicator/range_internal.h"
 
 #include <errno.h>
 
 #include "cache/file.h"
 #include "replicator/fetch.h"
-#include "replicator/range_source.h"
-#include "replicator/readahead.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 
 enum {
-	THREADS = 8,
-	SPARE = 2,
-	RUN_BLOCKS = 4, /* of one request, unless a reader needs more at once */
 	GIVE_UP_MS = 30000,
 	GIVE_UP_ABSENT_MS = 2000,
 	PAUSE_FIRST_MS = 50,
@@ -45,78 +40,8 @@ enum {
 	LOOK_MS = 200,	  /* how often waiting times are looked at */
 	TARGETS_LOOK = 8, /* of which none had anything to hash: then a pause */
 	HASH_PAUSE_MS = 20,
-	HASH_IDLE_MS = 500,
 	BAD_MAX = 2, /* hashes that did not match before waiters are told */
 	ROTTEN_MS = 2000,
-	WRONG_MAX = 8,
-};
-
-struct waiter {
-	uint64_t first, end; /* blocks */
-	bool whole;
-	bool background;
-	int64_t since_ms;
-	cache_fetch_done done;
-	void *arg;
-	int result;
-	struct waiter *next;
-};
-
-/* A block of which some region gave wrong bytes. */
-struct wrong {
-	uint64_t block;
-	uint64_t regions;
-	int64_t rotten_until_ms;
-};
-
-struct target {
-	struct partial *p;
-	struct waiter *waiters;
-	struct readahead ahead[READAHEAD_STREAMS];
-	uint64_t clock;
-	struct key key; /* the last name that it had; len 0: none is known */
-	struct range_source source;
-	bool has_source;
-	bool nameless;
-	bool absent; /* and no region that answered has it, so it will not come */
-	bool busy;   /* a worker looks for the source, or finishes it: nobody else works on it */
-	unsigned workers; /* that work on it */
-	unsigned bad;
-	uint64_t avoid;	  /* regions */
-	struct wrong wrong[WRONG_MAX];
-	unsigned wrong_last; /* the slot that was used last */
-	uint64_t version; /* of source: counts them */
-	int64_t due_ms;	  /* not before */
-	int64_t pause_ms;
-	int64_t used_ms;
-	int64_t came_ms; /* when a block last came */
-	struct target *next;
-};
-
-/* What one worker is at. */
-struct run {
-	struct target *target; /* NULL: nothing */
-	uint64_t first, end;
-	enum store_priority priority;
-};
-
-struct worker {
-	struct ranger *ranger;
-	struct run run; /* guarded by the lock */
-	pthread_t thread;
-};
-
-struct ranger {
-	struct regions *regions;
-	struct mutex lock;
-	struct cond work;
-	struct target *first;
-	unsigned working; /* workers that are not idle */
-	bool stopping;
-	struct worker worker[THREADS];
-	unsigned started;
-	pthread_t hasher;
-	bool hashing; /* that thread was started */
 };
 
 int ranger_new(struct regions *regions, struct ranger **ret)
@@ -129,6 +54,7 @@ int ranger_new(struct regions *regions, struct ranger **ret)
 	r->stopping = true;
 	mutex_init(&r->lock, LOCK_RANK_REPLICATOR);
 	cond_init(&r->work);
+	cond_init(&r->to_hash);
 	*ret = r;
 	return 0;
 }
@@ -138,6 +64,7 @@ void ranger_free(struct ranger *r)
 	if (!r)
 		return;
 	ranger_stop(r);
+	cond_done(&r->to_hash);
 	cond_done(&r->work);
 	mutex_done(&r->lock);
 	free(r);
@@ -162,18 +89,6 @@ static void end_all(struct target *t, int result, struct waiter **told)
 		end_waiter(&t->waiters, result, told);
 }
 
-static bool is_rotten(const struct target *t, uint64_t first, uint64_t end)
-{
-	for (unsigned i = 0; i < WRONG_MAX; i++) {
-		const struct wrong *w = &t->wrong[i];
-
-		if (w->rotten_until_ms && w->block >= first && w->block < end &&
-			clock_monotonic_ms() < w->rotten_until_ms)
-			return true;
-	}
-	return false;
-}
-
 /* Those that have what they wait for, or have waited for too long. */
 static void settle(struct target *t, struct waiter **told)
 {
@@ -190,7 +105,7 @@ static void settle(struct target *t, struct waiter **told)
 			end_waiter(at, 0, told);
 		else if (w->whole && state == PARTIAL_GONE)
 			end_waiter(at, -ESTALE, told);
-		else if (is_rotten(t, w->whole ? 0 : w->first, w->end))
+		else if (range_is_rotten(t, w->whole ? 0 : w->first, w->end))
 			end_waiter(at, -EIO, told);
 		else if (now - w->since_ms >= patience && now - t->came_ms >= patience)
 			end_waiter(at, t->nameless ? -ESTALE : -EIO, told);
@@ -213,150 +128,6 @@ static void tell(struct waiter *told)
 		free(told);
 		told = next;
 	}
-}
-
-/* ---- what to do next; all with the lock ---- */
-
-/* The first block of [from, to) that is neither here nor under way; to: none. */
-static uint64_t next_free(struct ranger *r, struct target *t, uint64_t from, uint64_t to)
-{
-	for (bool again = true; again;) {
-		from = partial_missing(t->p, from, to);
-		again = from < to && is_rotten(t, from, from + 1);
-		from += again;
-		for (unsigned i = 0; i < r->started && from < to; i++) {
-			const struct run *run = &r->worker[i].run;
-
-			if (run->target == t && from >= run->first && from < run->end) {
-				from = run->end < to ? run->end : to;
-				again = true;
-			}
-		}
-	}
-	return from;
-}
-
-/* A run that starts within [from, to) and has up to RUN_BLOCKS up to limit. */
-static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to, uint64_t limit,
-	struct run *ret)
-{
-	uint64_t first, end;
-
-	if (limit > partial_blocks(t->p))
-		limit = partial_blocks(t->p);
-	if (to > limit)
-		to = limit;
-	first = from < to ? next_free(r, t, from, to) : to;
-	if (first >= to)
-		return false;
-	for (end = first + 1; end < limit && end < first + RUN_BLOCKS; end++) {
-		if (next_free(r, t, end, end + 1) != end)
-			break;
-	}
-	*ret = (struct run){.target = t, .first = first, .end = end};
-	return true;
-}
-
-static uint64_t ahead_end(const struct target *t, const struct readahead *a)
-{
-	uint64_t block = partial_block(t->p);
-
-	return a->window > UINT64_MAX - a->next - block ? UINT64_MAX / block
-							: (a->next + a->window + block - 1) / block;
-}
-
-/* How far the reader that wants this block is followed. */
-static uint64_t limit_of(const struct target *t, const struct waiter *w)
-{
-	uint64_t limit = w->end, block = partial_block(t->p);
-
-	for (unsigned i = 0; i < READAHEAD_STREAMS; i++) {
-		const struct readahead *a = &t->ahead[i];
-
-		if (a->window && a->next / block >= w->first && a->next / block <= w->end &&
-			ahead_end(t, a) > limit)
-			limit = ahead_end(t, a);
-	}
-	return limit;
-}
-
-static bool take_demand(struct ranger *r, struct target *t, struct run *ret)
-{
-	for (const struct waiter *w = t->waiters; w; w = w->next) {
-		if (!w->whole && take(r, t, w->first, w->end, limit_of(t, w), ret))
-			return true;
-	}
-	return false;
-}
-
-/* All blocks have been here for longer, and nobody has made them the content. */
-static bool take_end(struct target *t, struct run *ret)
-{
-	uint64_t blocks = partial_blocks(t->p);
-
-	if (t->workers || partial_missing(t->p, 0, blocks) < blocks)
-		return false;
-	*ret = (struct run){.target = t, .first = blocks, .end = blocks};
-	return true;
-}
-
-static bool take_whole(struct ranger *r, struct target *t, bool background, struct run *ret)
-{
-	for (const struct waiter *w = t->waiters; w; w = w->next) {
-		if (w->whole && w->background == background &&
-			(take(r, t, 0, UINT64_MAX, UINT64_MAX, ret) || take_end(t, ret)))
-			return true;
-	}
-	return false;
-}
-
-static bool take_ahead(struct ranger *r, struct target *t, struct run *ret)
-{
-	uint64_t block = partial_block(t->p);
-
-	if (partial_state(t->p) == PARTIAL_GONE)
-		return false;
-	for (unsigned i = 0; i < READAHEAD_STREAMS; i++) {
-		const struct readahead *a = &t->ahead[i];
-
-		if (a->window && take(r, t, a->next / block, ahead_end(t, a), ahead_end(t, a), ret))
-			return true;
-	}
-	return false;
-}
-
-enum class { DEMAND, WHOLE, AHEAD, BACKGROUND, CLASSES };
-
-static bool take_class(struct ranger *r, struct target *t, enum class class, struct run *ret)
-{
-	switch (class) {
-	case DEMAND:
-		return take_demand(r, t, ret);
-	case WHOLE:
-		return take_whole(r, t, false, ret);
-	case AHEAD:
-		return take_ahead(r, t, ret);
-	default:
-		return take_whole(r, t, true, ret);
-	}
-}
-
-static bool next_run(struct ranger *r, struct run *ret)
-{
-	int64_t now = clock_monotonic_ms();
-
-	for (unsigned class = 0; class < CLASSES; class ++) {
-		if (class >= AHEAD && r->working + SPARE >= THREADS)
-			return false;
-		for (struct target *t = r->first; t; t = t->next) {
-			if (!t->busy && t->due_ms <= now && partial_state(t->p) != PARTIAL_DONE &&
-				take_class(r, t, (enum class) class, ret)) {
-				ret->priority = class == DEMAND ? STORE_NORMAL : STORE_BULK;
-				return true;
-			}
-		}
-	}
-	return false;
 }
 
 /* ---- targets; with the lock ---- */
@@ -393,6 +164,7 @@ static struct target *target_new(struct ranger *r, struct partial *p)
 	while (*at)
 		at = &(*at)->next;
 	*at = t;
+	cond_signal(&r->to_hash);
 	return t;
 }
 
@@ -537,10 +309,10 @@ static void note_wrong(struct ranger *r, struct target *t, uint64_t block)
 	uint64_t bit = UINT64_C(1) << index_of(r, t->source.region);
 	struct wrong *w = t->wrong;
 
-	while (w < t->wrong + WRONG_MAX && !(w->regions && w->block == block))
+	while (w < t->wrong + RANGE_WRONG_MAX && !(w->regions && w->block == block))
 		w++;
-	if (w == t->wrong + WRONG_MAX) {
-		w = &t->wrong[(t->wrong_last + 1) % WRONG_MAX];
+	if (w == t->wrong + RANGE_WRONG_MAX) {
+		w = &t->wrong[(t->wrong_last + 1) % RANGE_WRONG_MAX];
 		*w = (struct wrong){.block = block};
 	}
 	t->wrong_last = (unsigned)(w - t->wrong);
@@ -629,9 +401,17 @@ static void work_on(struct worker *w, struct run run)
 	version = t->version;
 	if (!e && run.first < run.end) {
 		struct range_source source = t->source;
+		const struct range_run wanted = {.first = run.first,
+			.end = run.end,
+			.priority = run.priority,
+			.buffer = &w->buffer,
+			.block = on_block,
+			.ctx = w};
 
 		mutex_unlock(&r->lock);
-		e = range_read(t->p, &source, run.first, run.end, run.priority, on_block, w);
+		e = range_read(t->p, &source, &wanted);
+		if (w->buffer.size > PARTIAL_BLOCK)
+			range_buffer_done(&w->buffer);
 		mutex_lock(&r->lock);
 		note_result(r, t, version, w->run.first, e, &told);
 	} else if (!e) {
@@ -674,31 +454,35 @@ static void *work(void *arg)
 			tell(told);
 			targets_free(idle);
 			mutex_lock(&r->lock);
-		} else if (next_run(r, &run)) {
+		} else if (range_next_run(r, &run)) {
 			cond_signal(&r->work);
 			work_on(w, run);
 		} else if (r->first) {
 			cond_wait_ms(&r->work, &r->lock, LOOK_MS);
 		} else {
+			range_buffer_done(&w->buffer);
 			cond_wait(&r->work, &r->lock);
 		}
 	}
 	mutex_unlock(&r->lock);
+	range_buffer_done(&w->buffer);
 	return NULL;
 }
 
-/* With the lock: the next partial content after the last one, with a reference. */
+/* With the lock: the next partial content after the last one whose whole will be hashed, with a reference. */
 static struct partial *next_to_hash(struct ranger *r, const struct partial *last)
 {
-	struct target *t = r->first;
+	struct target *t = *find(r, last);
 
-	while (t && t->p != last)
-		t = t->next;
-	t = t && t->next ? t->next : r->first;
+	for (t = t ? t->next : NULL; t && partial_has_parts(t->p); t = t->next)
+		;
+	for (t = t ? t : r->first; t && partial_has_parts(t->p); t = t->next)
+		;
 	return t ? partial_ref(t->p) : NULL;
 }
 
-/* Hashing costs more than the rest of bringing a block here, and nobody waits for it before the end. */
+/* Of content without hashes of its parts: hashing costs more than the rest of bringing a block here, and nobody
+ * waits for it before the end. */
 static void *hash(void *arg)
 {
 	struct ranger *r = arg;
@@ -714,7 +498,10 @@ static void *hash(void *arg)
 		last = p;
 		if (!p || idle >= TARGETS_LOOK) {
 			idle = 0;
-			cond_wait_ms(&r->work, &r->lock, p ? HASH_PAUSE_MS : HASH_IDLE_MS);
+			if (p)
+				cond_wait_ms(&r->to_hash, &r->lock, HASH_PAUSE_MS);
+			else
+				cond_wait(&r->to_hash, &r->lock);
 		}
 		if (!p)
 			continue;
@@ -735,7 +522,7 @@ int ranger_start(struct ranger *r)
 	mutex_lock(&r->lock);
 	r->stopping = false;
 	mutex_unlock(&r->lock);
-	while (r->started < THREADS) {
+	while (r->started < RANGE_THREADS) {
 		struct worker *w = &r->worker[r->started];
 		int e;
 
@@ -764,6 +551,7 @@ void ranger_stop(struct ranger *r)
 	mutex_lock(&r->lock);
 	r->stopping = true;
 	cond_broadcast(&r->work);
+	cond_broadcast(&r->to_hash);
 	mutex_unlock(&r->lock);
 	for (unsigned i = 0; i < r->started; i++)
 		CHECK(pthread_join(r->worker[i].thread, NULL) == 0);

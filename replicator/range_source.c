@@ -2,9 +2,9 @@
  * Where ranges come from.
  *
  * A range cannot be compared with the hash of the whole. What makes the blocks of a file those of one
- * version is that they are read from one object, whose metadata name the hash, under its ETag; that each is
- * compared with the hash of its part, where the object's metadata name such (parts.h); and before the content
- * counts as complete its hash is computed. An object that does not say what it is (another tool's) is never
+ * version is that they are read from one object, whose metadata name the hash, under its ETag; and that each is
+ * compared with the hash of its part before it is written, where the object's metadata name such (parts.h), or
+ * else the hash of the whole is computed before the content counts as complete. An object that does not say what it is (another tool's) is never
  * read by ranges, nor one whose hashes of parts are not to be had.
  */
 #include "replicator/range_source.h"
@@ -20,7 +20,7 @@
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
-#define RUN_BLOCKS 4
+#define RUN_BLOCKS 16
 #define COPIES_MAX 4 /* of the trash, of which one may be on its way out */
 
 /* 0, -EAGAIN (not there, or another version), -EHOSTDOWN. */
@@ -185,94 +185,48 @@ int range_source_parts(struct partial *p, const struct range_source *from)
 
 struct reading {
 	struct partial *p;
+	const struct range_run *run;
 	uint64_t start, at, end; /* bytes */
-	uint64_t done;		 /* what lies before is here, and is not written again */
-	bool compares;
-	unsigned bits;
-	struct part_hasher hasher; /* of the block that at lies in */
-	bool hashing;
-	range_block_fn block;
-	void *ctx;
 };
 
-static void stop_hashing(struct reading *d)
-{
-	if (d->hashing)
-		part_hasher_done(&d->hasher);
-	d->hashing = false;
-}
-
-/* All bytes of the block have come. */
+/* All bytes of a block have come. */
 static int end_block(struct reading *d, uint64_t block)
 {
-	uint8_t hash[SHA256_SIZE];
-	int r = 0;
+	int r = partial_fill(d->p, block, d->run->buffer->bytes);
 
-	if (d->compares) {
-		part_hasher_end(&d->hasher, hash);
-		d->hashing = false;
-		r = partial_compare(d->p, block, hash);
-	}
-	if (r)
-		return r;
-	partial_mark(d->p, block, d->compares);
-	d->done = d->at;
-	return d->block && d->block(d->ctx, block) ? -ECANCELED : 0;
+	if (!r && d->run->block && d->run->block(d->run->ctx, block))
+		r = -ECANCELED;
+	return r;
 }
 
-/* No further than the end of the block. */
-static int write_some(struct reading *d, const char *p, size_t n)
+static int take_bytes(void *ctx, const void *bytes, size_t n)
 {
-	int r = partial_write(d->p, d->at, p, n);
-
-	if (r)
-		return r;
-	if (d->compares && !d->hashing) {
-		part_hasher_begin(&d->hasher, d->bits);
-		d->hashing = true;
-	}
-	if (d->compares)
-		part_hasher_add(&d->hasher, p, n);
-	d->at += n;
-	return 0;
-}
-
-static int write_range(void *ctx, const void *bytes, size_t n)
-{
+	const uint64_t size = partial_block(((struct reading *)ctx)->p);
 	struct reading *d = ctx;
 	const char *p = bytes;
+	int r = 0;
 
 	if (n > d->end - d->at)
 		return -EFBIG;
-	while (n > 0) {
-		uint64_t size = partial_block(d->p), block = d->at / size;
-		uint64_t end = (block + 1) * size < d->end ? (block + 1) * size : d->end;
+	while (n > 0 && !r) {
+		uint64_t block = d->at / size, begin = block * size;
+		uint64_t end = d->end - begin < size ? d->end : begin + size;
 		size_t step = n < end - d->at ? n : (size_t)(end - d->at);
-		int r = 0;
 
-		/* Others read a block that is here: it is not written to. */
-		if (d->at >= d->done && d->at % size == 0 &&
-			partial_missing(d->p, block, block + 1) > block)
-			d->done = end;
-		if (d->at < d->done)
-			d->at += step; /* done is the end of a block */
-		else
-			r = write_some(d, p, step);
-		if (!r && d->at == end && d->at > d->done)
+		memcpy(d->run->buffer->bytes + (d->at - begin), p, step);
+		d->at += step;
+		if (d->at == end)
 			r = end_block(d, block);
-		if (r)
-			return r;
 		p += step;
 		n -= step;
 	}
-	return 0;
+	return r;
 }
 
-static int reset_range(void *ctx)
+static int start_over(void *ctx)
 {
 	struct reading *d = ctx;
 
-	stop_hashing(d);
 	d->at = d->start;
 	return 0;
 }
@@ -282,32 +236,45 @@ static void note_wrong(const struct range_source *from, const struct reading *d)
 	atomic_fetch_add(&from->region->wrong_bytes, 1);
 	metric_add(METRIC_OBJECTS_CORRUPT, 1);
 	log_error("an object has wrong bytes: thrown away region=%s key=\"%s\" offset=%llu",
-		from->region->name, from->key, (unsigned long long)d->done);
+		from->region->name, from->key,
+		(unsigned long long)((d->at - 1) / partial_block(d->p) * partial_block(d->p)));
 }
 
-int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
-	enum store_priority priority, range_block_fn block, void *ctx)
+static int reserve(struct range_buffer *b, size_t size)
 {
-	struct reading d = {.p = p, .block = block, .ctx = ctx};
-	struct store_sink sink = {.write = write_range, .reset = reset_range, .ctx = &d};
+	if (b->size >= size)
+		return 0;
+	range_buffer_done(b);
+	b->bytes = malloc(size);
+	b->size = b->bytes ? size : 0;
+	return b->bytes ? 0 : -ENOMEM;
+}
+
+void range_buffer_done(struct range_buffer *b)
+{
+	free(b->bytes);
+	*b = (struct range_buffer){0};
+}
+
+int range_read(struct partial *p, const struct range_source *from, const struct range_run *run)
+{
+	struct reading d = {.p = p, .run = run};
+	struct store_sink sink = {.write = take_bytes, .reset = start_over, .ctx = &d};
 	struct store_error error = {0};
-	struct content_parts parts = {0};
 	enum store_result result;
 	struct store_call call;
+	int r = reserve(run->buffer, (size_t)partial_block(p));
 
-	d.compares = partial_has_parts(p);
-	if (from->has_parts && !d.compares)
+	if (r)
+		return r;
+	if (from->has_parts && !partial_has_parts(p))
 		return -EAGAIN;
-	if (d.compares && !content_parts_of(from->region->all->cache, partial_size(p), &parts))
-		return -EINVAL;
-	d.bits = parts.block_bits;
-	d.start = d.at = d.done = first * partial_block(p);
-	d.end = end < partial_blocks(p) ? end * partial_block(p) : partial_size(p);
+	d.start = d.at = run->first * partial_block(p);
+	d.end = run->end < partial_blocks(p) ? run->end * partial_block(p) : partial_size(p);
 	call = region_call(from->region, d.end - d.start);
-	call.priority = priority;
+	call.priority = run->priority;
 	result = store_get(from->region->store, from->key, d.start, d.end - d.start, from->etag,
 		&sink, NULL, NULL, &call, &error);
-	stop_hashing(&d);
 	if (result == STORE_LOCAL && error.local_errno == EBADMSG) {
 		note_wrong(from, &d);
 		return -EBADMSG;
@@ -343,6 +310,7 @@ static int find_other(struct regions *all, struct range_version *v, struct parti
 static int read_missing(struct regions *all, struct partial *p, struct slice key, bool *foreign)
 {
 	AUTO_FREE struct range_source *from = calloc(1, sizeof(*from));
+	CLEANUP(range_buffer_done) struct range_buffer buffer = {0};
 	struct range_version v = {.key = key, .hash = partial_hash(p), .size = partial_size(p)};
 	uint64_t at = 0, blocks = partial_blocks(p);
 	int r = from ? find_other(all, &v, p, from, foreign) : -ENOMEM;
@@ -353,7 +321,9 @@ static int read_missing(struct regions *all, struct partial *p, struct slice key
 		while (end < blocks && end < at + RUN_BLOCKS &&
 			partial_missing(p, end, end + 1) == end)
 			end++;
-		r = range_read(p, from, at, end, STORE_BULK, NULL, NULL);
+		const struct range_run run = {
+			.first = at, .end = end, .priority = STORE_BULK, .buffer = &buffer};
+		r = range_read(p, from, &run);
 		if (r == -EBADMSG && !(v.avoid >> (from->region - all->region) & 1))
 			r = find_other(all, &v, p, from, foreign);
 	}

@@ -36,12 +36,28 @@ int range_source_parts(struct partial *p, const struct range_source *from) MUST_
 
 /* Told after each block; true ends the reading with -ECANCELED. */
 typedef bool (*range_block_fn)(void *ctx, uint64_t block);
-/* Reads blocks [first, end) into p, compares each with its hash and marks it; those that are here already
- * are left as they are. -EAGAIN: the object is another
- * one now, or has hashes that p has not; -EHOSTDOWN: the region failed; -EBADMSG: the first block that is not
- * marked has wrong bytes there, which is counted and logged; -ECANCELED; else a local failure. */
-int range_read(struct partial *p, const struct range_source *from, uint64_t first, uint64_t end,
-	enum store_priority priority, range_block_fn block, void *ctx) MUST_CHECK;
+/* Where a block is gathered, of one thread at a time; {0} to begin with, as large as the largest block that
+ * came by. */
+struct range_buffer {
+	uint8_t *bytes;
+	size_t size;
+};
+void range_buffer_done(struct range_buffer *b); /* also the CLEANUP function; it can be used again */
+
+/* What one request is to bring. */
+struct range_run {
+	uint64_t first, end; /* blocks */
+	enum store_priority priority;
+	struct range_buffer *buffer;
+	range_block_fn block; /* may be NULL */
+	void *ctx;
+};
+/* Reads blocks into p, by partial_fill; those that are here already are left as they are. -EAGAIN: the object
+ * is another one now, or has hashes that p has not; -EHOSTDOWN: the region failed; -EBADMSG: the first block
+ * that block was not told of has wrong bytes there, which is counted and logged; -ECANCELED; else a local
+ * failure. */
+int range_read(struct partial *p, const struct range_source *from,
+	const struct range_run *run) MUST_CHECK;
 
 /* One attempt to bring the whole content of ino here, on the calling thread, by ranges of what is missing.
  * Errors as of fetch_once; *foreign as above. */

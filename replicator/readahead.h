@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define READAHEAD_STREAMS 4		      /* readers of one file that are followed at once */
-#define READAHEAD_MAX (UINT64_C(32) << 20)    /* bytes ahead of a sequential reader */
+#define READAHEAD_MAX (UINT64_C(64) << 20)    /* bytes ahead of a sequential reader */
 #define READAHEAD_START (UINT64_C(512) << 10) /* bytes that make a sequence */
 #define READAHEAD_FIRST (UINT64_C(2) << 20)   /* the first window */
 #define READAHEAD_SLACK (UINT64_C(1) << 20)   /* reads of a sequence arrive out of order so far */

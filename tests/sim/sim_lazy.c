@@ -88,6 +88,7 @@ static void read_some(struct sim *s, unsigned n, const char *path, struct partia
 {
 	struct range_version v = {
 		.key = slice_of(path), .hash = partial_hash(p), .size = partial_size(p)};
+	CLEANUP(range_buffer_done) struct range_buffer buffer = {0};
 	uint64_t blocks = partial_blocks(p), first, end;
 	bool fresh;
 	struct range_source source;
@@ -108,7 +109,12 @@ static void read_some(struct sim *s, unsigned n, const char *path, struct partia
 		wrong = partial_has_parts(p) && random_below(2) == 0;
 		fresh = none_here(p, first, end);
 		wrong_node = n;
-		r = range_read(p, &source, first, end, STORE_NORMAL, count, NULL);
+		r = range_read(p, &source,
+			&(struct range_run){.first = first,
+				.end = end,
+				.priority = STORE_NORMAL,
+				.buffer = &buffer,
+				.block = count});
 		if (wrong && fresh && r == 0)
 			sim_fail(s, "n%u: wrong bytes of %s were taken", n, path);
 		refused += r == -EBADMSG;

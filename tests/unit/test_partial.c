@@ -4,9 +4,13 @@
 
 #include <sys/statvfs.h>
 
+#include "cache/content_parts.h"
 #include "cache/evict.h"
 #include "cache/partial.h"
+#include "src/base/clock.h"
 #include "src/base/metrics.h"
+#include "src/base/random.h"
+#include "src/base/thread.h"
 
 #define BLOCK 4096
 #define SIZE (10 * BLOCK + 100)
@@ -79,10 +83,16 @@ static struct partial *get(struct fixture *f, uint64_t ino)
 
 static void put_block(struct partial *p, uint64_t block)
 {
-	uint64_t at = block * BLOCK, n = SIZE - at < BLOCK ? SIZE - at : BLOCK;
+	assert_int_equal(partial_fill(p, block, data + block * BLOCK), 0);
+}
 
-	assert_int_equal(partial_write(p, at, data + at, n), 0);
-	partial_mark(p, block, false);
+static void put_wrong(struct partial *p, uint64_t block)
+{
+	static char wrong[BLOCK];
+
+	memcpy(wrong, data + block * BLOCK, sizeof(wrong));
+	wrong[77] ^= 1;
+	assert_int_equal(partial_fill(p, block, wrong), partial_has_parts(p) ? -EBADMSG : 0);
 }
 
 static struct file *open_read(struct fixture *f, uint64_t ino)
@@ -273,9 +283,9 @@ static void test_wrong_bytes(void **state)
 	uint64_t ino = remote_file(f, "a"), before = metric_get(METRIC_OBJECTS_CORRUPT);
 	struct partial *p = get(f, ino);
 
+	put_wrong(p, 1);
 	for (unsigned i = 0; i < BLOCKS; i++)
-		put_block(p, i);
-	assert_int_equal(partial_write(p, 5000, "x", 1), 0);
+		put_block(p, i); /* it is here, so it stays */
 	partial_put(p); /* what was hashed already is forgotten */
 	p = get(f, ino);
 	assert_int_equal(partial_finish(p), -EBADMSG);
@@ -283,7 +293,6 @@ static void test_wrong_bytes(void **state)
 	assert_int_equal(partial_missing(p, 0, BLOCKS), 0);
 	assert_int_equal(partial_bytes(f), 0);
 	assert_int_equal(row_of(f, ino).state, STATE_REMOTE);
-	assert_int_equal(partial_write(p, SIZE - 1, "xy", 2), -EFBIG);
 	for (unsigned i = 0; i < BLOCKS; i++)
 		put_block(p, i);
 	assert_int_equal(partial_finish(p), 0);
@@ -451,6 +460,34 @@ static void test_seek_and_notes(void **state)
 	assert_int_equal(file_open(f->cache, ino, false, false, &reader), -EREMOTE);
 }
 
+/* Content of that size has hashes of its parts. */
+static void open_with_parts(struct fixture *f)
+{
+	const struct cache_options options = {.state_dir = f->dir,
+		.sync_off = true,
+		.no_lock = true,
+		.partial_block = BLOCK,
+		.map_min = 1,
+		.parts_min = 1,
+		.boot_id = "a"};
+	struct err err = {0};
+
+	if (cache_open(&options, &f->cache, &err))
+		fail_msg("cache_open: %s", err.text);
+	cache_set_ranger(f->cache, range, NULL, 1);
+}
+
+static void hash_parts(struct fixture *f, const char *bytes, uint8_t *hashes)
+{
+	struct content_parts parts;
+
+	assert_true(content_parts_of(f->cache, SIZE, &parts));
+	assert_int_equal(parts.count, BLOCKS);
+	for (unsigned b = 0; b < BLOCKS; b++)
+		content_part_hash(parts.block_bits, bytes + b * BLOCK,
+			b + 1 < BLOCKS ? BLOCK : SIZE - b * BLOCK, hashes + b * SHA256_SIZE);
+}
+
 /* Blocks that were compared with nothing do not count once their hashes are known; what is known stays. */
 static void test_hashes_of_parts(void **state)
 {
@@ -459,38 +496,140 @@ static void test_hashes_of_parts(void **state)
 	uint64_t ino = remote_file(f, "a");
 	struct partial *p = get(f, ino);
 
-	for (unsigned i = 0; i < sizeof(hashes); i++)
-		hashes[i] = (uint8_t)(i / SHA256_SIZE);
-	assert_int_equal(partial_compare(p, 0, hashes), -EAGAIN);
+	assert_int_equal(partial_set_parts(p, hashes), -EINVAL); /* such content has none */
+	partial_put(p);
+	cache_close(f->cache);
+	open_with_parts(f);
+	hash_parts(f, data, hashes);
+	p = get(f, ino);
 	for (unsigned b = 0; b < 3; b++)
 		put_block(p, b);
+	put_wrong(p, 5);
 	assert_true(partial_hash_ahead(p));
 	assert_int_equal(partial_set_parts(p, hashes), 0);
 	assert_int_equal(partial_missing(p, 0, BLOCKS), 0);
-	assert_int_equal(partial_bytes(f), 0);
-	put_block(p, 5); /* by somebody who began before */
 	assert_int_equal(partial_missing(p, 5, 6), 5);
-	assert_int_equal(partial_compare(p, 7, hashes + 7 * SHA256_SIZE), 0);
-	assert_int_equal(partial_compare(p, 7, hashes + 8 * SHA256_SIZE), -EBADMSG);
-	partial_mark(p, 7, true);
+	assert_int_equal(partial_bytes(f), 0);
+	put_wrong(p, 7);
+	assert_int_equal(partial_missing(p, 7, 8), 7);
+	put_block(p, 7);
+	put_block(p, BLOCKS - 1);
+	assert_int_equal(partial_set_parts(p, (const uint8_t[BLOCKS * SHA256_SIZE]){0}), 0);
 	partial_put(p);
 	cache_abandon(f->cache);
-	open_with(f, 0, "a");
-	cache_set_ranger(f->cache, range, NULL, 1);
+	open_with_parts(f);
 	p = get(f, ino);
 	assert_true(partial_has_parts(p));
 	assert_int_equal(partial_missing(p, 7, 9), 8);
-	assert_int_equal(partial_compare(p, 10, hashes + 10 * SHA256_SIZE), 0);
-	/* All is as it says, and the whole is not: then the hashes are wrong. */
-	for (unsigned b = 0; b < BLOCKS; b++)
-		partial_mark(p, b, true);
-	assert_int_equal(partial_finish(p), -EBADMSG);
-	assert_false(partial_has_parts(p));
-	for (unsigned b = 0; b < BLOCKS; b++)
+	assert_int_equal(partial_bytes(f), BLOCK + 100);
+	for (unsigned b = 0; b < BLOCKS; b++) {
+		if (b != 7 && b != BLOCKS - 1)
+			put_wrong(p, b);
 		put_block(p, b);
+	}
 	assert_int_equal(partial_finish(p), 0);
 	assert_int_equal(partial_state(p), PARTIAL_DONE);
 	partial_put(p);
+	struct file *reader = open_read(f, ino);
+	assert_reads(reader, 0, SIZE);
+	file_release(reader);
+}
+
+/* The hash of the whole is taken where some block was compared with nothing, and only there. */
+static void test_hashed_once(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t hashes[BLOCKS * SHA256_SIZE];
+	uint64_t ino[2] = {remote_file(f, "a"), remote_file(f, "b")};
+	static char other[SIZE];
+	struct partial *p;
+
+	cache_close(f->cache);
+	open_with_parts(f);
+	/* Blocks that are what their hashes say, of a list that is none of this version's: nobody asks more. */
+	memset(other, 'x', sizeof(other));
+	hash_parts(f, other, hashes);
+	p = get(f, ino[0]);
+	assert_int_equal(partial_set_parts(p, hashes), 0);
+	for (unsigned b = 0; b < BLOCKS; b++) {
+		assert_int_equal(partial_fill(p, b, data + b * BLOCK), -EBADMSG);
+		assert_int_equal(partial_fill(p, b, other + b * BLOCK), 0);
+		assert_false(partial_hash_ahead(p));
+	}
+	assert_int_equal(partial_finish(p), 0);
+	assert_int_equal(partial_state(p), PARTIAL_DONE);
+	partial_put(p);
+	/* Without a list the same bytes are refused. */
+	p = get(f, ino[1]);
+	for (unsigned b = 0; b < BLOCKS; b++)
+		assert_int_equal(partial_fill(p, b, other + b * BLOCK), 0);
+	assert_true(partial_hash_ahead(p));
+	assert_int_equal(partial_finish(p), -EBADMSG);
+	assert_int_equal(partial_missing(p, 0, BLOCKS), 0);
+	partial_put(p);
+	assert_int_equal(row_of(f, ino[1]).state, STATE_REMOTE);
+}
+
+struct filler {
+	struct partial *p;
+	const char *bytes;
+	atomic_bool stop;
+	pthread_t thread;
+};
+
+static void *fill_all(void *arg)
+{
+	struct filler *w = arg;
+
+	while (!atomic_load(&w->stop)) {
+		for (unsigned b = 0; b < BLOCKS; b++) {
+			int r = partial_fill(w->p, b, w->bytes + b * BLOCK);
+
+			CHECK(r == 0 || r == -EAGAIN || r == -EBADMSG);
+		}
+	}
+	return NULL;
+}
+
+/* Threads that bring right bytes and wrong ones at once, while the hashes come to be known: a block that is
+ * here has the right ones, and so has the content. */
+static void test_fillers(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t hashes[BLOCKS * SHA256_SIZE];
+	static char other[SIZE], got[SIZE];
+
+	cache_close(f->cache);
+	open_with_parts(f);
+	memset(other, 'x', sizeof(other));
+	hash_parts(f, data, hashes);
+	for (unsigned round = 0; round < 20; round++) {
+		struct filler w[4];
+		uint64_t ino = remote_file(f, (char[]){(char)('a' + round), 0});
+		struct partial *p = get(f, ino);
+		struct file *reader = open_read(f, ino);
+
+		for (unsigned i = 0; i < ARRAY_SIZE(w); i++) {
+			w[i] = (struct filler){.p = p, .bytes = i % 2 ? other : data};
+			assert_int_equal(thread_start(&w[i].thread, "fill", fill_all, &w[i]), 0);
+		}
+		clock_sleep_ms(random_below(2));
+		for (int r = -EAGAIN; r == -EAGAIN;)
+			r = partial_set_parts(p, hashes);
+		while (partial_state(p) != PARTIAL_DONE) {
+			int r = partial_finish(p);
+
+			assert_true(r == 0 || r == -EAGAIN);
+		}
+		for (unsigned i = 0; i < ARRAY_SIZE(w); i++) {
+			atomic_store(&w[i].stop, true);
+			pthread_join(w[i].thread, NULL);
+		}
+		assert_int_equal(file_read(reader, got, SIZE, 0), SIZE);
+		assert_memory_equal(got, data, SIZE);
+		file_release(reader);
+		partial_put(p);
+	}
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
@@ -503,6 +642,8 @@ int main(void)
 		CASE(test_hostile_maps),
 		CASE(test_wrong_bytes),
 		CASE(test_hashes_of_parts),
+		CASE(test_hashed_once),
+		CASE(test_fillers),
 		CASE(test_writers),
 		CASE(test_whole_wins),
 		CASE(test_removed_while_open),
