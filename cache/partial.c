@@ -478,6 +478,8 @@ int partial_write(struct partial *p, uint64_t offset, const void *bytes, size_t 
 
 	if (offset > p->size || n > p->size - offset)
 		return -EFBIG;
+	if (content_stays_hole(p->fd, bytes, n, offset))
+		return 0;
 	/* As for all that comes from elsewhere: what is written here keeps the reserve. */
 	r = content_check_reserve(p->cache, n);
 	while (!r && n > 0) {

@@ -291,6 +291,28 @@ static void test_wrong_bytes(void **state)
 	assert_int_equal(row_of(f, ino).state, STATE_LOCAL);
 }
 
+static void test_holes(void **state)
+{
+	static const char zeros[2 * BLOCK];
+	struct fixture *f = *state;
+	uint64_t ino = remote_file(f, "a");
+	struct partial *p = get(f, ino);
+	char got[BLOCK];
+	struct stat st;
+
+	assert_int_equal(partial_write(p, 0, zeros, sizeof(zeros)), 0);
+	assert_int_equal(partial_write(p, SIZE - BLOCK, zeros, BLOCK), 0);
+	assert_int_equal(fstat(partial_fd(p), &st), 0);
+	assert_int_equal(st.st_size, SIZE);
+	assert_int_equal(st.st_blocks, 0);
+	/* What was wrong there does not stay. */
+	assert_int_equal(partial_write(p, BLOCK + 1, "wrong", 5), 0);
+	assert_int_equal(partial_write(p, 0, zeros, sizeof(zeros)), 0);
+	assert_int_equal(pread(partial_fd(p), got, BLOCK, BLOCK), BLOCK);
+	assert_memory_equal(got, zeros, BLOCK);
+	partial_put(p);
+}
+
 static void test_writers(void **state)
 {
 	struct fixture *f = *state;
@@ -503,6 +525,7 @@ int main(void)
 		CASE(test_hostile_maps),
 		CASE(test_wrong_bytes),
 		CASE(test_hashes_of_parts),
+		CASE(test_holes),
 		CASE(test_writers),
 		CASE(test_whole_wins),
 		CASE(test_removed_while_open),
