@@ -31,6 +31,7 @@
 #define RESERVE_STEP (INT64_C(8) << 20)
 #define RESERVE_MS 100
 #define COPY_BYTES ((size_t)256 << 10)
+#define HOLE_BYTES ((size_t)4 << 10)	 /* shorter zeros are written */
 #define BEGIN_BYTES ((uint64_t)64 << 10) /* most content that comes from elsewhere is inlined */
 
 /* ---- files ---- */
@@ -307,10 +308,23 @@ int content_begin(struct cache *c, struct content_writer *ret)
 	return 0;
 }
 
+bool content_stays_hole(int fd, const void *p, size_t n, uint64_t offset)
+{
+	off_t data;
+
+	if (n < HOLE_BYTES || !is_zeros(p, n))
+		return false;
+	data = lseek(fd, (off_t)offset, SEEK_DATA);
+	return data < 0 ? errno == ENXIO : (uint64_t)data >= offset + n;
+}
+
 int content_overwrite(struct content_writer *w, const void *p, size_t n, uint64_t offset)
 {
-	int r = io_write_at(w->fd, p, n, offset);
+	int r;
 
+	if (content_stays_hole(w->fd, p, n, offset))
+		return offset + n > w->size ? content_resize(w, offset + n) : 0;
+	r = io_write_at(w->fd, p, n, offset);
 	if (!r && offset + n > w->size)
 		w->size = offset + n;
 	return r;
@@ -373,31 +387,37 @@ static int copy_all(struct content_reader *from, struct content_writer *w)
 	if (!buffer)
 		return -ENOMEM;
 	for (uint64_t at = 0; at < from->size;) {
-		ssize_t n = content_read(from, buffer, COPY_BYTES, at);
+		off_t data = lseek(from->fd, (off_t)at, SEEK_DATA);
+		ssize_t n;
 		int r;
 
+		if (data < 0 && errno == ENXIO)
+			break;
+		at = data < 0 ? at : (uint64_t)data;
+		n = content_read(from, buffer, COPY_BYTES, at);
 		if (n <= 0)
 			return n < 0 ? (int)n : -ESTALE;
-		r = content_append(w, buffer, (size_t)n);
+		r = content_overwrite(w, buffer, (size_t)n, at);
 		if (r)
 			return r;
 		at += (uint64_t)n;
 	}
-	return 0;
+	return content_resize(w, from->size);
 }
 
 int content_clone(
 	struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], struct content_writer *w)
 {
 	struct content_reader *from;
+	struct stat st;
 	int r = content_open(c, ino, hash, &from);
 
 	if (r)
 		return r;
-	r = content_restart(w);
+	r = fstat(from->fd, &st) == 0 ? content_restart(w) : -errno;
 	if (!r && ioctl(w->fd, FICLONE, from->fd) == 0)
 		w->size = from->size;
-	else if (!r && !(r = content_check_reserve(c, from->size)))
+	else if (!r && !(r = content_check_reserve(c, (uint64_t)st.st_blocks * 512)))
 		r = copy_all(from, w);
 	/* A clone is of one instant; it is the wanted one if nothing had been written until after
 	 * it. */

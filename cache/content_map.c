@@ -25,6 +25,7 @@
 
 #define VERSIONS 6
 #define BLOCK_BITS_MIN 4
+#define ZEROS ((size_t)16 << 10)
 
 void content_map_done(struct content_map *map)
 {
@@ -67,35 +68,84 @@ void content_mapper_begin(struct content_mapper *m, uint64_t size, uint64_t leas
 		sha256_init(&m->block);
 }
 
+static void hash_zeros(struct content_mapper *m)
+{
+	static const uint8_t zeros[ZEROS];
+
+	while (m->zeros) {
+		size_t n = m->zeros < ZEROS ? (size_t)m->zeros : ZEROS;
+
+		sha256_update(&m->block, zeros, n);
+		m->zeros -= n;
+	}
+}
+
 static void end_block(struct content_mapper *m)
 {
+	uint8_t *to = m->map.blocks + (size_t)m->map.count * CONTENT_MAP_HASH_SIZE;
+	bool zeros = m->zeros == UINT64_C(1) << m->map.bits;
 	uint8_t hash[SHA256_SIZE];
 
-	sha256_final(&m->block, hash);
-	memcpy(m->map.blocks + (size_t)m->map.count * CONTENT_MAP_HASH_SIZE, hash,
-		CONTENT_MAP_HASH_SIZE);
 	m->map.count++;
+	if (zeros && m->zero_known && m->at < m->map.size) {
+		memcpy(to, m->zero_hash, CONTENT_MAP_HASH_SIZE);
+		m->zeros = 0;
+		return;
+	}
+	hash_zeros(m);
+	sha256_final(&m->block, hash);
+	memcpy(to, hash, CONTENT_MAP_HASH_SIZE);
+	if (zeros) {
+		memcpy(m->zero_hash, hash, CONTENT_MAP_HASH_SIZE);
+		m->zero_known = true;
+	}
 	if (m->at < m->map.size)
 		sha256_init(&m->block);
 }
 
-void content_mapper_add(struct content_mapper *m, const void *p, size_t n)
+/* Of n bytes those that belong to the block at hand. */
+static uint64_t block_step(const struct content_mapper *m, uint64_t n)
 {
 	const uint64_t block = UINT64_C(1) << m->map.bits;
+	uint64_t left = block - (m->at & (block - 1));
+
+	return n < left ? n : left;
+}
+
+static void advance(struct content_mapper *m, uint64_t n)
+{
+	m->at += n;
+	if (!(m->at & ((UINT64_C(1) << m->map.bits) - 1)) || m->at == m->map.size)
+		end_block(m);
+}
+
+void content_mapper_add(struct content_mapper *m, const void *p, size_t n)
+{
 	const uint8_t *from = p;
 
 	if (m->on && n > m->map.size - m->at)
 		content_mapper_end(m); /* it is no version of that size */
 	while (m->on && n) {
-		uint64_t left = block - (m->at & (block - 1));
-		size_t step = n < left ? n : (size_t)left;
+		size_t step = (size_t)block_step(m, n);
 
+		hash_zeros(m);
 		sha256_update(&m->block, from, step);
 		from += step;
 		n -= step;
-		m->at += step;
-		if (!(m->at & (block - 1)) || m->at == m->map.size)
-			end_block(m);
+		advance(m, step);
+	}
+}
+
+void content_mapper_add_zeros(struct content_mapper *m, uint64_t n)
+{
+	if (m->on && n > m->map.size - m->at)
+		content_mapper_end(m);
+	while (m->on && n) {
+		uint64_t step = block_step(m, n);
+
+		m->zeros += step;
+		n -= step;
+		advance(m, step);
 	}
 }
 

@@ -34,12 +34,17 @@ struct content_mapper {
 	struct content_map map;
 	struct sha256 block;
 	uint64_t at;
+	uint64_t zeros; /* of the block at hand: those that came last, and are not in its hash yet */
 	bool on;
+	bool zero_known;
+	uint8_t zero_hash[CONTENT_MAP_HASH_SIZE]; /* of a block of zeros */
 };
 /* Content of size bytes; a cache whose maps begin at least bytes. Costs nothing when there is to be no
  * map, or no memory for it. */
 void content_mapper_begin(struct content_mapper *m, uint64_t size, uint64_t least);
 void content_mapper_add(struct content_mapper *m, const void *p, size_t n);
+/* The same for n zeros: what they cost is little where they fill blocks. */
+void content_mapper_add_zeros(struct content_mapper *m, uint64_t n);
 void content_mapper_end(struct content_mapper *m); /* releases everything; twice is fine */
 
 /* cache_options.map_min of this cache. */

@@ -1,6 +1,6 @@
 /*
- * Holes are hashed without being read. A slice leaves what it came to in one of a few places, found
- * again by inode, generation and size: the content was not written to in between when these are the
+ * Holes are hashed without being read, and for the map not at all: its blocks in them are equal. A slice
+ * leaves what it came to in one of a few places, found again by inode, generation and size: the content was not written to in between when these are the
  * same. A place whose caller does not come again (the file was removed, or written to) is free after
  * STALE_MS; who finds none has to wait, rather than to begin from the front each time.
  *
@@ -84,12 +84,20 @@ static void update(struct hashing *h, const void *p, size_t n)
 	h->at += n;
 }
 
-/* Goes on with what was begun, or begins; false: there is no room for one more. */
-static bool begin(struct cache *c, struct hashing *h, bool sliced)
+static void update_zeros(struct hashing *h, size_t n)
+{
+	sha256_update(&h->sha, zeros, n);
+	content_mapper_add_zeros(&h->map, n);
+	h->at += n;
+}
+
+/* Goes on with what was begun, or begins. -EAGAIN: there is no room for one more; -ESTALE: what was begun
+ * is of no use any more. */
+static int begin(struct cache *c, struct hashing *h, bool sliced)
 {
 	struct hashings *t = c->hashings;
 	int64_t now = clock_monotonic_ms();
-	bool room = !sliced;
+	bool room = !sliced, lost = false;
 
 	mutex_lock(&t->lock);
 	for (unsigned i = 0; i < PLACES; i++) {
@@ -99,16 +107,18 @@ static bool begin(struct cache *c, struct hashing *h, bool sliced)
 			*h = *p;
 			*p = (struct hashing){0};
 			mutex_unlock(&t->lock);
-			return true;
+			return 0;
 		}
+		lost |= sliced && p->ino == h->ino;
 		if (p->ino == h->ino || now - p->used_ms >= STALE_MS)
 			forget(p);
 		room |= !p->ino;
 	}
 	mutex_unlock(&t->lock);
-	if (room)
-		start(c, h);
-	return room;
+	if (lost || !room)
+		return lost ? -ESTALE : -EAGAIN;
+	start(c, h);
+	return 0;
 }
 
 static void keep(struct hashings *t, struct hashing *h)
@@ -146,7 +156,7 @@ static int step(int fd, struct hashing *h, uint64_t *hole, uint8_t *buffer)
 
 	if (h->at < *hole) {
 		got = (ssize_t)(*hole - h->at < n ? *hole - h->at : n);
-		update(h, zeros, (size_t)got);
+		update_zeros(h, (size_t)got);
 		return 1;
 	}
 	do
@@ -213,10 +223,11 @@ int content_hash(struct cache *c, uint64_t ino, int fd, uint64_t size, struct re
 
 	*whole = false;
 	sliced = sliced && guard;
+	r = guard ? begin(c, &h, sliced) : 0;
+	if (r)
+		return r == -ESTALE ? 0 : r;
 	if (!guard)
 		start(c, &h);
-	else if (!begin(c, &h, sliced))
-		return -EAGAIN;
 	r = run(c, fd, &h, guard, sliced, removed);
 	if (r == 1) {
 		sha256_final(&h.sha, hash);

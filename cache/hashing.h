@@ -17,8 +17,9 @@ struct hashings *hashings_new(void);
 void hashings_free(struct hashings *t); /* NULL is fine */
 
 /* Hashes the first size bytes of fd, and keeps a map of them as ino's (content_map.h). Outside any
- * transaction. Ends early with *whole false when it is shorter, and when
- * guard's generation is not, or no more, the given one. sliced: -EAGAIN when the time is over; to be
+ * transaction. Ends early with *whole false when it is shorter, when guard's generation is not, or no
+ * more, the given one, and when slices of another generation were begun: who began anew each time that
+ * somebody writes would never end. sliced: -EAGAIN when the time is over; to be
  * called again with the same inode, generation and size. removed: a descriptor of the content;
  * -ENOENT when that file is gone; -1: it does not matter. */
 int content_hash(struct cache *c, uint64_t ino, int fd, uint64_t size, struct record *guard,

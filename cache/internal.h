@@ -460,6 +460,9 @@ int content_file(struct cache *c, uint64_t ino, int flags) MUST_CHECK;
 void content_remove(struct cache *c, uint64_t ino); /* and its snapshots; nothing there is fine */
 /* Flushes the directory that holds ino's content file. */
 int content_sync_dir(struct cache *c, uint64_t ino) MUST_CHECK;
+/* Whether these n bytes are zeros for a place where the file has none but zeros, or nothing, anyway: who leaves
+ * them out leaves it sparse, and sets the size. */
+bool content_stays_hole(int fd, const void *p, size_t n, uint64_t offset) MUST_CHECK;
 int content_set_mtime(struct cache *c, uint64_t ino, int64_t mtime_ns) MUST_CHECK;
 /* Inside a transaction: the file of that name gets the name of row's content file, and the row says that
  * its content, of size bytes, is here. */

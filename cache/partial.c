@@ -484,9 +484,12 @@ bool partial_has(struct partial *p, uint64_t offset, uint64_t n)
 static int write_block(struct partial *p, uint64_t block, const void *bytes)
 {
 	uint64_t offset = block * p->block, n = partial_block_bytes(p, block);
-	/* As for all that comes from elsewhere: what is written here keeps the reserve. */
-	int r = content_check_reserve(p->cache, n);
+	int r;
 
+	if (content_stays_hole(p->fd, bytes, (size_t)n, offset))
+		return 0;
+	/* As for all that comes from elsewhere: what is written here keeps the reserve. */
+	r = content_check_reserve(p->cache, n);
 	return r ? r : io_write_at(p->fd, bytes, n, offset);
 }
 

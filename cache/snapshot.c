@@ -34,6 +34,7 @@
 #define COPY_BYTES ((size_t)256 << 10)
 #define BLOCK ((uint64_t)1 << BLOCK_BITS)
 #define PASSES 4
+#define HASHED_PER_MS ((uint64_t)512 << 10)
 #define NAME_SIZE (9 + 17 + SHA256_HEX_SIZE) /* "snapshot/" ino "/" hash */
 
 /* ---- names ---- */
@@ -314,13 +315,14 @@ static int clone_or_mark(
 }
 
 static int keep_snapshot(
-	struct cache *c, uint64_t ino, int content, int fd, struct content_version *v)
+	struct cache *c, uint64_t ino, int content, int fd, bool hashed, struct content_version *v)
 {
 	char from[NAME_SIZE], to[NAME_SIZE], hex[SHA256_HEX_SIZE];
-	bool whole = false;
-	int r;
+	bool whole = hashed;
+	int r = 0;
 
-	r = content_hash(c, ino, fd, v->size, NULL, 0, false, content, v->hash, &whole);
+	if (!hashed)
+		r = content_hash(c, ino, fd, v->size, NULL, 0, false, content, v->hash, &whole);
 	if (r || !whole)
 		return r ? r : -EIO;
 	hex_encode(v->hash, SHA256_SIZE, hex);
@@ -353,9 +355,11 @@ static int take_seen(struct cache *c, struct record *rec, int fd, int to, struct
 	return atomic_load(&rec->unseen_count) == unseen ? 0 : -EAGAIN;
 }
 
+/* hashed: v has the hash of the generation that it names. */
 static int seal_snapshot(struct cache *c, struct record *rec, const struct key *key, int fd,
-	struct buf *bytes, struct content_version *v)
+	bool hashed, struct buf *bytes, struct content_version *v)
 {
+	const uint64_t generation = v->generation;
 	int to AUTO_CLOSE = -1;
 	char name[NAME_SIZE];
 	bool unseen = record_is_unseen(rec);
@@ -371,8 +375,9 @@ static int seal_snapshot(struct cache *c, struct record *rec, const struct key *
 		return r;
 	if (!r && bytes)
 		r = read_whole(to, v->size, bytes);
+	hashed = hashed && !unseen && v->generation == generation;
 	if (!r)
-		r = keep_snapshot(c, rec->ino, fd, to, v);
+		r = keep_snapshot(c, rec->ino, fd, to, hashed, v);
 	if (r) {
 		snapshot_name(rec->ino, "new", name);
 		unlinkat(c->dir_fd, name, 0);
@@ -437,25 +442,28 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 }
 
 /* A file that is sealed for the second time changes, and is likely to change while it is uploaded: only
- * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none. */
+ * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none.
+ * Where hashing takes longer than a slice it comes before the snapshot, because a snapshot cannot wait. */
 static int seal_large(struct cache *c, struct record *rec, const struct key *key, int fd,
 	bool rewritten, bool sliced, struct buf *bytes, struct content_version *v)
 {
+	bool slow = sliced && v->size >= (uint64_t)c->hash_slice_ms * HASHED_PER_MS;
 	bool whole = false;
 	int r;
 
-	if (atomic_load(&rec->writers) == 0 && !rewritten) {
+	if (atomic_load(&rec->writers) == 0 && (slow || !rewritten)) {
 		r = content_hash(c, rec->ino, fd, v->size, rec, v->generation, sliced, fd,
 			v->hash, &whole);
 		if (r)
 			return r;
 		/* A writer that opened meanwhile may be about to write, and the upload would start
 		 * over. */
-		if (whole && atomic_load(&rec->generation) == v->generation &&
-			atomic_load(&rec->writers) == 0)
+		whole = whole && atomic_load(&rec->generation) == v->generation &&
+			atomic_load(&rec->writers) == 0;
+		if (whole && !rewritten)
 			return 0;
 	}
-	return seal_snapshot(c, rec, key, fd, bytes, v);
+	return seal_snapshot(c, rec, key, fd, whole, bytes, v);
 }
 
 static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct buf *bytes,

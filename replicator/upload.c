@@ -229,8 +229,7 @@ static int make_plan(struct sending *s)
 		r = content_map_get(conn, q->hash, &map);
 	cache_read_end(conn);
 	if (r == 0 && map.size == q->source->size && base.size == q->base_size)
-		r = upload_plan(l, PART_SIZE < l->part_max ? PART_SIZE : l->part_max, &base, &map,
-			&s->plan, &s->count);
+		r = upload_plan(l, upload_part_size(l, map.size), &base, &map, &s->plan, &s->count);
 	if (s->plan) {
 		s->from = q->object;
 		s->match = uploader_can(u, STORE_CAP_COPY_IF_MATCH) ? q->condition->if_match : NULL;

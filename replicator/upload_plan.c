@@ -89,11 +89,19 @@ static int make(struct plan *p, const struct plan *sent, uint64_t part_size, uin
 	return r || at >= size ? r : add_pieces(p, at, size, copy_size, true);
 }
 
+/* Half of the parts are for what is sent, and for what is copied in between and ends early. */
+static uint64_t copy_part_size(const struct store_limits *l, uint64_t size)
+{
+	uint64_t least = l->parts_max > 1 ? size / (l->parts_max / 2) + 1 : size;
+	uint64_t part = UPLOAD_COPY_PART_SIZE > least ? UPLOAD_COPY_PART_SIZE : least;
+
+	return part < l->part_max ? part : l->part_max;
+}
+
 int upload_plan(const struct store_limits *l, uint64_t part_size, const struct content_map *base,
 	const struct content_map *map, struct upload_span **ret, uint32_t *count)
 {
-	uint64_t copy_size =
-		UPLOAD_COPY_PART_SIZE < l->part_max ? UPLOAD_COPY_PART_SIZE : l->part_max;
+	uint64_t copy_size = copy_part_size(l, map->size);
 	struct plan sent = {0}, p = {0};
 	uint64_t bytes = 0;
 	int r;

@@ -278,14 +278,18 @@ static enum store_result fill(struct change *c, const struct store_source *sourc
 		if (n <= 0)
 			return store_error_local(
 				c->error, n < 0 ? (int)n : -EIO, "reading the body");
-		for (ssize_t done = 0; done < n;) {
-			ssize_t w = write(c->tmp_fd, p + done, (size_t)(n - done));
+		bool hole = is_zeros(p, (size_t)n);
+		for (ssize_t done = 0; !hole && done < n;) {
+			ssize_t w = pwrite(c->tmp_fd, p + done, (size_t)(n - done), (off_t)at + done);
 			if (w < 0 && errno != EINTR)
 				return dir_result(c->d, -errno, "writing", c->error);
 			done += w > 0 ? w : 0;
 		}
 		at += (uint64_t)n;
 	}
+	/* Zeros were left out: what is sparse stays sparse. */
+	if (ftruncate(c->tmp_fd, (off_t)source->size) < 0)
+		return dir_result(c->d, -errno, "writing", c->error);
 	return STORE_OK;
 }
 
@@ -600,6 +604,7 @@ static enum store_result dir_remove(struct store *s, const char *key, const char
 static enum store_result clone_body(struct change *c, int from, uint64_t size)
 {
 	AUTO_FREE char *p = NULL;
+	struct stat st;
 
 	if (size == 0 || ioctl(c->tmp_fd, FICLONE, from) == 0)
 		return STORE_OK;
@@ -607,7 +612,16 @@ static enum store_result clone_body(struct change *c, int from, uint64_t size)
 		enum store_result r = store_call_check(c->call, c->error);
 		if (r != STORE_OK)
 			return r;
-		size_t want = size - at < (64u << 20) ? (size_t)(size - at) : 64u << 20;
+		/* A copy_file_range may fill holes, and crosses those that begin within it. */
+		off_t data = lseek(from, (off_t)at, SEEK_DATA);
+		if (data < 0 && errno == ENXIO)
+			break;
+		at = data < 0 ? at : (uint64_t)data;
+		off_t hole = data < 0 ? -1 : lseek(from, data, SEEK_HOLE);
+		uint64_t end = hole < 0 || (uint64_t)hole > size ? size : (uint64_t)hole;
+		if (at >= end)
+			break;
+		size_t want = end - at < (64u << 20) ? (size_t)(end - at) : 64u << 20;
 		off_t in = (off_t)at, out = (off_t)at;
 		ssize_t n = p ? -1 : copy_file_range(from, &in, c->tmp_fd, &out, want, 0);
 		if (n < 0 && (p || errno == EXDEV || errno == EINVAL || errno == ENOSYS ||
@@ -626,6 +640,11 @@ static enum store_result clone_body(struct change *c, int from, uint64_t size)
 				c->error, STORE_TRANSIENT, "the file shrank while it was copied");
 		at += n > 0 ? (uint64_t)n : 0;
 	}
+	if (fstat(from, &st) < 0 || ftruncate(c->tmp_fd, (off_t)size) < 0)
+		return dir_result(c->d, -errno, "copying", c->error);
+	if ((uint64_t)st.st_size < size)
+		return store_error_set(
+			c->error, STORE_TRANSIENT, "the file shrank while it was copied");
 	return STORE_OK;
 }
 

@@ -258,3 +258,10 @@ const uint8_t *reader_bytes(struct reader *r, size_t max, size_t *n)
 		*n = (size_t)len;
 	return p;
 }
+
+bool is_zeros(const void *p, size_t n)
+{
+	const uint8_t *bytes = p;
+
+	return n == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, n - 1) == 0);
+}

@@ -59,4 +59,6 @@ int64_t reader_svarint(struct reader *r);
 const uint8_t *reader_bytes(struct reader *r, size_t max, size_t *n);
 const uint8_t *reader_raw(struct reader *r, size_t n);
 
+bool is_zeros(const void *p, size_t n);
+
 #endif

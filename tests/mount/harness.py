@@ -46,11 +46,11 @@ def wait_until(what, condition, timeout=60, interval=0.1):
 
 
 class Ceph:
-    """Three gateways on one cluster; region N is bucket region-N behind gateway N."""
+    """Three gateways on one cluster; region N is bucket region-N behind gateway N. compress: zeros take no memory."""
 
-    def __init__(self, world, gateways=3):
+    def __init__(self, world, gateways=3, compress=False):
         self.dir = directory = world.dir / f"ceph{len(world.clusters)}"
-        run = subprocess.run([SERVERS / "ceph", "start", directory, "--gateways", str(gateways)],
+        run = subprocess.run([SERVERS / "ceph", "start", directory, "--gateways", str(gateways), *(["--compress"] if compress else [])],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if run.returncode == 77:
             skip(run.stdout.strip())
@@ -83,6 +83,10 @@ class Ceph:
 
     def stop(self):
         subprocess.run([SERVERS / "ceph", "stop", self.dir], check=False)
+
+    def pids(self):
+        """Of all its processes: the store and the gateways."""
+        return [int(file.read_text()) for file in (pathlib.Path(self.dir) / "ceph" / "run").glob("*.pid")]
 
     def client(self, n):
         """A plain S3 client that knows nothing of Meridian."""

@@ -167,6 +167,21 @@ static void text(void **state)
 	assert_int_equal(b.cap, 0);
 }
 
+static void zeros(void **state)
+{
+	uint8_t b[100] = {0};
+
+	assert_true(is_zeros(b, 0));
+	assert_true(is_zeros(b, 1));
+	assert_true(is_zeros(b, sizeof(b)));
+	for (size_t i = 0; i < sizeof(b); i++) {
+		b[i] = 0x80;
+		assert_false(is_zeros(b, sizeof(b)));
+		assert_true(is_zeros(b, i));
+		b[i] = 0;
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -176,6 +191,7 @@ int main(void)
 		cmocka_unit_test(short_and_oversized),
 		cmocka_unit_test(ceiling),
 		cmocka_unit_test(text),
+		cmocka_unit_test(zeros),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -391,6 +391,53 @@ static void clones_are_of_the_wanted_version(void **state)
 	assert_false(has_content(f, row.ino + 1));
 }
 
+static uint64_t allocated(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void holes_come_as_holes(void **state)
+{
+	struct fixture *f = *state;
+	static char bytes[BIG];
+	struct content_version v;
+	struct content_writer w;
+	uint64_t ino = make_big(f, "f", 0);
+	uint8_t hash[SHA256_SIZE];
+
+	/* Data, a hole, data, and a hole to the end. */
+	memset(bytes, 'a', 65536);
+	memset(bytes + (1 << 20), 'b', 65536);
+	assert_int_equal(content_begin(f->cache, &w), 0);
+	for (size_t at = 0; at < BIG; at += 65536)
+		assert_int_equal(content_append(&w, bytes + at, 65536), 0);
+	assert_int_equal(w.size, BIG);
+	assert_in_range(allocated(w.fd), 131072, 4 * 65536);
+	assert_int_equal(content_writer_hash(f->cache, &w, v.hash), 0);
+	sha256(bytes, BIG, hash);
+	assert_memory_equal(v.hash, hash, SHA256_SIZE);
+	/* Over data zeros are written. */
+	memset(bytes + (1 << 20), 0, 65536);
+	assert_int_equal(content_overwrite(&w, bytes + (1 << 20), 65536, 1 << 20), 0);
+	assert_int_equal(content_writer_hash(f->cache, &w, v.hash), 0);
+	sha256(bytes, BIG, hash);
+	assert_memory_equal(v.hash, hash, SHA256_SIZE);
+	content_discard(f->cache, &w);
+
+	/* So are those of a copy, and zeros that somebody wrote become one. */
+	v = seal_now(f, ino);
+	assert_int_equal(content_begin(f->cache, &w), 0);
+	assert_int_equal(content_clone(f->cache, ino, v.hash, &w), 0);
+	assert_int_equal(w.size, BIG);
+	assert_int_equal(lseek(w.fd, 0, SEEK_END), BIG);
+	assert_int_equal(content_writer_hash(f->cache, &w, hash), 0);
+	assert_memory_equal(v.hash, hash, SHA256_SIZE);
+	content_discard(f->cache, &w);
+}
+
 static void done(void *arg, int result)
 {
 	*(int *)arg = result;
@@ -482,9 +529,49 @@ static void a_long_hash_comes_in_slices(void **state)
 	assert_int_equal(content_seal(f->cache, gone, 100, &bytes, &v), -ENOENT);
 }
 
+static void change(struct fixture *f, uint64_t ino, const char *text, uint64_t offset)
+{
+	struct file *file;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(
+		file_write(file, text, strlen(text), offset, false), (ssize_t)strlen(text));
+	file_release(file);
+}
+
+/* Hashed in slices, then a snapshot; and at once, when it does not rest between them. */
+static void a_long_hash_of_a_new_version_too(void **state)
+{
+	struct fixture *f = *state;
+	struct buf bytes CLEANUP(buf_done) = {0};
+	uint64_t ino = make_file(f, ROOT_INO, "long", "start");
+	uint8_t got[SHA256_SIZE];
+	struct content_version v;
+	unsigned calls = 0;
+
+	change(f, ino, "end", 40 << 20);
+	seal_now(f, ino);
+	f->cache->hash_slice_ms = 0;
+	change(f, ino, "middle", 20 << 20);
+	while (content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN)
+		assert_true(++calls < 10);
+	assert_true(calls >= 2);
+	change(f, ino, "later", 30 << 20);
+	hash_of_version(f, ino, v.hash, got);
+	assert_memory_equal(got, v.hash, SHA256_SIZE);
+	for (calls = 0; content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN; calls++) {
+		assert_true(calls < 3);
+		change(f, ino, calls ? "one" : "two", 0);
+	}
+	assert_int_equal(calls, 1);
+	hash_of_version(f, ino, v.hash, got);
+	assert_memory_equal(got, v.hash, SHA256_SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(a_long_hash_of_a_new_version_too),
 		TEST(a_long_hash_comes_in_slices),
 		TEST(small_content_comes_inline),
 		TEST(a_version_is_read_until_it_changes),
@@ -496,6 +583,7 @@ int main(void)
 		TEST(truncation_needs_no_fetch),
 		TEST(lost_content_is_fetched_again),
 		TEST(clones_are_of_the_wanted_version),
+		TEST(holes_come_as_holes),
 		TEST(without_a_fetcher_a_fetch_fails),
 	};
 

@@ -56,6 +56,40 @@ static void changes_are_found(void **state UNUSED)
 	assert_string_equal(text, "2000+1 ");
 }
 
+/* As bytes and as a number, in pieces of any length, alone and beside others. */
+static void zeros_are_zeros(void **state UNUSED)
+{
+	static char bytes[64 * BLOCK + 7];
+	unsigned random = 1;
+
+	for (int round = 0; round < 200; round++) {
+		size_t size = sizeof(bytes) - (size_t)(round % 9), at = 0;
+		struct content_mapper whole, pieces;
+
+		memset(bytes, 0, sizeof(bytes));
+		content_mapper_begin(&pieces, size, LEAST);
+		while (at < size) {
+			random = random * 1103515245 + 12345;
+			size_t n = (random >> 16) % (round % 2 ? 5 * BLOCK : BLOCK) + 1;
+
+			n = n < size - at ? n : size - at;
+			if (random >> 30) {
+				content_mapper_add_zeros(&pieces, n);
+			} else {
+				memset(bytes + at, (int)(random >> 20), n);
+				content_mapper_add(&pieces, bytes + at, n);
+			}
+			at += n;
+		}
+		map_of(bytes, size, size, &whole);
+		assert_int_equal(pieces.map.count, whole.map.count);
+		assert_memory_equal(pieces.map.blocks, whole.map.blocks,
+			whole.map.count * CONTENT_MAP_HASH_SIZE);
+		content_mapper_end(&whole);
+		content_mapper_end(&pieces);
+	}
+}
+
 static void small_content_has_none(void **state UNUSED)
 {
 	struct content_mapper m;
@@ -66,6 +100,9 @@ static void small_content_has_none(void **state UNUSED)
 	map_of(bytes, LEAST, 100, &m);
 	assert_true(m.on);
 	content_mapper_add(&m, bytes, 1); /* more than was promised */
+	assert_false(m.on);
+	map_of(bytes, LEAST, 100, &m);
+	content_mapper_add_zeros(&m, 1);
 	assert_false(m.on);
 }
 
@@ -193,6 +230,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(changes_are_found),
+		cmocka_unit_test(zeros_are_zeros),
 		cmocka_unit_test(small_content_has_none),
 		cmocka_unit_test(large_content_has_large_blocks),
 		TEST(the_newest_and_the_objects_are_kept),

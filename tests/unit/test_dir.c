@@ -553,6 +553,7 @@ static int full_child(void)
 	static char big[300000];
 	struct store_error e = {0};
 
+	memset(big, 'b', sizeof(big)); /* zeros take no space */
 	if (!private_tmpfs("size=256k"))
 		return SKIP;
 	if (sidecar)
@@ -643,12 +644,38 @@ static void markers(void **state)
 		assert_false(d->xattr);
 }
 
+static void holes(void **state)
+{
+	static char body[1 << 20];
+	struct store_memory memory = {.p = body, .len = sizeof(body)};
+	const struct store_source source = store_source_memory(&memory);
+	static const char *const keys[] = {"a", "b"};
+	struct store_error e = {0};
+	struct stat st;
+
+	memset(body, 'a', 4096);
+	memset(body + (512 << 10), 'b', 4096);
+	assert_int_equal(store_put(s, "a", &source, NULL, NULL, NULL, NULL, &e), STORE_OK);
+	assert_int_equal(store_copy(s, "a", "b", NULL, NULL, NULL, NULL, &e), STORE_OK);
+	for (int i = 0; i < 2; i++) {
+		CLEANUP(buf_done) struct buf b = {0};
+
+		assert_int_equal(stat(path_of("bucket/%s", keys[i]), &st), 0);
+		assert_int_equal(st.st_size, sizeof(body));
+		assert_in_range(st.st_blocks * 512, 8192, sizeof(body) / 4 * 3);
+		assert_int_equal(store_get_buf(s, keys[i], sizeof(body), &b, NULL, NULL, NULL, &e), STORE_OK);
+		assert_int_equal(b.len, sizeof(body));
+		assert_memory_equal(b.data, body, sizeof(body));
+	}
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(plain_files),
+		CASE(holes),
 		CASE(directory_objects_stay),
 		CASE(files_of_other_tools),
 		CASE(planted_links_are_not_followed),

@@ -300,6 +300,29 @@ static void test_wrong_bytes(void **state)
 	assert_int_equal(row_of(f, ino).state, STATE_LOCAL);
 }
 
+static void test_holes(void **state)
+{
+	static const char zeros[BLOCK];
+	struct fixture *f = *state;
+	uint64_t ino = remote_file(f, "a");
+	struct partial *p = get(f, ino);
+	char got[BLOCK];
+	struct stat st;
+
+	assert_int_equal(partial_fill(p, 0, zeros), 0);
+	assert_int_equal(partial_fill(p, 1, zeros), 0);
+	assert_true(partial_has(p, 0, 2 * BLOCK));
+	assert_int_equal(fstat(partial_fd(p), &st), 0);
+	assert_int_equal(st.st_size, SIZE);
+	assert_int_equal(st.st_blocks, 0);
+	/* What a dead daemon wrote there and did not note does not stay. */
+	assert_int_equal(pwrite(partial_fd(p), "wrong", 5, 2 * BLOCK + 1), 5);
+	assert_int_equal(partial_fill(p, 2, zeros), 0);
+	assert_int_equal(pread(partial_fd(p), got, BLOCK, 2 * BLOCK), BLOCK);
+	assert_memory_equal(got, zeros, BLOCK);
+	partial_put(p);
+}
+
 static void test_writers(void **state)
 {
 	struct fixture *f = *state;
@@ -644,6 +667,7 @@ int main(void)
 		CASE(test_hashes_of_parts),
 		CASE(test_hashed_once),
 		CASE(test_fillers),
+		CASE(test_holes),
 		CASE(test_writers),
 		CASE(test_whole_wins),
 		CASE(test_removed_while_open),

@@ -1,6 +1,7 @@
 /* Which parts of a changed object are sent, and which are copied. */
 #include "tests/unit/replica_fixture.h"
 
+#include "replicator/upload.h"
 #include "replicator/upload_plan.h"
 
 enum { LEAST = 1024, SIZE = 4096 };
@@ -107,11 +108,52 @@ static void what_saves_little_is_not_planned(void **state UNUSED)
 	content_mapper_end(&b);
 }
 
+/* The largest file of Amazon S3, in blocks of 32 MiB: nothing but the changed ones is sent. */
+static void the_largest_is_planned(void **state UNUSED)
+{
+	const uint64_t mib = 1 << 20, size = UINT64_C(5) << 40;
+	const struct store_limits s3 = {.put_max = 5120 * mib,
+		.object_max = size,
+		.part_min = 5 * mib,
+		.part_max = 5120 * mib,
+		.parts_max = 10000};
+	static const unsigned changed[] = {0, 1, 1000, 4900};
+
+	for (size_t i = 0; i < ARRAY_SIZE(changed); i++) {
+		struct content_map base = {.size = size, .bits = content_map_bits(size, CONTENT_MAP_MIN)};
+		struct upload_span *spans = NULL;
+		uint64_t at = 0, sent = 0;
+		uint32_t count = 0;
+
+		base.count = (uint32_t)(size >> base.bits);
+		struct content_map now = base;
+		base.blocks = calloc(base.count, CONTENT_MAP_HASH_SIZE);
+		now.blocks = calloc(now.count, CONTENT_MAP_HASH_SIZE);
+		assert_true(base.blocks && now.blocks);
+		for (unsigned c = 0; c < changed[i]; c++)
+			now.blocks[(c * (base.count / changed[i]) + 1) * CONTENT_MAP_HASH_SIZE] = 1;
+		assert_int_equal(upload_plan(&s3, upload_part_size(&s3, size), &base, &now, &spans, &count), 0);
+		assert_true(count <= s3.parts_max);
+		for (uint32_t s = 0; s < count; s++) {
+			assert_int_equal(spans[s].offset, at);
+			at += spans[s].length;
+			sent += spans[s].copy ? 0 : spans[s].length;
+			assert_true(spans[s].length >= s3.part_min && spans[s].length <= s3.part_max);
+		}
+		assert_int_equal(at, size);
+		assert_int_equal(sent, (uint64_t)changed[i] << base.bits);
+		free(spans);
+		free(base.blocks);
+		free(now.blocks);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(plans),
 		cmocka_unit_test(what_saves_little_is_not_planned),
+		cmocka_unit_test(the_largest_is_planned),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
