@@ -25,6 +25,7 @@
 #include "replicator/store/layers.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "tests/unit/scratch.h"
 
 #define CLUSTER_NODES 2
 #define CLUSTER_REGIONS 2
@@ -151,8 +152,7 @@ static inline int cluster_setup(void **state)
 		cluster_now_ms = clock_realtime_ms();
 		clock_set_source(&source);
 	}
-	snprintf(c->dir, sizeof(c->dir), "/tmp/meridian-test-XXXXXX");
-	if (!mkdtemp(c->dir))
+	if (scratch_make(c->dir) < 0)
 		return -1;
 	for (unsigned i = 0; i < CLUSTER_REGIONS; i++) {
 		char path[100];

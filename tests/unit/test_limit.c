@@ -1,4 +1,5 @@
-/* The limit layer: how many at once, order of arrival, deadline and cancel in the queue. */
+/* The limit layer: how many at once, order of arrival, deadline and cancel in the queue. It is compiled in here, so
+ * that the tests can wait until a call stands in its queue. Time moves only where a test moves it. */
 #include <errno.h>
 #include <stdio.h>
 #include <setjmp.h>
@@ -6,14 +7,32 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
-#include "replicator/store/layers.h"
+#include "replicator/store/limit.c"
 #include "src/base/buf.h"
-#include "src/base/clock.h"
-#include "src/base/thread.h"
 #include "tests/sim/store_mem.c"
+
+static _Atomic int64_t now_ms = 1000000;
+
+static int64_t fake_realtime(void *ctx UNUSED)
+{
+	return now_ms * 1000000;
+}
+
+static int64_t fake_monotonic(void *ctx UNUSED)
+{
+	return now_ms;
+}
+
+static void fake_sleep(void *ctx UNUSED, int64_t ms)
+{
+	now_ms += ms;
+}
+
+static const struct clock_source source = {fake_realtime, fake_monotonic, fake_sleep, NULL};
 
 /* Calls stay inside until the gate opens; who entered is noted in order. */
 static struct mutex lock;
@@ -69,6 +88,22 @@ static void await_entered(int n)
 	while (entered < n)
 		cond_wait(&moved, &lock);
 	mutex_unlock(&lock);
+}
+
+/* Returns when n calls stand in the queues of s. */
+static void await_waiting(struct store *s, unsigned n)
+{
+	struct limit *l = (struct limit *)s;
+
+	for (unsigned waiting = 0; waiting != n;) {
+		usleep(1000);
+		waiting = 0;
+		mutex_lock(&l->lock);
+		for (unsigned i = 0; i < PRIORITIES; i++)
+			for (struct waiter *w = l->queue[i].first; w; w = w->next)
+				waiting++;
+		mutex_unlock(&l->lock);
+	}
 }
 
 static void release(int n)
@@ -157,7 +192,7 @@ static void two_at_once_in_order(void **state)
 		if (i < 2)
 			await_entered(i + 1);
 		else
-			clock_sleep_ms(20); /* stands in the queue before the next one comes */
+			await_waiting(*state, (unsigned)i - 1); /* before the next one comes */
 	}
 	assert_int_equal(entered, 2);
 	for (int i = 0; i < 8; i++) {
@@ -185,8 +220,9 @@ static void waiters_leave(void **state)
 		if (i < 2)
 			await_entered(i + 1);
 		else
-			clock_sleep_ms(10);
+			await_waiting(*state, (unsigned)i - 1);
 	}
+	now_ms += 100;
 	pthread_join(c[2].thread, NULL);
 	assert_int_equal(c[2].result, STORE_TIMEOUT);
 	atomic_store(&cancel, true);
@@ -227,7 +263,7 @@ static void urgent_first_and_bulk_never_everywhere(void **state)
 		if (i < 3 || i == 4)
 			await_entered(i < 3 ? i + 1 : 4);
 		else
-			clock_sleep_ms(20);
+			await_waiting(s, i < 4 ? 1 : (unsigned)i - 3);
 	}
 	/* three bulk ones and a normal one are in; the fourth place was kept free of bulk */
 	assert_int_equal(entered, 4);
@@ -253,5 +289,6 @@ int main(void)
 			urgent_first_and_bulk_never_everywhere, setup, teardown),
 	};
 
+	clock_set_source(&source);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

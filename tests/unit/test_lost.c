@@ -33,8 +33,11 @@ static void expect_big(struct cluster *c, unsigned n, const char *path, char fil
 /* Longer than a file is looked for. */
 static void settle_long(struct cluster *c)
 {
-	for (int i = 0; i < 40; i++) {
-		cluster_settle(c);
+	for (int i = 0; i < 80; i++) {
+		for (unsigned n = 0; n < c->nodes; n++) {
+			cluster_push(c, n);
+			cluster_pull(c, n);
+		}
 		clock_sleep_ms(30000);
 	}
 	cluster_settle(c);
