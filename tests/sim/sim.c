@@ -884,12 +884,16 @@ int main(int argc, char **argv)
 		requests += run_seed(first + i, verbose);
 	remove_work_dir();
 	if (requests == 0 || (seeds >= 100 && (sim_order_checks() == 0 || sim_marker_checks() == 0 || pairs == 0 ||
-						      sim_unseen_checks() == 0))) {
+						      sim_unseen_checks() == 0 || sim_covered_checks() == 0))) {
 		fprintf(stderr, "sim: no request was made: nothing was simulated\n");
 		return 1;
 	}
 	if (seeds >= 100 && sim_durability_kept() == 0) {
 		fprintf(stderr, "sim: no fsync waited for regions\n");
+		return 1;
+	}
+	if (seeds >= 100 && !sim_net_uploads_broke()) {
+		fprintf(stderr, "sim: no upload in parts was broken and came to its end\n");
 		return 1;
 	}
 	if (seeds >= 100 && !sim_flow_happened()) {
