@@ -401,6 +401,8 @@ static bool all_met(uint64_t seeds, uint64_t requests)
 		{100, sim_marker_checks() > 0, "no wandering file was looked at"},
 		{100, pairs > 0, "no two names had to be one inode"},
 		{100, sim_unseen_checks() > 0, "nothing was written unseen"},
+		{100, sim_covered_checks() > 0, "no object was removed"},
+		{100, sim_net_uploads_broke(), "no upload in parts was broken and came to its end"},
 		{100, sim_durability_kept() > 0, "no fsync waited for regions"},
 		{100, sim_flow_happened(),
 			"no region was left for another, or nothing copied in a bucket or between two"},

@@ -210,6 +210,14 @@ bool sim_checkpoint_last_words(struct sim *s);
 /* Before a key of r is removed. */
 void sim_checkpoint_removing(struct sim *s, unsigned r, const char *key);
 
+/* sim_net.c: uploads in parts came to their end, parts of some failed, and answers to ends were lost. */
+bool sim_net_uploads_broke(void);
+
+/* sim_covered.c: before n removes a key of r. */
+void sim_covered_removing(
+	struct sim *s, unsigned n, unsigned r, const char *key, const char *if_match);
+uint64_t sim_covered_checks(void);
+
 /* sim_clock.c: times that buckets tell, and clocks that jump. */
 void sim_clock_answer(struct sim *s, struct store *store);
 void sim_clock_event(struct sim *s, unsigned n);

@@ -213,6 +213,7 @@ static enum store_result link_remove(struct store *st, const char *key, const ch
 	enum store_result r = before(l, "remove", key, error);
 	if (r == STORE_OK) {
 		sim_checkpoint_removing(l->sim, l->region, key);
+		sim_covered_removing(l->sim, l->node, l->region, key, if_match);
 		r = store_remove(bucket(l), key, if_match, call, error);
 		if (r == STORE_OK && lose_answer(l, "remove", key))
 			r = STORE_UNKNOWN;
@@ -245,6 +246,20 @@ static void link_close(struct store *st)
 	free(st); /* the bucket outlives the node */
 }
 
+static uint64_t uploads_ended, parts_failed, ends_lost;
+
+bool sim_net_uploads_broke(void)
+{
+	return uploads_ended && parts_failed && ends_lost;
+}
+
+static void count_upload_step(enum store_upload_step step, enum store_result r)
+{
+	uploads_ended += step == STORE_UPLOAD_END && r == STORE_OK;
+	ends_lost += step == STORE_UPLOAD_END && r == STORE_UNKNOWN;
+	parts_failed += (step == STORE_UPLOAD_PART || step == STORE_UPLOAD_COPY) && store_result_passing(r);
+}
+
 static enum store_result link_upload(struct store *st, const struct store_upload *u,
 	const struct store_call *call, struct store_error *error)
 {
@@ -261,6 +276,7 @@ static enum store_result link_upload(struct store *st, const struct store_upload
 			l->sim->lost_begins += u->step == STORE_UPLOAD_BEGIN;
 		}
 	}
+	count_upload_step(u->step, r);
 	/* That of a copy is in no record: what is left of it goes after a week. */
 	if (u->step == STORE_UPLOAD_ABORT && r != STORE_OK)
 		l->sim->lost_begins++;
