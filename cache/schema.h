@@ -4,7 +4,7 @@
 
 #include "cache/db.h"
 
-#define SCHEMA_VERSION 7
+#define SCHEMA_VERSION 8
 
 /* inode, dentry, xattr, journal, meta */
 extern const char *const schema_tree[];
