@@ -1,4 +1,4 @@
-"""Random operations against a model: on one file (file_model.c) and on a tree (tree_model.c), half a million each, with
+"""Random operations against a model: on one file (file_model.c) and on a tree (tree_model.c), a million each, with
 remounts and kills of the daemon in between, with passthrough and without; afterwards a second server has to show the same."""
 import os
 import subprocess
@@ -7,7 +7,7 @@ import unittest
 from harness import World, main, skip, wait_until
 
 ROUNDS = int(os.environ.get("MODEL_ROUNDS", 10))
-OPERATIONS = int(os.environ.get("MODEL_OPERATIONS", 51000))  # in each round
+OPERATIONS = int(os.environ.get("MODEL_OPERATIONS", 101000))  # in each round
 FILE_MODEL = os.environ["FILE_MODEL"]
 TREE_MODEL = os.environ["TREE_MODEL"]
 FILE_NEEDS = ("punch", "zero", "direct", "copy")
