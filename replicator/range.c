@@ -94,7 +94,8 @@ static void settle(struct target *t, struct waiter **told)
 {
 	enum partial_state state = partial_state(t->p);
 	int64_t now = clock_monotonic_ms();
-	int64_t patience = t->absent ? GIVE_UP_ABSENT_MS : GIVE_UP_MS;
+	bool absent = t->absent_ms && now - t->absent_ms >= GIVE_UP_ABSENT_MS &&
+		      now - t->came_ms >= GIVE_UP_ABSENT_MS;
 	struct waiter **at = &t->waiters;
 
 	while (*at) {
@@ -107,7 +108,8 @@ static void settle(struct target *t, struct waiter **told)
 			end_waiter(at, -ESTALE, told);
 		else if (range_is_rotten(t, w->whole ? 0 : w->first, w->end))
 			end_waiter(at, -EIO, told);
-		else if (now - w->since_ms >= patience && now - t->came_ms >= patience)
+		else if (absent ||
+			 (now - w->since_ms >= GIVE_UP_MS && now - t->came_ms >= GIVE_UP_MS))
 			end_waiter(at, t->nameless ? -ESTALE : -EIO, told);
 		else
 			at = &w->next;
@@ -264,7 +266,10 @@ static int find_source(struct ranger *r, struct target *t)
 	mutex_lock(&r->lock);
 	t->key = *key;
 	t->nameless = nameless;
-	t->absent = nameless && e == -EAGAIN;
+	if (!nameless || e != -EAGAIN)
+		t->absent_ms = 0;
+	else if (!t->absent_ms)
+		t->absent_ms = clock_monotonic_ms();
 	t->avoid = 0;
 	if (!e) {
 		t->source = *source;

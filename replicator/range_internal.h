@@ -35,7 +35,7 @@ struct target {
 	struct range_source source;
 	bool has_source;
 	bool nameless;
-	bool absent; /* and no region that answered has it, so it will not come */
+	int64_t absent_ms; /* and since then no region that answered had it, so it will not come; 0: one may */
 	bool busy;   /* a worker looks for the source, or finishes it: nobody else works on it */
 	unsigned workers; /* that work on it */
 	unsigned bad;

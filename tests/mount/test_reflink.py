@@ -66,6 +66,22 @@ class Reflink(unittest.TestCase):
         self.assertEqual((self.b.mount / "source").read_bytes(), data)
         self.assertEqual((self.b.mount / "target").read_bytes(), changed)
 
+    def test_snapshots_share_blocks(self):
+        """Of a file that is open for writing: what is sent is a copy that takes the disk no space."""
+        data = bytearray(os.urandom(SIZE))
+        path = self.a.mount / "open"
+        path.write_bytes(data)
+        self.a.flush()
+        before = self.used()
+        with open(path, "r+b", buffering=0) as file:
+            for n in range(3):
+                os.pwrite(file.fileno(), b"again", n * MIB)
+                data[n * MIB:n * MIB + 5] = b"again"
+                self.a.flush()
+                self.assertLess(self.used() - before, SIZE // 2)
+        converge(self.a, self.b)
+        self.assertEqual((self.b.mount / "open").read_bytes(), data)
+
 
 if __name__ == "__main__":
     main()

@@ -282,6 +282,37 @@ static void test_removed_meanwhile(void **state)
 	replicator_stop(c->node[1].replicator);
 }
 
+static int64_t refused_after_ms(struct cluster *c, struct file *f, uint64_t offset)
+{
+	int64_t start_ms = clock_monotonic_ms();
+	struct told t = {0};
+
+	cache_range(c->node[1].cache, file_partial(f), offset, 4096, told, &t);
+	wait_for(&t, 1);
+	assert_int_equal(atomic_load(&t.failed), -ESTALE);
+	return clock_monotonic_ms() - start_ms;
+}
+
+/* A program that goes on after errors waits once, not at each of its reads. */
+static void test_gone_everywhere(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+	struct file *f = open_big(c, inode.ino);
+
+	overwrite(c, 0, "x", 1);
+	overwrite(c, 1, "x", 1);
+	cluster_unlink(c, 0, "big");
+	cluster_settle(c);
+	cluster_expect_absent(c, 1, "big");
+	start(c);
+	assert_in_range(refused_after_ms(c, f, 0), 1500, 9000);
+	for (uint64_t block = 1; block < 6; block++)
+		assert_in_range(refused_after_ms(c, f, block * MIB), 0, 1000);
+	file_release(f);
+	replicator_stop(c->node[1].replicator);
+}
+
 /* A region that goes away in the middle, and one that was right but is silent. */
 static void test_failover(void **state)
 {
@@ -316,6 +347,7 @@ int main(void)
 		CLUSTER_TEST(test_only_what_is_read),
 		CLUSTER_TEST(test_whole_with_readers),
 		CLUSTER_TEST(test_removed_meanwhile),
+		CLUSTER_TEST(test_gone_everywhere),
 		CLUSTER_TEST(test_failover),
 	};
 
