@@ -1,7 +1,7 @@
 /*
  * The mount: serves the cache's tree through FUSE. The only folder that knows libfuse.
  *
- * Life: fs_mount, fs_run (blocks), fs_unmount, fs_free. The cache must outlive fs_free. Stop the
+ * Life: fs_open, fs_mount, fs_run (blocks), fs_unmount, fs_free. The cache must outlive fs_free. Stop the
  * replicator (or at least its merging) before fs_free: the cache's invalidations are delivered to
  * the mount until then.
  *
@@ -58,12 +58,16 @@ struct fs_options {
 	bool no_passthrough; /* all reads and writes through this process */
 };
 
-/* Mounts. Requests wait until fs_run. err says what failed: -ENOENT or -ENOTDIR for the mountpoint,
- * -EBUSY when something of this kind is mounted there, -ENODEV without a FUSE device, -EINVAL for a
- * mount option, else -EIO or what mount(2) said. A dead mount left there by a killed daemon is
- * removed first (root only). */
-int fs_mount(struct cache *c, const struct fs_options *options, struct fs **ret,
+/* Checks the mount point, the machine and the options; nothing is mounted yet, so that the caller can
+ * have its other ears open before anybody sees the mount. A dead mount left there by a killed daemon is
+ * removed (root only). err says what failed: -ENOENT or -ENOTDIR for the mount point, -EBUSY when
+ * something of this kind is mounted there, -ENODEV without a FUSE device, -EINVAL for a mount option. */
+int fs_open(struct cache *c, const struct fs_options *options, struct fs **ret,
 	struct err *err) MUST_CHECK;
+
+/* Mounts. Requests wait until fs_run. -EIO or what mount(2) said; then only fs_free is left to do. Call
+ * once. */
+int fs_mount(struct fs *fs, struct err *err) MUST_CHECK;
 
 /* Serves until the file system is unmounted from outside or fs_stop. Returns 0, or -errno when
  * threads could not be started or the FUSE device failed. Call once. Signals stay with the caller's

@@ -254,31 +254,13 @@ static int session_new(struct fs *fs, const struct fs_options *o, struct err *er
 	return 0;
 }
 
-static int session_mount(struct fs *fs, const struct fs_options *o, struct err *err)
+static int cannot_mount(const struct fs *fs, int r, const struct err *said, struct err *err)
 {
-	struct err said = {0};
-	int r;
-
-	mount_err = &said;
-	r = session_new(fs, o, &said);
-	if (r == 0) {
-		errno = 0;
-		if (fuse_session_mount(fs->session, fs->mountpoint) != 0)
-			r = errno ? -errno : -EIO;
-	}
-	mount_err = NULL;
-	if (r)
-		return err_set(err, r, "cannot mount on %s: %s", fs->mountpoint,
-			said.text[0] ? said.text : strerror(-r));
-	fs->mounted = true;
-	r = backing_attach(fs);
-	if (r)
-		return err_errno(err, r, "cannot mount on %s", fs->mountpoint);
-	r = guard_start(fs);
-	return r ? err_errno(err, r, "cannot start the mount's guard process") : 0;
+	return err_set(err, r, "cannot mount on %s: %s", fs->mountpoint,
+		said->text[0] ? said->text : strerror(-r));
 }
 
-static struct fs *fs_new(struct cache *c, const struct fs_options *o)
+static struct fs *allocate(struct cache *c, const struct fs_options *o)
 {
 	struct fs *fs = calloc(1, sizeof(*fs));
 
@@ -308,9 +290,10 @@ static struct fs *fs_new(struct cache *c, const struct fs_options *o)
 	return fs;
 }
 
-int fs_mount(struct cache *c, const struct fs_options *options, struct fs **ret, struct err *err)
+int fs_open(struct cache *c, const struct fs_options *options, struct fs **ret, struct err *err)
 {
-	struct fs *fs = fs_new(c, options);
+	struct fs *fs = allocate(c, options);
+	struct err said = {0};
 	int r;
 
 	if (!fs)
@@ -321,14 +304,41 @@ int fs_mount(struct cache *c, const struct fs_options *options, struct fs **ret,
 		r = check_mountpoint(options->mountpoint, &fs->mountpoint, err);
 	if (r == 0)
 		r = check_machine(fs->mountpoint, err);
-	if (r == 0)
-		r = session_mount(fs, options, err);
+	if (r == 0) {
+		mount_err = &said;
+		r = session_new(fs, options, &said);
+		mount_err = NULL;
+		if (r)
+			(void)cannot_mount(fs, r, &said, err);
+	}
 	if (r) {
 		fs_free(fs);
 		return r;
 	}
-	cache_set_invalidator(c, notifier_put, fs);
 	*ret = fs;
+	return 0;
+}
+
+int fs_mount(struct fs *fs, struct err *err)
+{
+	struct err said = {0};
+	int r = 0;
+
+	mount_err = &said;
+	errno = 0;
+	if (fuse_session_mount(fs->session, fs->mountpoint) != 0)
+		r = errno ? -errno : -EIO;
+	mount_err = NULL;
+	if (r)
+		return cannot_mount(fs, r, &said, err);
+	fs->mounted = true;
+	r = backing_attach(fs);
+	if (r)
+		return err_errno(err, r, "cannot mount on %s", fs->mountpoint);
+	r = guard_start(fs);
+	if (r)
+		return err_errno(err, r, "cannot start the mount's guard process");
+	cache_set_invalidator(fs->cache, notifier_put, fs);
 	return 0;
 }
 

@@ -41,6 +41,7 @@ struct control {
 	control_handler handler;
 	void *ctx;
 	pthread_t acceptor;
+	bool started;
 	struct mutex lock;
 	_Atomic bool stopping;
 	struct control_client client[CONTROL_CLIENTS_MAX];
@@ -342,7 +343,7 @@ static void release(struct control *c)
 	free(c);
 }
 
-int control_start(const char *directory, control_handler handler, void *ctx, struct control **ret,
+int control_open(const char *directory, control_handler handler, void *ctx, struct control **ret,
 	struct err *err)
 {
 	struct control *c = calloc(1, sizeof(*c));
@@ -357,13 +358,21 @@ int control_start(const char *directory, control_handler handler, void *ctx, str
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
 		c->client[i].fd = -1;
 	r = make_socket(c, directory);
-	if (r == 0)
-		r = thread_start(&c->acceptor, "control", accept_main, c);
 	if (r < 0) {
 		release(c);
 		return err_errno(err, r, "%s/" CONTROL_NAME, directory);
 	}
 	*ret = c;
+	return 0;
+}
+
+int control_start(struct control *c, struct err *err)
+{
+	int r = thread_start(&c->acceptor, "control", accept_main, c);
+
+	if (r < 0)
+		return err_errno(err, r, "cannot start a thread");
+	c->started = true;
 	return 0;
 }
 
@@ -381,7 +390,8 @@ void control_stop(struct control *c)
 				SHUT_RD); /* the answer under way may still leave */
 	mutex_unlock(&c->lock);
 	CHECK(write(c->stop_fd, &one, sizeof(one)) == (ssize_t)sizeof(one));
-	CHECK(pthread_join(c->acceptor, NULL) == 0);
+	if (c->started)
+		CHECK(pthread_join(c->acceptor, NULL) == 0);
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 		bool started;
 

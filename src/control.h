@@ -40,9 +40,12 @@ bool control_progress(struct control_client *client, const char *text) MUST_CHEC
 typedef int (*control_handler)(void *ctx, struct control_client *client, unsigned words,
 	const char *const *word, struct err *err);
 
-/* Makes the socket in directory (which only its owner may enter) and starts serving. */
-int control_start(const char *directory, control_handler handler, void *ctx, struct control **ret,
+/* Makes the socket in directory (which only its owner may enter). Who connects now waits for
+ * control_start. */
+int control_open(const char *directory, control_handler handler, void *ctx, struct control **ret,
 	struct err *err) MUST_CHECK;
+/* Starts serving. Call once. */
+int control_start(struct control *c, struct err *err) MUST_CHECK;
 /* Cuts every client, joins the threads, removes the socket. NULL is fine. */
 void control_stop(struct control *c);
 

@@ -327,7 +327,7 @@ static int set_durability(struct daemon *d, struct err *err)
 	return r < 0 ? err_errno(err, r, "%s", d->config->name) : 0;
 }
 
-static int open_mount(struct daemon *d, struct err *err)
+static int open_fs(struct daemon *d, struct err *err)
 {
 	const struct mount_options *m = d->options->mount;
 	struct fs_options o = {.mountpoint = d->options->mountpoint,
@@ -346,7 +346,45 @@ static int open_mount(struct daemon *d, struct err *err)
 	buf_put(&extra, m->extra.data, m->extra.len);
 	if (extra.len)
 		o.extra = buf_str(&extra);
-	return fs_mount(d->cache, &o, &d->fs, err);
+	return fs_open(d->cache, &o, &d->fs, err);
+}
+
+/* Before the mount, so that whoever sees that finds its daemon. It answers once all is started. */
+static int open_control(struct daemon *d, struct err *err)
+{
+	const struct registry_entry e = {.volume = d->config->name,
+		.mountpoint = d->options->mountpoint,
+		.state_dir = d->config->state_dir,
+		.config = d->config->path};
+	int r = control_open(d->config->state_dir, command_handle, &d->command, &d->control, err);
+
+	if (r < 0)
+		return r;
+	registry_prune();
+	r = registry_add(&e);
+	if (r < 0)
+		log_debug("not in the registry error=\"%s\"", strerror(-r));
+	return 0;
+}
+
+static int start_control(struct daemon *d, struct err *err)
+{
+	int r;
+
+	d->command = (struct command_context){.config = d->config,
+		.mountpoint = d->options->mountpoint,
+		.read_only = d->options->mount->read_only,
+		.started_ms = clock_realtime_ms(),
+		.cache = d->cache,
+		.replicator = d->replicator,
+		.fs = d->fs,
+		.stop = request_stop,
+		.stop_ctx = d};
+	r = thread_start(&d->signal_thread, "signals", signal_main, d);
+	if (r < 0)
+		return err_errno(err, r, "cannot start a thread");
+	d->signal_started = true;
+	return control_start(d->control, err);
 }
 
 static int start(struct daemon *d, struct err *err)
@@ -378,39 +416,20 @@ static int start(struct daemon *d, struct err *err)
 		r = replicator_first_sync(
 			d->replicator, d->config->first_sync_ms, first_sync_progress, d, err);
 	if (r == 0)
-		r = open_mount(d, err);
+		r = open_fs(d, err);
+	if (r == 0)
+		r = open_control(d, err);
+	if (r == 0)
+		r = fs_mount(d->fs, err);
 	if (r == 0)
 		r = replicator_start(d->replicator, err);
-	if (r < 0)
-		return r;
-	d->command = (struct command_context){.config = d->config,
-		.mountpoint = d->options->mountpoint,
-		.read_only = d->options->mount->read_only,
-		.started_ms = clock_realtime_ms(),
-		.cache = d->cache,
-		.replicator = d->replicator,
-		.fs = d->fs,
-		.stop = request_stop,
-		.stop_ctx = d};
-	r = thread_start(&d->signal_thread, "signals", signal_main, d);
-	if (r < 0)
-		return err_errno(err, r, "cannot start a thread");
-	d->signal_started = true;
-	return control_start(d->config->state_dir, command_handle, &d->command, &d->control, err);
+	if (r == 0)
+		r = start_control(d, err);
+	return r;
 }
 
-static void announce(struct daemon *d)
+static void announce(const struct daemon *d)
 {
-	const struct registry_entry e = {.volume = d->config->name,
-		.mountpoint = d->options->mountpoint,
-		.state_dir = d->config->state_dir,
-		.config = d->config->path};
-	int r;
-
-	registry_prune();
-	r = registry_add(&e);
-	if (r < 0)
-		log_debug("not in the registry error=\"%s\"", strerror(-r));
 	log_info("mounted volume=%s mountpoint=%s regions=%u version=%s", d->config->name,
 		d->options->mountpoint, d->config->regions, MERIDIAN_VERSION);
 	(void)sd_notifyf(
@@ -508,7 +527,9 @@ int daemon_run(const struct daemon_options *o, int ready_fd, struct err *err)
 	raise_limits();
 	log_set_level((enum log_level)o->config->log_level);
 	r = start(&d, err);
-	if (r == 0) {
+	if (r < 0 && d.control) {
+		registry_remove(o->mountpoint, o->config->state_dir);
+	} else if (r == 0) {
 		if (ready_fd >= 0)
 			detach(o->config);
 		announce(&d);

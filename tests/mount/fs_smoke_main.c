@@ -245,9 +245,11 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	cache_set_fetcher(cache, on_fetch, NULL);
-	if (fs_mount(cache, &(struct fs_options){.mountpoint = argv[2], .fsname = "smoke,test"},
-		    &mounted, &err)) {
+	if (fs_open(cache, &(struct fs_options){.mountpoint = argv[2], .fsname = "smoke,test"},
+		    &mounted, &err) ||
+		fs_mount(mounted, &err)) {
 		fprintf(stderr, "%s\n", err.text);
+		fs_free(mounted);
 		cache_close(cache);
 		return 1;
 	}

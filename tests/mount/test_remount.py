@@ -4,7 +4,9 @@ import errno
 import os
 import pathlib
 import signal
+import socket
 import subprocess
+import threading
 import unittest
 
 from harness import MERIDIAN, World, main, wait_until
@@ -46,6 +48,29 @@ class Remount(unittest.TestCase):
     def run_it(self, *arguments):
         return subprocess.run([str(a) for a in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=60, stdin=subprocess.DEVNULL, check=False)
+
+    def test_who_sees_the_mount_finds_its_daemon(self):
+        """From the first moment on, also after a kill -9 that left an old socket."""
+        seen = []
+
+        def look():
+            while not self.server.mounted():
+                pass
+            with socket.socket(socket.AF_UNIX) as control:
+                seen.append(control.connect_ex(str(self.server.state / "control")))
+                if seen[-1] == 0:
+                    control.sendall(b"status\n")
+                    seen.append(control.recv(1))
+
+        for _ in range(5):
+            looking = threading.Thread(target=look)
+            looking.start()
+            self.server.start()
+            looking.join()
+            run = self.run_it(MERIDIAN, "status", self.server.mount)
+            self.assertEqual(run.returncode, 0, run.stdout)
+            self.server.kill()
+        self.assertEqual(seen, [0, b"="] * 5)
 
     def test_a_region_whose_disk_is_not_mounted(self):
         """At a restart its directory is empty, or not there: it is held and gets nothing, the others go on, and it catches up."""

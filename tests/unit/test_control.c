@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -59,7 +60,8 @@ static int setup(void **state)
 	snprintf(f.dir, sizeof(f.dir), "/tmp/meridian-control.XXXXXX");
 	assert_non_null(mkdtemp(f.dir));
 	atomic_store(&f.running, 0);
-	assert_int_equal(control_start(f.dir, handler, &f, &f.control, &err), 0);
+	assert_int_equal(control_open(f.dir, handler, &f, &f.control, &err), 0);
+	assert_int_equal(control_start(f.control, &err), 0);
 	*state = &f;
 	return 0;
 }
@@ -215,6 +217,32 @@ static void test_blocked_requests_end(void **state)
 	assert_int_equal(control_connect(f->dir, NULL), -ENOENT);
 }
 
+/* While the daemon starts. */
+static void test_before_it_serves(void **state)
+{
+	struct fixture *f = *state;
+	struct control *second = NULL;
+	struct err err = {0};
+	char path[400];
+	struct pollfd p = {.events = POLLIN};
+
+	snprintf(path, sizeof(path), "%s/s", f->dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	assert_int_equal(control_open(path, handler, f, &second, &err), 0);
+	p.fd = control_connect(path, NULL);
+	assert_true(p.fd >= 0);
+	assert_int_equal(send(p.fd, "unknown\n", 8, 0), 8);
+	assert_int_equal(poll(&p, 1, 100), 0);
+	assert_int_equal(control_start(second, &err), 0);
+	assert_int_equal(poll(&p, 1, 10000), 1);
+	close(p.fd);
+	control_stop(second);
+	/* One that never serves. */
+	assert_int_equal(control_open(path, handler, f, &second, &err), 0);
+	control_stop(second);
+	assert_int_equal(rmdir(path), 0);
+}
+
 static void test_long_directory_and_old_socket(void **state)
 {
 	struct fixture *f = *state;
@@ -227,15 +255,16 @@ static void test_long_directory_and_old_socket(void **state)
 	memset(path + n, 'd', 200);
 	path[n + 200] = '\0';
 	assert_int_equal(mkdir(path, 0700), 0);
-	assert_int_equal(control_start(path, handler, f, &second, &err), 0);
+	assert_int_equal(control_open(path, handler, f, &second, &err), 0);
+	assert_int_equal(control_start(second, &err), 0);
 	fd = control_connect(path, NULL);
 	assert_true(fd >= 0);
 	close(fd);
 	control_stop(second);
-	assert_int_equal(control_start(path, handler, f, &second, &err), 0);
+	assert_int_equal(control_open(path, handler, f, &second, &err), 0);
 	control_stop(second);
 	assert_int_equal(rmdir(path), 0);
-	assert_true(control_start(path, handler, f, &second, &err) < 0);
+	assert_true(control_open(path, handler, f, &second, &err) < 0);
 	assert_non_null(strstr(err.text, path));
 }
 
@@ -273,6 +302,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_hostile_requests, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_at_most_so_many_clients, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_blocked_requests_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_before_it_serves, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_long_directory_and_old_socket, setup, teardown),
 		cmocka_unit_test(test_mount_table),
