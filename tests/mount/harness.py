@@ -19,6 +19,7 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 SERVERS = HERE.parent / "contract" / "servers"
 MERIDIAN = os.environ.get("MERIDIAN", "meridian")
+MOUNT_SECONDS = 90  # a first mount waits 60 s for what is there (first_sync_timeout)
 
 
 def skip(reason):
@@ -128,7 +129,7 @@ class Server:
             at = log.tell()
             self.process = subprocess.Popen([MERIDIAN, "mount", "-f", *options, self.config, self.mount], stdout=log,
                                             stderr=log, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 30
+        end = time.monotonic() + MOUNT_SECONDS
         while not self.mounted():
             if self.process.poll() is not None:
                 text = self.log.read_bytes()[at:].decode(errors="replace")
@@ -136,7 +137,7 @@ class Server:
                     raise AssertionError(f"{self.name} did not mount ({self.process.returncode}): {text}")
                 return self.process.returncode, text
             if time.monotonic() > end:
-                raise AssertionError(f"{self.name} did not mount within 30 s: {self.tail()}")
+                raise AssertionError(f"{self.name} did not mount within {MOUNT_SECONDS} s: {self.tail()}")
             time.sleep(0.02)
         return 0, ""
 
