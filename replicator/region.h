@@ -69,6 +69,9 @@ struct regions {
 	int64_t max_clock_skew_ms; /* see region_clock.c */
 	atomic_bool clock_wrong;   /* this machine's is, and was logged */
 	atomic_bool cancel; /* ends every request under way */
+	/* Times that a region was left or taken back: who reads from one for longer asks anew whom to
+	 * read from when it changes. */
+	atomic_uint turns;
 	/* Told when a region came up; may not block. */
 	void (*changed)(void *ctx);
 	void *changed_ctx;
