@@ -170,14 +170,8 @@ static int newest_row(struct conn *conn, int64_t *ret)
 {
 	sqlite3_stmt *s =
 		conn_statement(conn, "SELECT time FROM journal ORDER BY seq DESC LIMIT 1");
-	int r = s ? conn_row(conn, s) : conn_error(conn);
 
-	if (r < 0)
-		return r;
-	*ret = r ? sqlite3_column_int64(s, 0) : 0;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	return conn_number_or(conn, s, 0, ret);
 }
 
 static int load_meta(struct cache *c, const struct cache_options *options)

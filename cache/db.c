@@ -275,6 +275,17 @@ int conn_number(struct conn *conn, sqlite3_stmt *s, uint64_t *ret)
 	return r;
 }
 
+int conn_number_or(struct conn *conn, sqlite3_stmt *s, int64_t otherwise, int64_t *ret)
+{
+	uint64_t number = (uint64_t)otherwise;
+	int r = conn_number(conn, s, &number);
+
+	if (r < 0)
+		return r;
+	*ret = (int64_t)number;
+	return 0;
+}
+
 int conn_exists(struct conn *conn, sqlite3_stmt *s, bool *ret)
 {
 	int r = conn_row(conn, s);

@@ -27,6 +27,8 @@ int conn_run(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
 int conn_row(struct conn *conn, sqlite3_stmt *s) MUST_CHECK;
 /* The same for one row of one number, in *ret; resets it. */
 int conn_number(struct conn *conn, sqlite3_stmt *s, uint64_t *ret) MUST_CHECK;
+/* The same, otherwise where there is no row: 0 or -errno. */
+int conn_number_or(struct conn *conn, sqlite3_stmt *s, int64_t otherwise, int64_t *ret) MUST_CHECK;
 /* Whether there is a row; resets it. */
 int conn_exists(struct conn *conn, sqlite3_stmt *s, bool *ret) MUST_CHECK;
 /* Runs a statement that has one number to bind. sql is a literal. */

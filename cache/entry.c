@@ -296,16 +296,13 @@ int entry_get(struct conn *conn, struct slice key, struct entry *ret)
 static int stored_kind(struct conn *conn, struct slice key, int *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT kind FROM entry WHERE key = ?1");
-	int r;
+	int64_t kind;
 
 	bind_slice(s, 1, key);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r ? sqlite3_column_int(s, 0) : -1;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	int r = conn_number_or(conn, s, -1, &kind);
+	if (!r)
+		*ret = (int)kind;
+	return r;
 }
 
 static int count_change(struct conn *conn, int before, int after)

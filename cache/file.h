@@ -72,6 +72,9 @@ ssize_t file_copy(struct file *from, uint64_t offset, struct file *to, uint64_t 
 /* Content, then the write-ahead log, flushed to disk; a journal row is put so that the change is
  * sealed now. */
 int file_fsync(struct file *f, bool data_only) MUST_CHECK;
+/* Flushes ino's content, if it is here, its name and the write-ahead log: for a change that was made without
+ * an open file. */
+int file_sync_ino(struct cache *c, uint64_t ino) MUST_CHECK;
 /* lseek(2) with SEEK_DATA or SEEK_HOLE. Where content is not here there are data. */
 int64_t file_seek(const struct file *f, uint64_t offset, int whence) MUST_CHECK;
 /* Borrowed until release; do not write through it. */
@@ -102,8 +105,8 @@ struct content_version {
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
 	struct content_version *ret) MUST_CHECK;
 
-/* From that monotonic time on long hashing ends early: content_seal is -EAGAIN then. INT64_MAX: it
- * does not. */
+/* From that monotonic time on long hashing and copying ends early: content_seal is -EAGAIN then. INT64_MAX:
+ * it does not. */
 void content_stop_hashing(struct cache *c, int64_t at_ms);
 /* How many times content_seal was -EAGAIN because its second was over: it only has to be called again. */
 uint64_t content_slices(struct cache *c);

@@ -268,6 +268,16 @@ int file_fsync(struct file *f, bool data_only)
 	return cache_sync(f->cache);
 }
 
+int file_sync_ino(struct cache *c, uint64_t ino)
+{
+	int fd AUTO_CLOSE = c->sync_off ? -ENOENT : content_file(c, ino, O_RDONLY);
+	int r = fd == -ENOENT ? 0 : fd < 0 ? fd : fsync(fd) == 0 ? 0 : -errno;
+
+	if (!r && fd >= 0)
+		r = content_sync_dir(c, ino);
+	return r ? r : cache_sync(c);
+}
+
 /* ---- journal rows for files that stay open ---- */
 
 static int journal_if_due(struct cache *c, struct record *rec, int64_t age_ms)

@@ -539,6 +539,8 @@ int content_check_new(struct cache *c, uint64_t bytes) MUST_CHECK;
 
 /* Follows the region table: at open, and when regions came or went. */
 int resync_masks(struct conn *conn) MUST_CHECK;
+/* The same, after a change was committed. */
+int resync_masks_load(struct cache *c) MUST_CHECK;
 /* A change of that time, in ms, is not enqueued for regions that are out, or no longer. */
 int resync_note(struct conn *conn, uint64_t ms) MUST_CHECK;
 

@@ -98,16 +98,13 @@ int journal_time(struct conn *conn, struct slice key, uint64_t *ret)
 {
 	sqlite3_stmt *s = conn_statement(
 		conn, "SELECT time FROM journal WHERE key = ?1 ORDER BY seq DESC LIMIT 1");
-	int r;
+	int64_t time;
 
 	bind_slice(s, 1, key);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r ? (uint64_t)sqlite3_column_int64(s, 0) : 0;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	int r = conn_number_or(conn, s, 0, &time);
+	if (!r)
+		*ret = (uint64_t)time;
+	return r;
 }
 
 static bool at_or_below(struct slice key, struct slice dir)

@@ -81,18 +81,11 @@ static int earlier_limit(
 		"SELECT first FROM outbox INDEXED BY outbox_span WHERE region = ?1 AND dir = ?2"
 		" AND state = 2 AND first < last AND first < ?3 AND last >= ?3"
 		" ORDER BY first LIMIT 1");
-	int r;
 
 	bind_int(s, 1, region);
 	bind_int(s, 2, (int64_t)dir);
 	bind_int(s, 3, limit);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r ? sqlite3_column_int64(s, 0) : limit;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	return conn_number_or(conn, s, limit, ret);
 }
 
 int outbox_dir_limit(struct conn *conn, unsigned region, uint64_t dir, const struct outbox_holds *h,

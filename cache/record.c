@@ -232,8 +232,10 @@ void record_unseen(struct cache *c, struct record *rec, unsigned flags)
 		record_look(c, atomic_load(&rec->fd), &st, &rec->seen))
 		note_change(rec); /* to be on the safe side */
 	atomic_fetch_or(&rec->unseen_flags, flags);
-	atomic_fetch_add(&rec->unseen_count, 1);
+	/* In this order: who reads the count first, and then that nobody writes unseen, finds another count
+	 * when somebody does. */
 	atomic_store(&rec->unseen, true);
+	atomic_fetch_add(&rec->unseen_count, 1);
 	mutex_unlock(&c->files->lock);
 }
 

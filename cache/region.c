@@ -123,16 +123,9 @@ static int retire_unwanted(
 static int retired_id(struct conn *conn, const char *name, int64_t *ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT id FROM retired_region WHERE name = ?1");
-	int r;
 
 	bind_text(s, 1, name);
-	r = conn_row(conn, s);
-	if (r < 0)
-		return r;
-	*ret = r ? sqlite3_column_int64(s, 0) : -1;
-	if (r)
-		sqlite3_reset(s);
-	return 0;
+	return conn_number_or(conn, s, -1, ret);
 }
 
 static int insert_region(struct conn *conn, unsigned id, const char *name, bool seed)
@@ -178,18 +171,6 @@ static int add_region(
 	used[id] = true;
 	*ret = (unsigned)id;
 	return insert_region(conn, *ret, name, seed);
-}
-
-static int masks_follow(struct cache *c)
-{
-	struct conn *conn;
-	int r = conn_take(c, &conn);
-
-	if (r)
-		return r;
-	r = resync_masks(conn);
-	conn_give(conn);
-	return r;
 }
 
 static int register_names(struct conn *conn, const char *const *names, unsigned count, bool force,
@@ -244,7 +225,7 @@ int region_register(struct cache *c, const char *const *names, unsigned count, b
 	}
 	r = cache_commit(conn);
 	if (!r)
-		r = masks_follow(c);
+		r = resync_masks_load(c);
 	if (r)
 		return err_errno(err, r, "cannot register the regions");
 	memcpy(ids, found, count * sizeof(*ids));
@@ -382,7 +363,7 @@ int region_seed(struct cache *c, unsigned region, bool *more)
 		return r;
 	}
 	r = cache_commit(conn);
-	return r || *more ? r : masks_follow(c);
+	return r || *more ? r : resync_masks_load(c);
 }
 
 /* ---- used ---- */

@@ -7,7 +7,7 @@
  *                is OUT by each change that is not enqueued for it
  *   resync_seen  entries that were looked at; seed_after says up to where (region.c enqueues them)
  *
- * What other calls need at every turn is kept in masks of the cache, which follow the table (masks_load). A bit of
+ * What other calls need at every turn is kept in masks of the cache, which follow the table (resync_masks). A bit of
  * `out` is set before the commit and cleared after it: who finds it set for nothing only does too much.
  */
 #include "cache/resync.h"
@@ -71,7 +71,7 @@ int resync_masks(struct conn *conn)
 	return 0;
 }
 
-static int masks_load(struct cache *c)
+int resync_masks_load(struct cache *c)
 {
 	struct conn *conn;
 	int r = conn_take(c, &conn);
@@ -128,7 +128,7 @@ static int change(struct cache *c, const char *sql, unsigned region, int64_t num
 /* The masks follow the table, whether or not it was changed. */
 static int change_and_follow(struct cache *c, const char *sql, unsigned region, int64_t number)
 {
-	int r = change(c, sql, region, number), followed = masks_load(c);
+	int r = change(c, sql, region, number), followed = resync_masks_load(c);
 
 	return r ? r : followed;
 }

@@ -28,6 +28,7 @@
 #include "cache/content_map.h"
 #include "cache/hashing.h"
 #include "cache/record.h"
+#include "src/base/clock.h"
 #include "src/base/log.h"
 
 #define READ_MAX ((uint64_t)256 << 10)
@@ -143,13 +144,16 @@ static int read_whole(int fd, uint64_t size, struct buf *bytes)
 
 /* ---- copying ---- */
 
-int snapshot_copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *buffer)
+int snapshot_copy_range(
+	struct cache *c, int from, int to, uint64_t at, uint64_t end, uint8_t *buffer)
 {
 	while (at < end) {
 		size_t n = end - at < COPY_BYTES ? (size_t)(end - at) : COPY_BYTES;
 		ssize_t got = pread(from, buffer, n, (off_t)at);
 		ssize_t put = 0;
 
+		if (clock_monotonic_ms() >= atomic_load(&c->hash_end_ms))
+			return -EAGAIN;
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -172,7 +176,8 @@ int snapshot_copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *bu
 
 /* Copies the blocks of map again. A block that lies in a hole or behind the end is read as it is
  * now. */
-static int copy_marked(int from, int to, const uint8_t *map, size_t map_bytes, uint8_t *buffer)
+static int copy_marked(
+	struct cache *c, int from, int to, const uint8_t *map, size_t map_bytes, uint8_t *buffer)
 {
 	int r = 0;
 
@@ -181,7 +186,7 @@ static int copy_marked(int from, int to, const uint8_t *map, size_t map_bytes, u
 			uint64_t at = ((uint64_t)i * 8 + bit) * BLOCK;
 
 			if (map[i] & (1U << bit))
-				r = snapshot_copy_range(from, to, at, at + BLOCK, buffer);
+				r = snapshot_copy_range(c, from, to, at, at + BLOCK, buffer);
 		}
 	}
 	return r;
@@ -197,7 +202,8 @@ static uint64_t marked(const uint8_t *map, size_t bytes)
 }
 
 /* One pass without the lock over what was marked until now. *left: how much that was. */
-static int copy_pass(struct record *rec, int from, int to, uint8_t *buffer, uint64_t *left)
+static int copy_pass(
+	struct cache *c, struct record *rec, int from, int to, uint8_t *buffer, uint64_t *left)
 {
 	uint8_t *map AUTO_FREE = NULL;
 	uint8_t *empty = calloc(1, 64);
@@ -212,11 +218,12 @@ static int copy_pass(struct record *rec, int from, int to, uint8_t *buffer, uint
 	rec->copying_bytes = 64;
 	mutex_unlock(&rec->lock);
 	*left = marked(map, bytes);
-	return copy_marked(from, to, map, bytes, buffer);
+	return copy_marked(c, from, to, map, bytes, buffer);
 }
 
 /* With rec->lock: brings the copy up to date; it is then equal to the content. */
-static int copy_last(struct record *rec, int from, int to, uint8_t *buffer, struct stat *st)
+static int copy_last(
+	struct cache *c, struct record *rec, int from, int to, uint8_t *buffer, struct stat *st)
 {
 	int r;
 
@@ -224,14 +231,14 @@ static int copy_last(struct record *rec, int from, int to, uint8_t *buffer, stru
 		return -ENOMEM;
 	if (fstat(from, st) != 0)
 		return -errno;
-	r = copy_marked(from, to, rec->copying, rec->copying_bytes, buffer);
+	r = copy_marked(c, from, to, rec->copying, rec->copying_bytes, buffer);
 	if (!r && ftruncate(to, st->st_size) != 0)
 		r = -errno;
 	return r;
 }
 
 /* Into an empty file: holes stay holes. What becomes data meanwhile is marked. */
-static int copy_data(int from, int to, uint64_t size, uint8_t *buffer)
+static int copy_data(struct cache *c, int from, int to, uint64_t size, uint8_t *buffer)
 {
 	uint64_t at = 0;
 	int r = 0;
@@ -243,13 +250,13 @@ static int copy_data(int from, int to, uint64_t size, uint8_t *buffer)
 
 		if (data < 0 && errno == ENXIO)
 			break;
-		r = snapshot_copy_range(from, to, data < 0 ? at : (uint64_t)data, end, buffer);
+		r = snapshot_copy_range(c, from, to, data < 0 ? at : (uint64_t)data, end, buffer);
 		at = end;
 	}
 	return r;
 }
 
-static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
+static int copy_passes(struct cache *c, struct record *rec, int from, int to, uint8_t *buffer)
 {
 	uint64_t left = UINT64_MAX, before;
 	struct stat st;
@@ -257,10 +264,10 @@ static int copy_passes(struct record *rec, int from, int to, uint8_t *buffer)
 
 	if (fstat(from, &st) != 0)
 		return -errno;
-	r = copy_data(from, to, (uint64_t)st.st_size, buffer);
+	r = copy_data(c, from, to, (uint64_t)st.st_size, buffer);
 	for (int pass = 0; !r && pass < PASSES; pass++) {
 		before = left;
-		r = copy_pass(rec, from, to, buffer, &left);
+		r = copy_pass(c, rec, from, to, buffer, &left);
 		if (left * BLOCK <= COPY_BYTES || left >= before)
 			break;
 	}
@@ -279,10 +286,10 @@ static int copy_content(struct cache *c, struct record *rec, int from, int to, s
 	if (!r)
 		r = content_check_reserve(c, (uint64_t)st->st_blocks * 512);
 	if (!r)
-		r = copy_passes(rec, from, to, buffer);
+		r = copy_passes(c, rec, from, to, buffer);
 	mutex_lock(&rec->lock);
 	if (!r)
-		r = copy_last(rec, from, to, buffer, st);
+		r = copy_last(c, rec, from, to, buffer, st);
 	*generation = atomic_load(&rec->generation);
 	free(rec->copying);
 	rec->copying = NULL;
@@ -338,10 +345,10 @@ static int keep_snapshot(
 	return r;
 }
 
-/* All writers come by the record. */
-static int take_seen(struct cache *c, struct record *rec, int fd, int to, struct content_version *v)
+/* All writers come by the record; unseen: its unseen_count when that was so. */
+static int take_seen(struct cache *c, struct record *rec, int fd, int to, uint64_t unseen,
+	struct content_version *v)
 {
-	uint64_t unseen = atomic_load(&rec->unseen_count);
 	struct stat st;
 	int r = clone_or_mark(rec, fd, to, &st, &v->generation);
 
@@ -359,7 +366,7 @@ static int take_seen(struct cache *c, struct record *rec, int fd, int to, struct
 static int seal_snapshot(struct cache *c, struct record *rec, const struct key *key, int fd,
 	bool hashed, struct buf *bytes, struct content_version *v)
 {
-	const uint64_t generation = v->generation;
+	const uint64_t generation = v->generation, unseen_count = atomic_load(&rec->unseen_count);
 	int to AUTO_CLOSE = -1;
 	char name[NAME_SIZE];
 	bool unseen = record_is_unseen(rec);
@@ -370,7 +377,8 @@ static int seal_snapshot(struct cache *c, struct record *rec, const struct key *
 	to = snapshot_create(c, rec->ino);
 	if (to < 0)
 		return to;
-	r = unseen ? snapshot_unseen(c, rec, key, fd, to, v) : take_seen(c, rec, fd, to, v);
+	r = unseen ? snapshot_unseen(c, rec, key, fd, to, v)
+		   : take_seen(c, rec, fd, to, unseen_count, v);
 	if (r == -EBUSY)
 		return r;
 	if (!r && bytes)

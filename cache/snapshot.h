@@ -6,8 +6,10 @@
 #include "cache/record.h"
 #include "src/base/hash.h"
 
-/* Copies [at, end) by way of buffer (256 KiB); ends early where from does. */
-int snapshot_copy_range(int from, int to, uint64_t at, uint64_t end, uint8_t *buffer) MUST_CHECK;
+/* Copies [at, end) by way of buffer (256 KiB); ends early where from does. -EAGAIN when the time is over
+ * (content_stop_hashing). */
+int snapshot_copy_range(
+	struct cache *c, int from, int to, uint64_t at, uint64_t end, uint8_t *buffer) MUST_CHECK;
 
 /* unseen.c: fills the empty file to with the content from, as it is at one instant although there are
  * writers that the cache does not see, and v but for the hash. key: the inode's, empty when it has no

@@ -136,7 +136,7 @@ static int copy_once(struct job *j, uint64_t size, const struct look *guard)
 		end = hole < 0 || (uint64_t)hole > size ? size : (uint64_t)hole;
 		while (at < end) {
 			uint64_t next = end - at > LOOK_EVERY ? at + LOOK_EVERY : end;
-			int r = snapshot_copy_range(j->from, j->to, at, next, j->a);
+			int r = snapshot_copy_range(j->cache, j->from, j->to, at, next, j->a);
 
 			if (r)
 				return r;

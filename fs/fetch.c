@@ -163,6 +163,7 @@ static bool repeat(struct fetch *f)
 	r = tree_setattr(f->fs->cache, f->ino, f->mask, &f->v, &inode);
 	if (r == -EREMOTE)
 		return false;
+	r = attr_synced(f->fs, f->ino, r);
 	if (r) {
 		reply_inode(f->req, r);
 	} else {

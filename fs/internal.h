@@ -30,6 +30,7 @@ struct handle {
 	_Atomic uint64_t setid_seen;
 	bool writes; /* constant once linked, as the next */
 	bool waits;  /* its writes are durable when they return, and nobody but us can see to it */
+	bool synced; /* opened for writing with O_DSYNC, or in a synchronous mount: so is what else changes it */
 	struct handle *prev, *next;
 };
 
@@ -225,6 +226,8 @@ bool handles_write(struct fs *fs, uint64_t ino);
 void accessed(struct fs *fs, fuse_ino_t ino, int open_flags);
 /* r of a call that changed a directory; where such calls are to be durable, that of the flush if r is 0. */
 int name_synced(struct fs *fs, int r);
+/* r of a call that changed ino's content or attributes; in a synchronous mount, that of the flush if r is 0. */
+int attr_synced(struct fs *fs, fuse_ino_t ino, int r);
 
 /* ids.c: the volume's ids and those that this mount shows */
 uint32_t ids_show(const struct fs_id_map *map, uint32_t kept);

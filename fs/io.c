@@ -77,6 +77,7 @@ static int handle_answer(struct fs *fs, struct handle *h, struct fuse_file_info 
 	int id = passthrough_begin(fs, &h->open, fi->flags, &keep_cache);
 
 	h->writes = wants_write(fi->flags);
+	h->synced = h->writes && (fs->sync || (fi->flags & O_DSYNC));
 	h->waits = id > 0 && (fi->flags & O_DSYNC) && h->writes && durability_matters(fs->cache);
 	handle_link(fs, h);
 	fi->fh = (uintptr_t)h;
@@ -135,6 +136,8 @@ int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *
 	accessed(fs, ino, fi->flags);
 	id = handle_answer(fs, h, &out);
 	r = sync_name(fs, fi->flags, id);
+	if (fi->flags & O_TRUNC)
+		r = attr_synced(fs, ino, r);
 	if (r) {
 		handle_free(fs, h);
 		reply(req, r);
@@ -306,21 +309,31 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 void op_fallocate(
 	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	reply(req, file_allocate(handle_of(fi)->open.file, mode, (uint64_t)off, (uint64_t)len));
+	struct handle *h = handle_of(fi);
+	int r = file_allocate(h->open.file, mode, (uint64_t)off, (uint64_t)len);
+
+	/* The kernel asks for the flush of a write(2) only. */
+	if (!r && h->synced)
+		slow_sync(req, ino, h->open.file, false, 0);
+	else
+		reply(req, r);
 }
 
 void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off, struct fuse_file_info *fi,
 	fuse_ino_t to_ino, off_t to_off, struct fuse_file_info *to_fi, size_t size, int flags)
 {
 	size_t n = size < COPY_MAX ? size : COPY_MAX;
-	ssize_t done = file_copy(handle_of(fi)->open.file, (uint64_t)off,
-		handle_of(to_fi)->open.file, (uint64_t)to_off, n);
+	struct handle *to = handle_of(to_fi);
+	ssize_t done = file_copy(
+		handle_of(fi)->open.file, (uint64_t)off, to->open.file, (uint64_t)to_off, n);
 
 	/* Whatever keeps the file system below from it, the kernel can still read and write. */
 	if (done == -EINVAL || done == -EXDEV || done == -ENOSYS)
 		done = -EOPNOTSUPP;
 	if (done < 0)
 		reply(req, (int)done);
+	else if (done > 0 && to->synced)
+		slow_sync(req, to_ino, to->open.file, false, (size_t)done);
 	else
 		fuse_reply_write(req, (size_t)done);
 }

@@ -266,8 +266,7 @@ void op_setattr(
 		r = tree_setattr(fs_of(req)->cache, ino, mask, &v, &inode);
 	if (r == -ENOENT)
 		r = gone_attr(fs_of(req), ino, mask, &v, &inode);
-	if (!r && fs_of(req)->sync)
-		r = cache_sync(fs_of(req)->cache);
+	r = attr_synced(fs_of(req), ino, r);
 	if (r == -EREMOTE)
 		fetch_setattr(req, ino, mask, &v);
 	else
@@ -277,6 +276,11 @@ void op_setattr(
 int name_synced(struct fs *fs, int r)
 {
 	return r || !fs->dirsync ? r : cache_sync(fs->cache);
+}
+
+int attr_synced(struct fs *fs, fuse_ino_t ino, int r)
+{
+	return r || !fs->sync ? r : file_sync_ino(fs->cache, ino);
 }
 
 void accessed(struct fs *fs, fuse_ino_t ino, int open_flags)

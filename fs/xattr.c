@@ -191,7 +191,7 @@ void op_setxattr(
 	else if (supported(fs, name))
 		r = is_acl(name) ? set_acl(req, ino, name, value, size)
 				 : tree_setxattr(fs->cache, ino, name, value, size, flags);
-	reply_inode(req, r);
+	reply_inode(req, attr_synced(fs, ino, r));
 }
 
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -204,5 +204,5 @@ void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	else if (supported(fs, name))
 		r = is_acl(name) ? set_acl(req, ino, name, NULL, 0)
 				 : tree_removexattr(fs->cache, ino, name);
-	reply_inode(req, r);
+	reply_inode(req, attr_synced(fs, ino, r));
 }

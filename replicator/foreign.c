@@ -17,17 +17,27 @@
 
 #define STAMP_END_MS 999
 
-uint64_t foreign_node(const char *region)
+static uint64_t node_of(const char *what, const char *region)
 {
 	uint8_t hash[SHA256_SIZE];
 	uint64_t node = 0;
 	char text[128];
 
-	snprintf(text, sizeof(text), "meridian foreign %s", region);
+	snprintf(text, sizeof(text), "meridian %s %s", what, region);
 	sha256(text, strlen(text), hash);
 	for (unsigned i = 0; i < 8; i++)
 		node = node << 8 | hash[i];
 	return node ? node : 1;
+}
+
+uint64_t foreign_node(const char *region)
+{
+	return node_of("foreign", region);
+}
+
+uint64_t foreign_removal_node(const char *region)
+{
+	return node_of("removed", region);
 }
 
 bool foreign_is_node(const struct regions *all, uint64_t node)
@@ -300,7 +310,7 @@ int foreign_remove(const char *region, const struct entry *before, bool seen, st
 	memset(e.hash, 0, sizeof(e.hash));
 	e.link = (struct link_id){0};
 	e.content_stamp = (struct stamp){
-		.time = before->content_stamp.time + 1, .node = foreign_node(region)};
+		.time = before->content_stamp.time + 1, .node = foreign_removal_node(region)};
 	e.content_mtime_ns = (int64_t)hlc_ms(e.content_stamp.time) * 1000000;
 	if (seen)
 		vector_raise(&e.vector, before->content_stamp);

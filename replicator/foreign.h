@@ -12,7 +12,10 @@
 
 /* The node that stands for the other tools of a region. Never 0. */
 uint64_t foreign_node(const char *region);
-/* Whether it is any of these regions'. */
+/* The node that stands for the removals that scans of a region find: another one, because such a removal knows
+ * nothing of what the region's other tools wrote but what it replaces. */
+uint64_t foreign_removal_node(const char *region);
+/* Whether it is any of these regions' foreign_node. */
 struct regions;
 bool foreign_is_node(const struct regions *all, uint64_t node);
 /* The stamp of a version by its Last-Modified: the end of that second, since stores tell no more. */

@@ -183,7 +183,7 @@ static const struct region *region_of(
 		gone->content_stamp.time != old->content_stamp.time + 1)
 		return NULL;
 	for (unsigned i = 0; i < all->count; i++) {
-		if (foreign_node(all->region[i].name) == gone->content_stamp.node)
+		if (foreign_removal_node(all->region[i].name) == gone->content_stamp.node)
 			return &all->region[i];
 	}
 	return NULL;

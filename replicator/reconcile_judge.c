@@ -7,7 +7,8 @@
  * came must not be taken for one that was removed: that needs a version that is known to have been
  * there, the very one that the entry has.
  *
- *   there, another tool's    later than the entry, or over its version    taken over
+ *   there, another tool's    later than the entry, or over its version,
+ *                            or where a scan found it removed             taken over
  *                            else                                         repaired
  *   there, a server's        says more than the entry                     merged
  *                            says less                                    repaired
@@ -67,6 +68,9 @@ static struct judgement judge_foreign(const struct facts *f)
 	if (f->directory && e->kind == KIND_DIR)
 		return repair_unless_young(f);
 	if (entry_live(e) && version_seen(f))
+		return (struct judgement){.verdict = VERDICT_PUT, .over = true};
+	/* A scan found nothing in this very place: what is there now came after that. */
+	if (!entry_live(e) && e->content_stamp.node == foreign_removal_node(f->region))
 		return (struct judgement){.verdict = VERDICT_PUT, .over = true};
 	if (stamp_cmp(stamp, e->content_stamp) > 0)
 		return is(VERDICT_PUT);

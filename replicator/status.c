@@ -203,15 +203,24 @@ static int check_open(struct store *s, const char *name, int64_t timeout_ms, str
 
 int replicator_check_region(const struct store_config *config, int64_t timeout_ms, struct buf *text)
 {
+	struct store_config looking = *config;
 	struct store *s;
 	struct err err = {0};
 
-	int code = store_open(config, &s, &err);
+	looking.used = true; /* makes nothing */
+	int code = store_exists(config, &err);
+	bool there = code > 0;
+	if (there)
+		code = store_open(&looking, &s, &err);
 	if (code < 0) {
 		buf_printf(text, "%s\n", err.text);
 		return code;
 	}
 	buf_printf(text, "%s\n", config->url);
+	if (!there) {
+		buf_put_str(text, "  directory: not in use yet, made ready by the first mount\n");
+		return 0;
+	}
 	code = check_open(s, config->name, timeout_ms, text);
 	store_close(s);
 	return code;

@@ -722,15 +722,31 @@ static const struct store_ops dir_ops = {
 	.close = dir_close,
 };
 
+static int path_of(const struct store_config *config, const char **path, struct err *err)
+{
+	*path = config->url + strlen("file://");
+	if ((*path)[0] == '/')
+		return 0;
+	return err_set(err, -EINVAL,
+		"url %s: a directory store needs an absolute path\nhint: "
+		"file:///var/lib/bucket",
+		config->url);
+}
+
+int store_dir_exists(const struct store_config *config, struct err *err)
+{
+	const char *path;
+	int r = path_of(config, &path, err);
+
+	return r < 0 ? r : dir_exists(path, err);
+}
+
 int store_dir_open(const struct store_config *config, struct store **ret, struct err *err)
 {
-	const char *path = config->url + strlen("file://");
-
-	if (path[0] != '/')
-		return err_set(err, -EINVAL,
-			"url %s: a directory store needs an absolute path\nhint: "
-			"file:///var/lib/bucket",
-			config->url);
+	const char *path;
+	int r = path_of(config, &path, err);
+	if (r < 0)
+		return r;
 	struct dir *d = calloc(1, sizeof(*d));
 	CHECK(d);
 	d->s.ops = &dir_ops;
@@ -738,7 +754,7 @@ int store_dir_open(const struct store_config *config, struct store **ret, struct
 	d->path = strdup(path);
 	CHECK(d->path);
 	mutex_init(&d->root_lock, LOCK_RANK_STORE);
-	int r = config->used ? dir_open_used(d, err) : dir_open_root(d, err);
+	r = config->used ? dir_open_used(d, err) : dir_open_root(d, err);
 	if (r < 0) {
 		dir_free(d);
 		return r;

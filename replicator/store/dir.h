@@ -42,6 +42,8 @@ int dir_check(struct dir *d) MUST_CHECK;
 /* 0 when the marker is there, so that "no such file" means what it says; -ENXIO otherwise. */
 int dir_check_marker(struct dir *d) MUST_CHECK;
 int dir_open_root(struct dir *d, struct err *err) MUST_CHECK;
+/* store_exists, of the directory at that path. */
+int dir_exists(const char *path, struct err *err) MUST_CHECK;
 /* The same for a store that was used before: makes nothing, and what is not there, or has no marker,
  * is opened by the dir_check that finds it. */
 int dir_open_used(struct dir *d, struct err *err) MUST_CHECK;

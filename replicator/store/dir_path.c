@@ -311,6 +311,39 @@ static void remove_stale(int tmp)
 	closedir(dir);
 }
 
+static int refused(const char *path, int r, struct err *err)
+{
+	if (r == -EBADMSG)
+		return err_set(err, r,
+			"%s/" DIR_TMP "/" MARKER ": not written by this version of meridian", path);
+	return err_errno(err, r, "cannot use the directory %s as a store", path);
+}
+
+int dir_exists(const char *path, struct err *err)
+{
+	AUTO_CLOSE int root = -1;
+	AUTO_CLOSE int tmp = -1;
+	int fds[2] = {-1, -1};
+	bool xattr;
+	char id[33];
+
+	int r = open_fds(path, fds, &xattr, id);
+	root = fds[0];
+	tmp = fds[1];
+	if (r != -ENOENT)
+		return r < 0 ? refused(path, r, err) : 1;
+	if (root >= 0) /* it is to get its marker */
+		return access(path, R_OK | W_OK | X_OK) < 0 ? refused(path, -errno, err) : 0;
+	AUTO_FREE char *parent = strdup(path);
+	CHECK(parent);
+	for (size_t n = strlen(parent); n > 1 && parent[n - 1] == '/'; n--)
+		parent[n - 1] = '\0';
+	*(strrchr(parent, '/') + 1) = '\0';
+	if (access(parent, W_OK | X_OK) < 0)
+		return err_errno(err, -errno, "cannot create the directory %s", path);
+	return 0;
+}
+
 int dir_open_root(struct dir *d, struct err *err)
 {
 	AUTO_CLOSE int root = -1;
@@ -332,12 +365,8 @@ int dir_open_root(struct dir *d, struct err *err)
 	}
 	root = fds[0];
 	tmp = fds[1];
-	if (r == -EBADMSG)
-		return err_set(err, r,
-			"%s/" DIR_TMP "/" MARKER ": not written by this version of meridian",
-			d->path);
 	if (r < 0)
-		return err_errno(err, r, "cannot use the directory %s as a store", d->path);
+		return refused(d->path, r, err);
 	if (fstatat(tmp, "STORE", &st, AT_SYMLINK_NOFOLLOW) == 0)
 		return err_set(err, -EINVAL,
 			"%s: the file system does not tell upper from lower case", d->path);

@@ -64,6 +64,8 @@ enum store_result store_call_check(const struct store_call *call, struct store_e
 /* Backends. */
 int store_dir_open(
 	const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
+/* store_exists. */
+int store_dir_exists(const struct store_config *config, struct err *err) MUST_CHECK;
 int store_s3_open(
 	const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
 

@@ -301,7 +301,9 @@ static int add_old(void *ctx, const char *key, const char *id, int64_t made_ms)
 {
 	struct old *o = ctx;
 
-	if (made_ms >= o->before_ms)
+	/* Nothing is concluded from a listing without times, or of more than was asked for. */
+	if (made_ms <= 0 || made_ms >= o->before_ms ||
+		strncmp(key, PROBE_PREFIX, strlen(PROBE_PREFIX)) != 0)
 		return 0;
 	snprintf(o->item[o->count].key, sizeof(o->item[0].key), "%s", key);
 	snprintf(o->item[o->count].id, sizeof(o->item[0].id), "%s", id);

@@ -444,6 +444,12 @@ static int open_backend(const struct store_config *config, struct store **ret, s
 		*url ? url : "(empty)");
 }
 
+int store_exists(const struct store_config *config, struct err *err)
+{
+	return config->url && !strncmp(config->url, "file://", 7) ? store_dir_exists(config, err)
+								  : 1;
+}
+
 int store_open(const struct store_config *config, struct store **ret, struct err *err)
 {
 	struct store *s;

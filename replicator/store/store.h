@@ -379,6 +379,9 @@ struct store_config {
 	bool used;
 };
 
+/* Whether what the url names is there, as far as that can be told without a request: 1; 0: a directory that
+ * is made, or made ready, where it is used first; -errno: that would fail. Changes nothing. */
+int store_exists(const struct store_config *config, struct err *err) MUST_CHECK;
 /* Assembles retry(pace(limit(stats(backend)))) without any network traffic. */
 int store_open(const struct store_config *config, struct store **ret, struct err *err) MUST_CHECK;
 

@@ -268,6 +268,14 @@ class World:
         self.tmpfs.append(path)
         return path
 
+    def end(self, *servers):
+        """Stops the servers, of which each has to end well, and closes the world."""
+        try:
+            for server in servers:
+                assert server.stop() == 0, server.tail()
+        finally:
+            self.close()
+
     def close(self):
         for server in self.servers:
             if sys.exc_info()[0] or os.environ.get("VERBOSE"):
@@ -374,11 +382,7 @@ class Pair(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
+        cls.world.end(cls.a, cls.b)
 
 
 class Result(unittest.TextTestResult):

@@ -218,6 +218,32 @@ class Cli(unittest.TestCase):
         self.assertIn("region away: FAILED", run.stdout)
         self.assertNotIn("hunter2", run.stdout + run.stderr)
 
+    def test_config_check_changes_nothing(self):
+        """Not even where a mount would make the directory of a region."""
+        buckets = self.world.dir / "unused"
+        buckets.mkdir()
+        (buckets / "empty").mkdir()
+        regions = {name: {"url": f"file://{buckets}/{name}"} for name in ("absent", "empty")}
+        server = self.world.server("look", regions)
+        run = self.run_it("config", "check", server.config)
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        self.assertEqual(run.stdout.count("not in use yet"), 2, run.stdout)
+        self.assertEqual([str(path.relative_to(buckets)) for path in buckets.rglob("*")], ["empty"])
+        server.write_config({"deep": {"url": f"file://{buckets}/no/where"}}, None, {})
+        run = self.run_it("config", "check", server.config)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("cannot create the directory", run.stdout)
+        server.write_config(regions, None, {})
+        server.start()
+        self.assertEqual(server.stop(), 0)
+
+        def there():  # but for what excludes others meanwhile
+            return sorted(path for path in buckets.rglob("*") if path.parent.name != "lock")
+        before = there()
+        run = self.run_it("config", "check", server.config)
+        self.assertEqual((run.returncode, run.stdout.count("volume: ")), (0, 2), run.stdout + run.stderr)
+        self.assertEqual(there(), before)
+
 
 if __name__ == "__main__":
     main()

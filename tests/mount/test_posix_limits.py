@@ -3,6 +3,7 @@ import ctypes
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import stat
 import struct
@@ -224,28 +225,43 @@ class Options(unittest.TestCase):
         names = {"create": lambda r: touch(r / "f"), "mkdir": lambda r: (r / "d").mkdir(), "symlink": lambda r: os.symlink("x", r / "l"),
                  "mkfifo": lambda r: os.mkfifo(r / "p"), "link": lambda r: os.link(r / "f", r / "g"), "rename": lambda r: os.rename(r / "g", r / "h"),
                  "unlink": lambda r: os.unlink(r / "h"), "rmdir": lambda r: (r / "d").rmdir()}
-        data = {"write": lambda r: os.write(self.fd, b"x" * 5000), "write again": lambda r: os.pwrite(self.fd, b"y", 0), "chmod": lambda r: os.chmod(r / "f", 0o600)}
-        for option, flushed in (("dirsync", set(names)), ("sync", {*names, *data})):
+        attributes = {"chmod": lambda r: os.chmod(r / "f", 0o600), "setxattr": lambda r: os.setxattr(r / "f", "user.x", b"y"),
+                      "removexattr": lambda r: os.removexattr(r / "f", "user.x")}
+        content = {"write": lambda r: os.write(self.fd, b"x" * 5000), "write again": lambda r: os.pwrite(self.fd, b"y", 0),
+                   "ftruncate": lambda r: os.ftruncate(self.fd, 3000), "truncate": lambda r: os.truncate(r / "data", 6000),
+                   "fallocate": lambda r: os.posix_fallocate(self.fd, 0, 20000), "utime": lambda r: os.utime(r / "data", ns=(1, 2)),
+                   "copy": lambda r: os.copy_file_range(self.source, self.fd, 4096, 0, 0), "truncating open": lambda r: touch(r / "data")}
+        synced = {f"{name} to one opened so": content[name] for name in ("write", "fallocate", "copy")}
+        for option, flushed, flushed_content in (("dirsync", set(names), set(synced)), ("sync", {*names, *attributes}, {*content, *synced})):
             root = self.again(option) / option
             root.mkdir()
             touch(root / "data")
+            touch(root / "source", b"s" * 8192)
             self.a.flush()
             time.sleep(1)
-            self.fd = os.open(root / "data", os.O_WRONLY)
-            counts = self.flushes(root, {**names, **data})
+            self.fd, self.source = os.open(root / "data", os.O_WRONLY), os.open(root / "source", os.O_RDONLY)
+            counts = self.flushes(root, {**names, **attributes, **content})
             os.close(self.fd)
-            self.assertLessEqual(flushed, {name for name, count in counts.items() if count}, (option, counts))
+            self.fd = os.open(root / "data", os.O_WRONLY | os.O_SYNC)
+            if option == "sync" or self.a.status()["fs"]["passthrough"] != "on":  # else the kernel flushes
+                counts |= self.flushes(root, synced)
+            else:
+                counts |= {"write to one opened so": [True], **self.flushes(root, {name: synced[name] for name in synced if "write" not in name})}
+            os.close(self.fd)
+            os.close(self.source)
+            self.assertLessEqual(flushed, {name for name, files in counts.items() if files}, (option, counts))
+            self.assertLessEqual(flushed_content, {name for name, files in counts.items() if any(files)}, (option, counts))
 
     def flushes(self, root, operations):
-        """How often the daemon flushes while each is done."""
+        """What the daemon flushes while each is done: True for a file's content."""
         trace, counts = self.world.dir / "trace", {}
-        with open(trace, "wb") as out, subprocess.Popen(["strace", "-f", "-e", "trace=fdatasync,fsync", "-p", str(self.a.process.pid)], stderr=out) as tracer:
+        with open(trace, "wb") as out, subprocess.Popen(["strace", "-f", "-y", "-e", "trace=fdatasync,fsync", "-p", str(self.a.process.pid)], stderr=out) as tracer:
             try:
                 wait_until("strace", lambda: b"attached" in trace.read_bytes(), 10)
                 for name, operation in operations.items():
-                    before = trace.read_bytes().count(b"sync(")
+                    before = len(trace.read_bytes())
                     operation(root)
-                    counts[name] = trace.read_bytes().count(b"sync(") - before
+                    counts[name] = [bool(re.search(rb"/content/\w\w/\w+>", call)) for call in trace.read_bytes()[before:].split(b"sync(")[1:]]
             finally:
                 tracer.terminate()
         return counts

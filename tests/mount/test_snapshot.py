@@ -127,11 +127,7 @@ class On(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        try:
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
+        cls.world.end(cls.a, cls.b)
 
     def start(self, function, name, pause=0):
         stop, count = multiprocessing.Event(), multiprocessing.Value("q")

@@ -80,13 +80,9 @@ class Sparse(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        try:
-            for watch in cls.watches:
-                watch.stopped.set()
-            assert cls.a.stop() == 0, cls.a.tail()
-            assert cls.b.stop() == 0, cls.b.tail()
-        finally:
-            cls.world.close()
+        for watch in cls.watches:
+            watch.stopped.set()
+        cls.world.end(cls.a, cls.b)
 
     def say(self, text):
         load = " ".join(f"{value:.1f}" for value in os.getloadavg()[:2])

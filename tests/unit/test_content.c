@@ -1,5 +1,9 @@
 /* Content: sealing at one instant, reading versions, content from elsewhere. */
 #include <dirent.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
 #include "tests/unit/cache_fixture.h"
 
 #include "src/base/thread.h"
@@ -452,15 +456,32 @@ static void without_a_fetcher_a_fetch_fails(void **state)
 	assert_int_equal(result, -EIO);
 }
 
+/* Of 40 MiB of zeros but for start, of five bytes, and "middle". */
+static void hash_of_long(const char *start, uint8_t hash[SHA256_SIZE])
+{
+	uint8_t chunk[4096];
+	struct sha256 whole;
+
+	sha256_init(&whole);
+	for (size_t at = 0; at < 40 << 20; at += sizeof(chunk)) {
+		memset(chunk, 0, sizeof(chunk));
+		if (at == 0)
+			memcpy(chunk, start, 5);
+		if (at == 20 << 20)
+			memcpy(chunk, "middle", 6);
+		sha256_update(&whole, chunk, sizeof(chunk));
+	}
+	sha256_final(&whole, hash);
+}
+
 /* 64 steps a call: other files are sealed in between, and one that is removed costs nothing more. */
 static void a_long_hash_comes_in_slices(void **state)
 {
 	struct fixture *f = *state;
 	struct buf bytes CLEANUP(buf_done) = {0};
 	uint64_t ino = make_file(f, ROOT_INO, "long", "start"), gone;
-	uint8_t hash[SHA256_SIZE], chunk[4096] = {0};
+	uint8_t hash[SHA256_SIZE];
 	struct content_version v;
-	struct sha256 whole;
 	struct file *file;
 	unsigned calls = 1;
 
@@ -472,19 +493,7 @@ static void a_long_hash_comes_in_slices(void **state)
 	while (content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN)
 		assert_true(++calls < 10);
 	assert_true(calls >= 3);
-	sha256_init(&whole);
-	for (size_t at = 0; at < 40 << 20; at += sizeof(chunk)) {
-		memset(chunk, 0, 8);
-		memcpy(chunk,
-			at == 20 << 20 ? "middle"
-			: at	       ? ""
-				       : "start",
-			at == 20 << 20 ? 6
-			: at	       ? 0
-				       : 5);
-		sha256_update(&whole, chunk, sizeof(chunk));
-	}
-	sha256_final(&whole, hash);
+	hash_of_long("start", hash);
 	assert_memory_equal(v.hash, hash, SHA256_SIZE);
 
 	/* A change in between is not mixed in. */
@@ -504,19 +513,7 @@ static void a_long_hash_comes_in_slices(void **state)
 	content_stop_hashing(f->cache, INT64_MAX);
 	assert_int_equal(file_truncate(file, 40 << 20), 0);
 	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), 0);
-	sha256_init(&whole);
-	for (size_t at = 0; at < 40 << 20; at += sizeof(chunk)) {
-		memset(chunk, 0, 8);
-		memcpy(chunk,
-			at == 20 << 20 ? "middle"
-			: at	       ? ""
-				       : "other",
-			at == 20 << 20 ? 6
-			: at	       ? 0
-				       : 5);
-		sha256_update(&whole, chunk, sizeof(chunk));
-	}
-	sha256_final(&whole, hash);
+	hash_of_long("other", hash);
 	assert_memory_equal(v.hash, hash, SHA256_SIZE);
 	file_release(file);
 
@@ -527,6 +524,30 @@ static void a_long_hash_comes_in_slices(void **state)
 	assert_int_equal(content_seal(f->cache, gone, 100, &bytes, &v), -EAGAIN);
 	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("gone")), 0);
 	assert_int_equal(content_seal(f->cache, gone, 100, &bytes, &v), -ENOENT);
+}
+
+/* As long as it may take where the file system has no clones. */
+static void a_snapshot_is_given_up_when_it_is_to(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_big(f, "big", 'a');
+	int fd = content_file(f->cache, ino, O_RDONLY), to;
+	struct content_version v;
+	struct file *file;
+	char name[100];
+
+	snprintf(name, sizeof(name), "%s/clone", f->dir);
+	to = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0 && to >= 0);
+	bool clones = ioctl(to, FICLONE, fd) == 0;
+	close(fd);
+	close(to);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	content_stop_hashing(f->cache, 0);
+	assert_int_equal(content_seal(f->cache, ino, 0, NULL, &v), clones ? 0 : -EAGAIN);
+	content_stop_hashing(f->cache, INT64_MAX);
+	assert_int_equal(content_seal(f->cache, ino, 0, NULL, &v), 0);
+	file_release(file);
 }
 
 static void change(struct fixture *f, uint64_t ino, const char *text, uint64_t offset)
@@ -573,6 +594,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_long_hash_of_a_new_version_too),
 		TEST(a_long_hash_comes_in_slices),
+		TEST(a_snapshot_is_given_up_when_it_is_to),
 		TEST(small_content_comes_inline),
 		TEST(a_version_is_read_until_it_changes),
 		TEST(a_snapshot_outlives_the_content),

@@ -31,29 +31,42 @@ static void an_unlinked_open_file_lives_until_its_release(void **state)
 	assert_int_equal(file_open(f->cache, ino, true, false, &writer), -ESTALE);
 }
 
+/* Two files that are open for writing when a remote change takes their names, of which one is written
+ * after that. */
+struct displaced {
+	uint64_t quiet, loud;
+	struct file *quiet_file, *loud_file;
+};
+
+static struct displaced write_displaced(struct fixture *f)
+{
+	struct displaced d = {.quiet = make_file(f, ROOT_INO, "quiet", "data"),
+		.loud = make_file(f, ROOT_INO, "loud", "data")};
+
+	seal_now(f, d.quiet);
+	seal_now(f, d.loud);
+	assert_int_equal(file_open(f->cache, d.quiet, true, false, &d.quiet_file), 0);
+	assert_int_equal(file_open(f->cache, d.loud, true, false, &d.loud_file), 0);
+	displace(f, "quiet", d.quiet);
+	displace(f, "loud", d.loud);
+	assert_int_equal(file_write(d.loud_file, "DA", 2, 0, false), 2);
+	return d;
+}
+
 static void writing_a_displaced_file_is_a_conflict(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t quiet = make_file(f, ROOT_INO, "quiet", "data");
-	uint64_t loud = make_file(f, ROOT_INO, "loud", "data");
-	struct file *a, *b;
+	struct displaced d = write_displaced(f);
 
-	seal_now(f, quiet);
-	seal_now(f, loud);
-	assert_int_equal(file_open(f->cache, quiet, true, false, &a), 0);
-	assert_int_equal(file_open(f->cache, loud, true, false, &b), 0);
-	displace(f, "quiet", quiet);
-	displace(f, "loud", loud);
-	assert_int_equal(file_write(b, "DA", 2, 0, false), 2);
-	file_release(a);
-	assert_false(has_row(f, quiet));
+	file_release(d.quiet_file);
+	assert_false(has_row(f, d.quiet));
 	assert_int_equal(conflicts(f), 0);
-	file_release(b);
+	file_release(d.loud_file);
 	assert_int_equal(conflicts(f), 1);
-	assert_true(has_row(f, loud));
+	assert_true(has_row(f, d.loud));
 	fixture_crash(f); /* it is kept for the conflict */
-	assert_true(has_row(f, loud));
-	assert_content(f, loud, "DAta");
+	assert_true(has_row(f, d.loud));
+	assert_content(f, d.loud, "DAta");
 }
 
 /* As a full disk fails the transaction of the last release. */
@@ -72,25 +85,16 @@ static void refuse_conflicts(struct fixture *f)
 static void a_conflict_that_could_not_be_recorded_is_at_the_next_open(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t quiet = make_file(f, ROOT_INO, "quiet", "data");
-	uint64_t loud = make_file(f, ROOT_INO, "loud", "data");
-	struct file *a, *b;
+	struct displaced d = write_displaced(f);
 
-	seal_now(f, quiet);
-	seal_now(f, loud);
-	assert_int_equal(file_open(f->cache, quiet, true, false, &a), 0);
-	assert_int_equal(file_open(f->cache, loud, true, false, &b), 0);
-	displace(f, "quiet", quiet);
-	displace(f, "loud", loud);
-	assert_int_equal(file_write(b, "DA", 2, 0, false), 2);
 	refuse_conflicts(f);
-	file_release(a);
-	file_release(b);
+	file_release(d.quiet_file);
+	file_release(d.loud_file);
 	assert_int_equal(conflicts(f), 0);
 	fixture_reopen(f);
 	assert_int_equal(conflicts(f), 1);
-	assert_false(has_row(f, quiet));
-	assert_content(f, loud, "DAta");
+	assert_false(has_row(f, d.quiet));
+	assert_content(f, d.loud, "DAta");
 	fixture_reopen(f);
 	assert_int_equal(conflicts(f), 1);
 }

@@ -171,6 +171,9 @@ static void test_one_register(void **state)
 	assert_int_equal(gone.kind, KIND_ABSENT);
 	assert_int_equal(gone.content_stamp.time, before.content_stamp.time + 1);
 	assert_int_equal(vector_get(&gone.vector, 5), before.content_stamp.time);
+	/* It is not what another server made of what another tool put there meanwhile, and knows nothing of it. */
+	assert_int_not_equal(stamp_cmp(gone.content_stamp, over.content_stamp), 0);
+	assert_int_equal(vector_get(&gone.vector, foreign_node("east")), 0);
 
 	/* Not that version, but what its server wrote before it, and whatever else it had seen. */
 	vector_raise(&before.vector, before.content_stamp);

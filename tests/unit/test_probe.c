@@ -102,17 +102,24 @@ static enum store_result refuse_listings(void *ctx UNUSED, const char *op, const
 }
 
 /* A probe that was killed leaves objects and an upload: a later one takes them away, but not those of a
- * probe that may still be at it, nor anybody else's. */
+ * probe that may still be at it, nor anybody else's, nor what a listing tells no time of. */
 static void what_a_killed_probe_left(void **state)
 {
 	static const struct clock_source source = {.realtime_ns = realtime, .monotonic_ms = monotonic};
 	struct store *mem, *s, *refusing;
 	char id[STORE_UPLOAD_ID_SIZE];
 
-	now_ms = clock_realtime_ms();
+	const int64_t start_ms = clock_realtime_ms();
+
+	now_ms = start_ms;
 	clock_set_source(&source);
 	mem = store_mem_new(STORE_MEM_ALL);
 	s = store_retry_new(mem, 1, 1000);
+	now_ms = 0; /* as from a store that tells no time */
+	assert_int_equal(
+		store_put_buf(s, ".meridian/probe/22/a", "x", 1, NULL, NULL, NULL, NULL, NULL),
+		STORE_OK);
+	now_ms = start_ms;
 	refusing = store_fault_new(store_mem_new(STORE_MEM_ALL), refuse_listings, NULL);
 	assert_int_equal(store_put_buf(s, ".meridian/probe/00/a", "x", 1, NULL, NULL, NULL, NULL, NULL), STORE_OK);
 	assert_int_equal(store_put_buf(s, ".meridian/prob", "x", 1, NULL, NULL, NULL, NULL, NULL), STORE_OK);
@@ -121,11 +128,11 @@ static void what_a_killed_probe_left(void **state)
 	now_ms += 3599000;
 	assert_int_equal(store_upload_begin(s, ".meridian/probe/11/b", NULL, id, NULL, NULL), STORE_OK);
 	assert_int_equal(store_probe(s, NULL, NULL), STORE_OK);
-	assert_int_equal(store_mem_count(mem), 2);
+	assert_int_equal(store_mem_count(mem), 3);
 	assert_int_equal(store_mem_uploads(mem), 3);
 	now_ms += 2000;
 	assert_int_equal(store_probe(s, NULL, NULL), STORE_OK);
-	assert_int_equal(store_mem_count(mem), 1);
+	assert_int_equal(store_mem_count(mem), 2);
 	assert_int_equal(store_mem_uploads(mem), 2);
 	/* Who may not list may still use the store. */
 	assert_int_equal(store_probe(refusing, NULL, NULL), STORE_OK);

@@ -216,11 +216,10 @@ static void test_overwrite_of_a_later_stamp(void **state)
 {
 	struct cluster *c = *state;
 
+	cluster_now_ms += 3600000; /* the tool's object has the file system's time */
 	cluster_puts(c, 0, "a", "first");
 	cluster_settle(c);
-	cluster_now_ms -= 60000; /* only the tool's object is stamped by this */
 	tool_put(c, EAST, "a", "second");
-	cluster_now_ms += 60000;
 	assert_int_equal(scan(c, 0, EAST).found[FOUND_OVERWRITE], 1);
 	cluster_settle(c);
 	expect_everywhere(c, "a", "second");
@@ -241,6 +240,25 @@ static void test_remove(void **state)
 	cluster_settle(c);
 	expect_everywhere(c, "gone", NULL);
 	expect_everywhere(c, "stays", "content");
+	expect_quiet(c);
+}
+
+/* A clock that is ahead does not hide what another tool puts where a scan found the object gone. */
+static void test_put_after_a_removal_of_a_later_stamp(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_now_ms += 3600000; /* the tool's object has the file system's time */
+	cluster_puts(c, 0, "a", "first");
+	cluster_settle(c);
+	tool_remove(c, EAST, "a");
+	assert_int_equal(scan(c, 0, EAST).found[FOUND_DELETE], 1);
+	cluster_settle(c);
+	tool_put(c, EAST, "a", "second");
+	assert_int_equal(scan(c, 1, EAST).found[FOUND_PUT], 1);
+	cluster_settle(c);
+	expect_everywhere(c, "a", "second");
+	assert_int_equal(conflicts(c), 0);
 	expect_quiet(c);
 }
 
@@ -501,6 +519,27 @@ static void test_nowhere(void **state)
 	expect_quiet(c);
 }
 
+/* So is another tool's, and it is listed as lost: that its region knows no more of it is no removal. */
+static void test_foreign_and_nowhere(void **state)
+{
+	struct cluster *c = *state;
+	char big[100001];
+
+	memset(big, 'b', sizeof(big) - 1);
+	big[sizeof(big) - 1] = '\0';
+	tool_put(c, EAST, "large", big);
+	assert_int_equal(scan(c, 0, EAST).found[FOUND_PUT], 1);
+	cluster_settle(c);
+	tool_remove(c, EAST, "large");
+	tool_remove(c, WEST, "large");
+	cluster_now_ms += 3600000;
+	assert_int_equal(scan(c, 1, EAST).found[FOUND_DELETE], 1);
+	cluster_settle(c);
+	expect_everywhere(c, "large", NULL);
+	assert_int_equal(conflicts(c), 2);
+	expect_quiet(c);
+}
+
 /* The other server starts from a checkpoint that was written while the content waited. */
 static void start_from_checkpoint(struct cluster *c)
 {
@@ -610,6 +649,7 @@ int main(void)
 		T(test_overwrite),
 		T(test_overwrite_of_a_later_stamp),
 		T(test_remove),
+		T(test_put_after_a_removal_of_a_later_stamp),
 		T(test_missing_is_not_removed),
 		T(test_nothing_young_is_touched),
 		T(test_metadata_taken_along),
@@ -620,6 +660,7 @@ int main(void)
 		T(test_part_of_the_tree),
 		T(test_merged_from_the_object),
 		T(test_nowhere),
+		T(test_foreign_and_nowhere),
 		T(test_nowhere_yet),
 		T(test_bad_keys),
 		T(test_known_costs_nothing),

@@ -191,14 +191,24 @@ static void overtaken_keys_wait(void **state)
 	inline_cache_free(cache);
 }
 
+/* Whether the first count rows may go without the next. */
+static bool cut_closed(struct server *s, const struct outbox_row *rows, unsigned count)
+{
+	struct conn *conn;
+	bool closed;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(outbox_cut_closed(conn, s->region, rows, count, &closed), 0);
+	cache_read_end(conn);
+	return closed;
+}
+
 /* a changes, then b, then a again: no cut may show a's last state without b, nor b without a's
  * first. */
 static void interleaved_changes_span(void **state)
 {
 	struct server *s = *state;
 	struct outbox_row *rows = calloc(64, sizeof(*rows));
-	struct conn *conn;
-	bool closed = true;
 
 	do_write(s, "a", "1");
 	do_write(s, "b", "1");
@@ -211,12 +221,8 @@ static void interleaved_changes_span(void **state)
 	assert_string_equal(rows[2].key.p, "c");
 	assert_true(rows[0].first < rows[1].first && rows[1].last < rows[0].last);
 	assert_true(rows[0].last < rows[2].first);
-	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
-	assert_int_equal(outbox_cut_closed(conn, s->region, rows, 1, &closed), 0);
-	assert_false(closed);
-	assert_int_equal(outbox_cut_closed(conn, s->region, rows, 2, &closed), 0);
-	assert_true(closed);
-	cache_read_end(conn);
+	assert_false(cut_closed(s, rows, 1));
+	assert_true(cut_closed(s, rows, 2));
 	free(rows);
 }
 
@@ -224,8 +230,6 @@ static void rename_is_one_cut(void **state)
 {
 	struct server *s = *state;
 	struct outbox_row *rows = calloc(64, sizeof(*rows));
-	struct conn *conn;
-	bool closed = true;
 
 	do_write(s, "old", "1");
 	seal(s);
@@ -235,10 +239,7 @@ static void rename_is_one_cut(void **state)
 	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 2);
 	assert_string_equal(rows[0].key.p, "new");
 	assert_string_equal(rows[1].key.p, "old");
-	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
-	assert_int_equal(outbox_cut_closed(conn, s->region, rows, 1, &closed), 0);
-	assert_false(closed);
-	cache_read_end(conn);
+	assert_false(cut_closed(s, rows, 1));
 	free(rows);
 }
 

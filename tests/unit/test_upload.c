@@ -209,27 +209,9 @@ static void prepare_change(struct world *w, uint8_t base[SHA256_SIZE], uint8_t h
 static enum store_result put_change(struct world *w, const uint8_t base[SHA256_SIZE],
 	const uint8_t hash[SHA256_SIZE], const char *match)
 {
-	CLEANUP(store_meta_done) struct store_meta meta = {0};
 	const struct store_condition condition = {.if_match = match};
-	struct store_memory memory = {w->body, SIZE};
-	struct store_source source = store_source_memory(&memory);
-	struct store_error error = {0};
-	struct store_call call = {0};
-	char etag[STORE_ETAG_SIZE] = "";
-	const struct upload_request q = {.uploader = &w->uploader,
-		.key = slice_of("big"),
-		.object = "big",
-		.source = &source,
-		.meta = &meta,
-		.condition = &condition,
-		.hash = hash,
-		.base_hash = base,
-		.base_size = SIZE,
-		.current = current,
-		.ctx = w};
 
-	assert_int_equal(store_meta_set(&meta, "meridian-stamp", "1-2"), 0);
-	return upload_put(&q, etag, &call, &error);
+	return put_over(w, "1-2", &condition, base, hash);
 }
 
 static void only_what_changed_is_sent(void **state)

@@ -115,8 +115,10 @@ static inline bool current(void *ctx)
 	return !w->stop;
 }
 
-static inline enum store_result put_if(
-	struct world *w, const char *version, const struct store_condition *condition)
+/* Puts the body as that version of "big"; hash is its own, base that of the object that is there, both
+ * NULL where only what changed cannot be sent. */
+static inline enum store_result put_over(struct world *w, const char *version,
+	const struct store_condition *condition, const uint8_t *base, const uint8_t *hash)
 {
 	CLEANUP(store_meta_done) struct store_meta meta = {0};
 	struct store_memory memory = {w->body, SIZE};
@@ -130,11 +132,20 @@ static inline enum store_result put_if(
 		.source = &source,
 		.meta = &meta,
 		.condition = condition,
+		.hash = hash,
+		.base_hash = base,
+		.base_size = base ? SIZE : 0,
 		.current = current,
 		.ctx = w};
 
 	assert_int_equal(store_meta_set(&meta, "meridian-stamp", version), 0);
 	return upload_put(&q, etag, &call, &error);
+}
+
+static inline enum store_result put_if(
+	struct world *w, const char *version, const struct store_condition *condition)
+{
+	return put_over(w, version, condition, NULL, NULL);
 }
 
 static inline enum store_result put(struct world *w, const char *version)
