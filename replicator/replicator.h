@@ -151,6 +151,10 @@ struct region_status {
 	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
 	uint64_t wrong_bytes;  /* times that bytes from it did not match their hash */
 	bool copies;	       /* from the home region (push = copy) */
+	uint64_t rate_limit;   /* bytes a second each way, as now; 0: none */
+	int64_t rate_until_ms; /* realtime: when it is another one; 0: always the same */
+	uint64_t request_limit; /* requests a second; likewise */
+	int64_t request_until_ms;
 	uint64_t throttled;    /* requests that the store refused as too many, since the start */
 	unsigned connections;  /* requests at once, at most */
 	unsigned connections_allowed; /* now: fewer after it refused some */
