@@ -324,6 +324,24 @@ static void what_waits_long_is_woken_by_the_border(void **state)
 	assert_in_range(transfer(*state, &open, 20000000, &f), 20000, 20500);
 }
 
+/* Nobody else comes meanwhile who would look at the clock. */
+static void a_call_behind_many_is_woken_by_the_border(void **state)
+{
+	static const struct schedule none;
+	static const struct schedule open = {
+		.usual = 1, .rules = 1, .rule = {{0, 17, 1440, SCHEDULE_ALL_DAYS}}};
+	struct store_call urgent = {.priority = STORE_URGENT};
+	struct store *s = paced_by(*state, &none, &open);
+	int64_t start = now_ms;
+
+	for (int i = 0; i < 300; i++)
+		(void)!store_head(s, "none", NULL, NULL, &urgent, NULL);
+	assert_int_equal(now_ms, start);
+	(void)!store_head(s, "none", NULL, NULL, NULL, NULL);
+	assert_in_range(now_ms - start, 20000, 20400);
+	store_close(s);
+}
+
 static void the_pace_is_what_the_clock_says(void **state)
 {
 	/* an hour ahead when 2 MB came, then ten times as slow */
@@ -402,6 +420,7 @@ int main(void)
 		TEST(cancel_ends_the_wait),
 		TEST(a_transfer_changes_its_pace_at_the_border),
 		TEST(what_waits_long_is_woken_by_the_border),
+		TEST(a_call_behind_many_is_woken_by_the_border),
 		TEST(the_pace_is_what_the_clock_says),
 		TEST(requests_have_hours_too),
 		TEST(the_limit_that_holds_is_told),
