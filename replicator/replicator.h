@@ -151,6 +151,8 @@ struct region_status {
 	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
 	uint64_t wrong_bytes;  /* times that bytes from it did not match their hash */
 	bool copies;	       /* from the home region (push = copy) */
+	bool copies_apart;     /* push = copy, and its store has nothing to do with the home region's */
+	char copy_error[256];  /* why its store would not; "": it did not refuse */
 	uint64_t rate_limit;   /* bytes a second each way, as now; 0: none */
 	int64_t rate_until_ms; /* realtime: when it is another one; 0: always the same */
 	uint64_t request_limit; /* requests a second; likewise */

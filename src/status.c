@@ -172,6 +172,21 @@ static void limit_note(const struct region_status *r, struct buf *out)
 	}
 }
 
+/* push = copy, and contents are sent to it all the same. */
+static void copies_note(const struct region_status *r, struct buf *out)
+{
+	if (r->copies_apart)
+		buf_printf(out,
+			"  %s: contents are sent to it: its store has nothing to do with the home region's "
+			"(another endpoint, other credentials, or a directory)\n",
+			r->name);
+	else if (r->copy_error[0])
+		buf_printf(out,
+			"  %s: contents are sent to it until the next start: it refused to copy from the "
+			"home region (%s)\n",
+			r->name, r->copy_error);
+}
+
 static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)
 {
 	char figure[TEXT_FIGURE_SIZE], all[TEXT_FIGURE_SIZE];
@@ -191,6 +206,7 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			"  %s: is throttling: %" PRIu64 " requests refused since the start, now %u of %u "
 			"connections are used\n",
 			r->name, r->throttled, r->connections_allowed, r->connections);
+	copies_note(r, out);
 	limit_note(r, out);
 	resync_note(s, r, out);
 	if (r->wrong_bytes)
@@ -451,6 +467,8 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "bytes_copied", (int64_t)r->bytes_copied);
 	json_put_int(j, "wrong_bytes", (int64_t)r->wrong_bytes);
 	json_put_bool(j, "copies_from_home", r->copies);
+	json_put_bool(j, "copies_apart", r->copies_apart);
+	json_put_str(j, "copies_error", r->copy_error);
 	json_put_int(j, "rate_limit", (int64_t)r->rate_limit);
 	json_put_int(j, "rate_limit_until_ms", r->rate_until_ms);
 	json_put_int(j, "request_limit", (int64_t)r->request_limit);
