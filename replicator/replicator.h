@@ -153,6 +153,10 @@ struct region_status {
 	bool copies;	       /* from the home region (push = copy) */
 	bool copies_apart;     /* push = copy, and its store has nothing to do with the home region's */
 	char copy_error[256];  /* why its store would not; "": it did not refuse */
+	uint64_t rate_limit;   /* bytes a second each way, as now; 0: none */
+	int64_t rate_until_ms; /* realtime: when it is another one; 0: always the same */
+	uint64_t request_limit; /* requests a second; likewise */
+	int64_t request_until_ms;
 	uint64_t throttled;    /* requests that the store refused as too many, since the start */
 	unsigned connections;  /* requests at once, at most */
 	unsigned connections_allowed; /* now: fewer after it refused some */

@@ -19,9 +19,15 @@
 static void region_state(struct region *r, struct region_status *ret)
 {
 	int64_t now = clock_monotonic_ms(), retry_ms;
+	struct store_pace_limit bytes, requests;
 	struct store_counts counts;
 
 	store_stats_read(r->store, &counts);
+	store_pace_read(r->store, &bytes, &requests);
+	ret->rate_limit = bytes.per_second;
+	ret->rate_until_ms = bytes.until_ms;
+	ret->request_limit = requests.per_second;
+	ret->request_until_ms = requests.until_ms;
 	store_limit_read(r->store, &ret->connections_allowed, &ret->connections);
 	ret->throttled = counts.results[STORE_THROTTLED];
 	ret->bytes_sent = counts.bytes_sent;

@@ -43,8 +43,8 @@ struct config_region {
 	char *ca_bundle;
 	bool path_style;
 	uint64_t connections;
-	uint64_t rate_limit;
-	uint64_t request_limit;
+	struct schedule rate_limit;
+	struct schedule request_limit;
 	bool optional;
 	uint64_t resync_backlog;
 	int64_t resync_age_ms;

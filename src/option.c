@@ -273,6 +273,9 @@ int option_set(const struct option_spec *o, void *base, const char *value, struc
 	case OPTION_TIME:
 	case OPTION_COUNT:
 		return set_number(o, field, value, err);
+	case OPTION_SIZES:
+	case OPTION_COUNTS:
+		return option_set_schedule(o, field, value, err);
 	case OPTION_SHARE:
 		return set_share(o, field, value, err);
 	case OPTION_BOOL:
@@ -325,6 +328,10 @@ void option_print(const struct option_spec *o, const void *base, struct buf *out
 		break;
 	case OPTION_COUNT:
 		buf_printf(out, "%llu", (unsigned long long)*(const uint64_t *)field);
+		break;
+	case OPTION_SIZES:
+	case OPTION_COUNTS:
+		option_print_schedule(o, field, out);
 		break;
 	case OPTION_SHARE:
 		print_share(field, out);

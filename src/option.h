@@ -12,6 +12,7 @@
 #include "src/base/attribute.h"
 #include "src/base/buf.h"
 #include "src/base/err.h"
+#include "src/base/schedule.h"
 
 enum option_type {
 	OPTION_STRING, /* char *: printable text */
@@ -22,6 +23,8 @@ enum option_type {
 	OPTION_SHARE,  /* struct option_share: as a size, or 10% */
 	OPTION_TIME,   /* int64_t ms: 250ms, 5s, 5m, 12h, 30d */
 	OPTION_COUNT,  /* uint64_t */
+	OPTION_SIZES,  /* struct schedule of sizes: 50M, 22:00-06:00 200M, Sat-Sun 0 */
+	OPTION_COUNTS, /* struct schedule of counts */
 	OPTION_BOOL,   /* bool: yes no true false on off 1 0 */
 	OPTION_CHOICE, /* unsigned: index into choices */
 };
@@ -40,7 +43,8 @@ struct option_spec {
 	size_t offset;	    /* of the field in its struct */
 	const char *preset; /* default as it would be written; NULL: none (help tells) */
 	bool required;
-	uint64_t min, max;	    /* SIZE, TIME and COUNT; SHARE: of the percentage */
+	/* SIZE, TIME and COUNT, and each of SIZES and COUNTS; SHARE: of the percentage */
+	uint64_t min, max;
 	const char *const *choices; /* CHOICE: NULL-terminated */
 	const char *const *later;   /* CHOICE: known words that this version refuses; may be NULL */
 	const char *help;
@@ -66,5 +70,11 @@ void option_done(const struct option_spec *table, size_t n, void *base);
 bool option_parse_size(const char *s, uint64_t *ret) MUST_CHECK;
 /* "250ms", "5s", "5m", "12h", "30d" into milliseconds. */
 bool option_parse_time(const char *s, int64_t *ret) MUST_CHECK;
+
+/* For option.c; option_schedule.c. As option_set and option_print, for SIZES and COUNTS. */
+int option_set_schedule(const struct option_spec *o, struct schedule *field, const char *value,
+	struct err *err) MUST_CHECK;
+void option_print_schedule(
+	const struct option_spec *o, const struct schedule *field, struct buf *out);
 
 #endif

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "src/base/json.h"
 #include "src/base/metrics.h"
@@ -135,6 +136,42 @@ static void reconcile_json(const struct region_status *r, struct json *j)
 	json_end(j);
 }
 
+/* " until Mon 22:00", in local time; nothing for what never ends. */
+static void put_until(int64_t until_ms, struct buf *out)
+{
+	time_t seconds = (time_t)(until_ms / 1000);
+	char text[32];
+	struct tm t;
+
+	if (until_ms && localtime_r(&seconds, &t) && strftime(text, sizeof(text), "%a %H:%M", &t))
+		buf_printf(out, " until %s", text);
+}
+
+/* Only where the configuration has limits. */
+static void limit_note(const struct region_status *r, struct buf *out)
+{
+	char figure[TEXT_FIGURE_SIZE];
+
+	if (r->rate_limit || r->rate_until_ms) {
+		if (r->rate_limit)
+			buf_printf(out, "  %s: at most %s a second each way", r->name,
+				text_bytes(r->rate_limit, figure));
+		else
+			buf_printf(out, "  %s: any bandwidth", r->name);
+		put_until(r->rate_until_ms, out);
+		buf_put_u8(out, '\n');
+	}
+	if (r->request_limit || r->request_until_ms) {
+		if (r->request_limit)
+			buf_printf(out, "  %s: at most %" PRIu64 " requests a second", r->name,
+				r->request_limit);
+		else
+			buf_printf(out, "  %s: any number of requests", r->name);
+		put_until(r->request_until_ms, out);
+		buf_put_u8(out, '\n');
+	}
+}
+
 /* push = copy, and contents are sent to it all the same. */
 static void copies_note(const struct region_status *r, struct buf *out)
 {
@@ -170,6 +207,7 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			"connections are used\n",
 			r->name, r->throttled, r->connections_allowed, r->connections);
 	copies_note(r, out);
+	limit_note(r, out);
 	resync_note(s, r, out);
 	if (r->wrong_bytes)
 		buf_printf(out,
@@ -431,6 +469,10 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_bool(j, "copies_from_home", r->copies);
 	json_put_bool(j, "copies_apart", r->copies_apart);
 	json_put_str(j, "copies_error", r->copy_error);
+	json_put_int(j, "rate_limit", (int64_t)r->rate_limit);
+	json_put_int(j, "rate_limit_until_ms", r->rate_until_ms);
+	json_put_int(j, "request_limit", (int64_t)r->request_limit);
+	json_put_int(j, "request_limit_until_ms", r->request_until_ms);
 	json_put_int(j, "throttled_total", (int64_t)r->throttled);
 	json_put_int(j, "connections", r->connections);
 	json_put_int(j, "connections_allowed", r->connections_allowed);

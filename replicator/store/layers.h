@@ -20,9 +20,18 @@ struct store *store_limit_new(struct store *inner, unsigned connections);
  * there is none. */
 void store_limit_read(struct store *s, unsigned *ret_allowed, unsigned *ret_connections);
 
-/* At most so many bytes of bodies a second each way, and so many calls; 0: no limit. Urgent calls do
- * not wait, but count. Deadlines are stretched to what 32 calls need that share the bandwidth. */
-struct store *store_pace_new(struct store *inner, uint64_t bytes, uint64_t requests);
+/* At most so many bytes of bodies a second each way, and so many calls; each may depend on the time,
+ * and a change holds within half a second for what is under way as well. Urgent calls do not wait, but
+ * count. Deadlines are stretched to what 32 calls need that share the lowest bandwidth. */
+struct store *store_pace_new(
+	struct store *inner, const struct schedule *bytes, const struct schedule *requests);
+struct store_pace_limit {
+	uint64_t per_second; /* now; 0: no limit */
+	int64_t until_ms;    /* realtime: when it is another one; 0: always the same */
+};
+/* The limits of the pace layer at or below s; all zero when there is none. */
+void store_pace_read(
+	struct store *s, struct store_pace_limit *ret_bytes, struct store_pace_limit *ret_requests);
 
 /* Counts requests, errors and body bytes into src/base/metrics.h and into itself. */
 struct store *store_stats_new(struct store *inner);

@@ -7,21 +7,30 @@
  * after them wait for it, too. So the segments keep their pace while bodies fill the rest.
  *
  * Deadlines count on 64 KiB a second for a transfer (region.c). Where the bandwidth gives 32 of them
- * less, they are stretched by what is missing.
+ * less at any time of the week, they are stretched by what is missing then.
  *
- * No lock of its own.
+ * Where a limit has rules for hours and days the buckets follow the wall clock: whoever enters or
+ * waits looks at it, one at a time and not more often than each LOOK_MS. So a border is noticed within
+ * that and a slice of the wait, also by those who wait already.
+ *
+ * No lock of its own: two that follow at once, because one of them was slow, may leave the limit of
+ * the moment before, until the next look.
  */
 #include "replicator/store/layers.h"
 #include "replicator/store/rate.h"
 #include "src/base/clock.h"
+#include "src/base/schedule.h"
 
-enum { SLICE_MS = 50, SHARERS = 32 };
+enum { SLICE_MS = 50, LOOK_MS = 250, SHARERS = 32 };
 #define SLOWEST (UINT64_C(64) << 10) /* bytes a second */
 
 struct pace {
 	struct store s;
 	struct rate up, down, calls;
+	struct schedule bytes, requests; /* constant, as the next two */
+	bool limits_bytes;		 /* at some time */
 	int64_t stretch;
+	_Atomic int64_t look_ms; /* monotonic: when the clock is looked at next */
 };
 
 /* One call: its deadline stretched, and what paces its bodies. */
@@ -33,33 +42,48 @@ struct paced {
 	struct store_sink slow;
 };
 
-/* The call is cancelled: it ends by itself soon. */
-static void hold_up(const struct store_call *call, int64_t ms)
+static void follow(struct pace *p)
 {
-	while (ms > 0 && !(call->cancel && atomic_load(call->cancel))) {
-		int64_t part = ms < SLICE_MS ? ms : SLICE_MS;
+	int64_t now = clock_monotonic_ms(), due = atomic_load(&p->look_ms);
 
-		clock_sleep_ms(part);
-		ms -= part;
+	if (now < due || !atomic_compare_exchange_strong(&p->look_ms, &due, now + LOOK_MS))
+		return;
+	int64_t realtime = clock_realtime_ms();
+	uint64_t bytes = schedule_at(&p->bytes, realtime);
+	rate_set(&p->up, bytes);
+	rate_set(&p->down, bytes);
+	rate_set(&p->calls, schedule_at(&p->requests, realtime));
+}
+
+/* Takes n units and waits for them, unless the call is urgent. One that is cancelled ends by itself
+ * soon. */
+static void take(struct pace *p, struct rate *rate, uint64_t n, const struct store_call *call)
+{
+	int64_t wait;
+
+	follow(p);
+	uint64_t ticket = rate_take(rate, n);
+	if (call->priority == STORE_URGENT)
+		return;
+	while ((wait = rate_wait_ms(rate, ticket)) > 0 &&
+		!(call->cancel && atomic_load(call->cancel))) {
+		clock_sleep_ms(wait < SLICE_MS ? wait : SLICE_MS);
+		follow(p);
 	}
 }
 
 static void sending(void *ctx, size_t n)
 {
 	struct paced *d = ctx;
-	int64_t wait = rate_take(&d->p->up, n);
 
-	if (d->call.priority != STORE_URGENT)
-		hold_up(&d->call, wait);
+	take(d->p, &d->p->up, n, &d->call);
 }
 
 static int slow_write(void *ctx, const void *p, size_t len)
 {
 	struct paced *d = ctx;
-	int64_t wait = rate_take(&d->p->down, len);
 
-	if (d->call.priority != STORE_URGENT)
-		hold_up(&d->call, wait);
+	take(d->p, &d->p->down, len, &d->call);
 	return d->sink->write(d->sink->ctx, p, len);
 }
 
@@ -75,17 +99,16 @@ static enum store_result begin(
 	struct paced *d, struct store *s, const struct store_call *call, struct store_error *error)
 {
 	struct pace *p = (struct pace *)s;
-	int64_t now = clock_monotonic_ms(), wait = rate_take(&p->calls, 1);
+	int64_t left = call->deadline_ms - clock_monotonic_ms();
 
 	*d = (struct paced){.p = p, .call = *call};
-	if (p->up.per_second) {
+	if (p->limits_bytes) {
 		d->pace = (struct store_pace){.sending = sending, .ctx = d};
 		d->call.pace = &d->pace;
 	}
-	if (call->deadline_ms > now)
-		d->call.deadline_ms = now + wait + (call->deadline_ms - now) * p->stretch;
-	if (call->priority != STORE_URGENT)
-		hold_up(call, wait);
+	take(p, &p->calls, 1, call);
+	if (call->deadline_ms && left > 0)
+		d->call.deadline_ms = clock_monotonic_ms() + left * p->stretch;
 	return store_call_check(&d->call, error);
 }
 
@@ -203,19 +226,48 @@ static const struct store_ops pace_ops = {
 	.close = pace_close,
 };
 
-struct store *store_pace_new(struct store *inner, uint64_t bytes, uint64_t requests)
+struct store *store_pace_new(
+	struct store *inner, const struct schedule *bytes, const struct schedule *requests)
 {
 	struct pace *p = calloc(1, sizeof(*p));
+	uint64_t lowest = schedule_lowest(bytes);
+	int64_t realtime = clock_realtime_ms();
 
 	CHECK(p);
 	p->s.ops = &pace_ops;
 	p->s.inner = inner;
-	rate_init(&p->up, bytes, STORE_PACE_CHUNK);
-	rate_init(&p->down, bytes, STORE_PACE_CHUNK);
-	rate_init(&p->calls, requests, 1);
+	p->bytes = *bytes;
+	p->requests = *requests;
+	p->limits_bytes = lowest > 0;
+	rate_init(&p->up, schedule_at(bytes, realtime), STORE_PACE_CHUNK);
+	rate_init(&p->down, schedule_at(bytes, realtime), STORE_PACE_CHUNK);
+	rate_init(&p->calls, schedule_at(requests, realtime), 1);
+	/* Nothing to follow. */
+	if (!bytes->rules && !requests->rules)
+		atomic_store(&p->look_ms, INT64_MAX);
 	p->stretch = 1;
-	if (bytes && bytes < SHARERS * SLOWEST)
-		p->stretch = (int64_t)((SHARERS * SLOWEST + bytes - 1) / bytes);
+	if (lowest && lowest < SHARERS * SLOWEST)
+		p->stretch = (int64_t)((SHARERS * SLOWEST + lowest - 1) / lowest);
 	atomic_store(&p->s.capabilities, atomic_load(&inner->capabilities));
 	return &p->s;
+}
+
+static struct store_pace_limit limit_of(const struct schedule *s, int64_t realtime_ms)
+{
+	return (struct store_pace_limit){
+		schedule_at(s, realtime_ms), schedule_until(s, realtime_ms)};
+}
+
+void store_pace_read(
+	struct store *s, struct store_pace_limit *ret_bytes, struct store_pace_limit *ret_requests)
+{
+	int64_t realtime = clock_realtime_ms();
+
+	*ret_bytes = *ret_requests = (struct store_pace_limit){0};
+	while (s && s->ops != &pace_ops)
+		s = s->inner;
+	if (!s)
+		return;
+	*ret_bytes = limit_of(&((struct pace *)s)->bytes, realtime);
+	*ret_requests = limit_of(&((struct pace *)s)->requests, realtime);
 }

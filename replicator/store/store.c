@@ -459,8 +459,8 @@ int store_open(const struct store_config *config, struct store **ret, struct err
 		return r;
 	s = store_stats_new(s);
 	s = store_limit_new(s, config->connections ? config->connections : DEFAULT_CONNECTIONS);
-	if (config->rate_limit || config->request_limit)
-		s = store_pace_new(s, config->rate_limit, config->request_limit);
+	if (schedule_lowest(&config->rate_limit) || schedule_lowest(&config->request_limit))
+		s = store_pace_new(s, &config->rate_limit, &config->request_limit);
 	s = store_retry_new(s, config->attempts ? config->attempts : DEFAULT_ATTEMPTS,
 		config->timeout_ms > 0 ? config->timeout_ms : DEFAULT_TIMEOUT_MS);
 	*ret = s;

@@ -22,6 +22,7 @@
 
 #include "src/base/attribute.h"
 #include "src/base/err.h"
+#include "src/base/schedule.h"
 
 #define STORE_KEY_MAX 1024
 #define STORE_ETAG_SIZE 136   /* with NUL; a longer ETag is STORE_CORRUPT */
@@ -367,8 +368,8 @@ struct store_config {
 	const char *ca_bundle; /* PEM file; default: $AWS_CA_BUNDLE, else the system's */
 	bool path_style;       /* bucket in the path, not in the host name */
 	unsigned connections;  /* requests under way at once; default 64 */
-	uint64_t rate_limit;   /* bytes of bodies a second, each way; 0: none */
-	uint64_t request_limit; /* requests a second; 0: none */
+	struct schedule rate_limit;    /* bytes of bodies a second, each way */
+	struct schedule request_limit; /* requests a second */
 	int64_t timeout_ms;    /* default deadline of a call, repeats included; default 60,000 */
 	/* a connection on which nothing moves for so long is given up; default 20,000. Three times that
 	 * for large bodies, 15 times for what a store does by itself (copies, the end of an upload) */

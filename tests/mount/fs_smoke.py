@@ -62,7 +62,7 @@ class Mount:
         if self.daemon.poll() is None:
             self.daemon.send_signal(signal.SIGTERM)
             try:
-                code = self.daemon.wait(10)
+                code = self.daemon.wait(60)
             except subprocess.TimeoutExpired:
                 self.daemon.kill()
         else:
@@ -70,7 +70,7 @@ class Mount:
         for command in (["fusermount3", "-u", "-z", self.path], ["umount", "-l", self.path]):
             if is_mount(self.path):
                 subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
-        self.daemon.wait(10)
+        self.daemon.wait(60)
         self.close_pipes()
         return code
 
@@ -87,7 +87,7 @@ def is_mount(path):
         return any(line.split()[1] == path for line in f)
 
 
-def until(condition, seconds=5):
+def until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -523,10 +523,10 @@ class Lives(Case):
                 t.start()
             time.sleep(0.3)
             self.mount.daemon.kill()
-            self.mount.daemon.wait(10)
+            self.mount.daemon.wait(60)
             stop.set()
             for t in threads:
-                t.join(10)
+                t.join(60)
                 self.assertFalse(t.is_alive(), "a call hangs after kill -9")
             stop.clear()
             self.mount.close_pipes()
@@ -546,7 +546,7 @@ class Lives(Case):
     def test_unmount_from_outside(self):
         self.write("f", b"x")
         subprocess.run(["umount", self.d], check=True)
-        self.assertEqual(self.mount.daemon.wait(10), 0)
+        self.assertEqual(self.mount.daemon.wait(60), 0)
 
     def test_refusals(self):
         def refused(*args):

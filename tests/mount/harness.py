@@ -36,13 +36,15 @@ def need_fuse():
 
 
 def wait_until(what, condition, timeout=60, interval=0.1):
-    """Calls condition until it is true; fails with what (and its last value) after timeout seconds."""
+    """Calls condition until it is true, and returns what it gave; fails with what when it still was not true after timeout
+    seconds. The last look begins after them, however long this process was not let run."""
     end = time.monotonic() + timeout
     while True:
+        late = time.monotonic() > end
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        if late:
             raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
         time.sleep(interval)
 
@@ -168,7 +170,7 @@ class Server:
         self.process.wait()
         subprocess.run(["umount", "-l", self.mount], check=False, stderr=subprocess.DEVNULL)
 
-    def stop(self, timeout=60):
+    def stop(self, timeout=120):
         """SIGTERM: drains and unmounts. Returns the exit code."""
         if self.process is None or self.process.poll() is not None:
             return None
@@ -184,7 +186,7 @@ class Server:
                 break
             subprocess.run(["umount", "-l", self.mount], check=False, stderr=subprocess.DEVNULL)
 
-    def run(self, *arguments, check=True, timeout=120):
+    def run(self, *arguments, check=True, timeout=300):
         run = subprocess.run([MERIDIAN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              timeout=timeout, stdin=subprocess.DEVNULL)
         if check and run.returncode:
@@ -219,7 +221,24 @@ class Server:
         status = self.status()
         return status["journal_rows"] + sum(r["backlog_rows"] for r in status["regions"])
 
-    def flush(self, timeout=120):
+    def content_open(self):
+        """Content files that the daemon has open. The kernel tells it of a close after the close has returned."""
+        directory = f"/proc/{self.process.pid}/fd"
+        found = []
+        for fd in os.listdir(directory):
+            try:
+                name = os.readlink(f"{directory}/{fd}")
+            except OSError:
+                continue
+            if "/content/" in name:
+                found.append(name)
+        return found
+
+    def closed(self):
+        """Returns when the daemon has no content file open any more."""
+        wait_until(lambda: f"no open content files: {self.content_open()[:3]}", lambda: not self.content_open(), 60)
+
+    def flush(self, timeout=300):
         self.run("flush", "--wait", str(self.mount), timeout=timeout)
 
     def resident_kib(self):
@@ -310,7 +329,7 @@ def names(root):
     return found
 
 
-def converge(*servers, timeout=120):
+def converge(*servers, timeout=300):
     """Flushes every server, then waits until all mounts show the same tree."""
     for server in servers:
         server.flush(timeout)

@@ -45,7 +45,7 @@ class Programs(unittest.TestCase):
         self.native = self.world.dir / "native" / name
         self.native.mkdir(parents=True)
 
-    def run_it(self, *arguments, timeout=120, code=0, **options):
+    def run_it(self, *arguments, timeout=300, code=0, **options):
         """Runs a program; fails with what it said unless it ends with code. Returns what it said."""
         options.setdefault("cwd", self.dir)
         options.setdefault("stdin", subprocess.DEVNULL)

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ class Cli(unittest.TestCase):
         self.world.close()
 
     def run_it(self, *arguments, program=MERIDIAN, env=None):
-        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60,
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120,
                               stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
 
     def pid(self, server):
@@ -76,7 +77,7 @@ class Cli(unittest.TestCase):
             run = self.run_it("umount", "--force", server.mount)
             self.assertEqual(run.returncode, 0, run.stderr)
             self.assertFalse(server.mounted())
-            wait_until("the daemon ends", lambda: self.ended(pid), 20)
+            wait_until("the daemon ends", lambda: self.ended(pid), 60)
 
     def test_unmounted_from_outside_it_drains(self):
         server = self.world.server("outside", self.regions)
@@ -84,7 +85,7 @@ class Cli(unittest.TestCase):
         pid = self.pid(server)
         (server.mount / "late").write_text("late")
         subprocess.run(["umount", server.mount], check=True)
-        wait_until("the daemon ends", lambda: self.ended(pid), 40)
+        wait_until("the daemon ends", lambda: self.ended(pid), 60)
         for region in ("east", "west"):
             self.assertEqual((self.world.dir / "buckets" / region / "late").read_text(), "late")
 
@@ -99,12 +100,12 @@ class Cli(unittest.TestCase):
             successor = json.loads(self.run_it("status", "--json", old.mount).stdout)["pid"]
             self.assertNotEqual(successor, pid)
             held.write("x")
-        wait_until("the first one ends", lambda: self.ended(pid), 40)
+        wait_until("the first one ends", lambda: self.ended(pid), 60)
         run = self.run_it("status", "--json", old.mount)
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual(json.loads(run.stdout)["pid"], successor)
         self.assertEqual(self.run_it("umount", old.mount).returncode, 0)
-        wait_until("the second one ends", lambda: self.ended(successor), 40)
+        wait_until("the second one ends", lambda: self.ended(successor), 60)
 
     def test_backlog_is_told_and_kept(self):
         """A region that does not answer: umount says what is left and leaves the volume mounted; SIGTERM keeps its bound."""
@@ -122,11 +123,10 @@ class Cli(unittest.TestCase):
         self.assertTrue(server.mounted())
         run = self.run_it("flush", "-w", "--timeout", "500ms", server.mount)
         self.assertEqual(run.returncode, 1)
-        status = self.run_it("status", server.mount).stdout
-        self.assertRegex(status, r"away +DOWN")
+        wait_until("the status says that it is down", lambda: re.search(r"away +DOWN", self.run_it("status", server.mount).stdout), 60)
         pid = self.pid(server)
         os.kill(pid, signal.SIGTERM)
-        wait_until("the daemon ends", lambda: self.ended(pid), 20)
+        wait_until("the daemon ends", lambda: self.ended(pid), 60)
         self.assertFalse(server.mounted())
         self.assertEqual(self.run_it("mount", server.config, server.mount, env=env).returncode, 0)
         self.assertEqual((server.mount / "kept").read_text(), "kept")
@@ -163,7 +163,7 @@ class Cli(unittest.TestCase):
         server = self.world.server("notify", self.regions)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(str(path))
-            notify.settimeout(30)
+            notify.settimeout(120)
             with subprocess.Popen([MERIDIAN, "mount", "-f", server.config, server.mount], stderr=subprocess.DEVNULL,
                                   env={**os.environ, "NOTIFY_SOCKET": str(path)}) as process:
                 try:
@@ -174,7 +174,7 @@ class Cli(unittest.TestCase):
                     self.assertIsNone(process.poll())
                     os.kill(process.pid, signal.SIGTERM)
                     self.assertIn(b"STOPPING=1", notify.recv(4096))
-                    self.assertEqual(process.wait(30), 0)
+                    self.assertEqual(process.wait(120), 0)
                 finally:
                     process.kill()
         self.assertFalse(server.mounted())
@@ -186,9 +186,11 @@ class Cli(unittest.TestCase):
         os.kill(self.pid(server), signal.SIGKILL)
         self.assertEqual(self.run_it("status", server.config).returncode, 1)
         # The kernel takes a moment to let go of the lock of a process that dies.
-        wait_until("mounted again", lambda: self.run_it("mount", server.config, server.mount).returncode == 0, 10)
+        wait_until("mounted again", lambda: self.run_it("mount", server.config, server.mount).returncode == 0, 60)
         self.assertEqual((server.mount / "f").read_text(), "x")
-        os.kill(self.pid(server), signal.SIGKILL)
+        pid = self.pid(server)
+        os.kill(pid, signal.SIGKILL)
+        wait_until("it is dead", lambda: self.ended(pid), 60)
         self.run_it("umount", server.mount)
         self.assertFalse(server.mounted())
 

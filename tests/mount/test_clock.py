@@ -10,6 +10,23 @@ from harness import World, Ceph, converge, main, wait_until
 HOUR = 3600
 
 
+def set_shift(file, seconds):
+    new = file.with_suffix(".new")
+    new.write_text(str(seconds))
+    os.rename(new, file)
+
+
+def start_shifted(server, file, **more):
+    """Its clock can be set with set_shift."""
+    saved = dict(os.environ)
+    os.environ.update(CLOCK_SHIFT=str(file), LD_PRELOAD=os.environ["CLOCK_SHIFT_LIBRARY"], **more)
+    try:
+        server.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
 class Clock(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -25,13 +42,7 @@ class Clock(unittest.TestCase):
 
     @classmethod
     def start_shifted(cls):
-        """b's clock can be set."""
-        os.environ["CLOCK_SHIFT"] = str(cls.shift)
-        os.environ["LD_PRELOAD"] = os.environ["CLOCK_SHIFT_LIBRARY"]
-        try:
-            cls.b.start()
-        finally:
-            del os.environ["CLOCK_SHIFT"], os.environ["LD_PRELOAD"]
+        start_shifted(cls.b, cls.shift)
 
     @classmethod
     def tearDownClass(cls):
@@ -39,11 +50,9 @@ class Clock(unittest.TestCase):
 
     @classmethod
     def set_clock(cls, seconds):
-        new = cls.shift.with_suffix(".new")
-        new.write_text(str(seconds))
-        os.rename(new, cls.shift)
+        set_shift(cls.shift, seconds)
 
-    def pass_on(self, writer, reader, name, data, timeout=15):
+    def pass_on(self, writer, reader, name, data, timeout=60):
         """Returns when the reader shows what was written."""
         (writer.mount / name).write_text(data)
         path = reader.mount / name
@@ -55,6 +64,16 @@ class Clock(unittest.TestCase):
         for n in range(3):
             self.pass_on(self.a, self.b, name, f"{name} a {n}")
             self.pass_on(self.b, self.a, name, f"{name} b {n}")
+
+    def nothing_waits(self, server):
+        def left():
+            status = server.status()
+            found = {name: status[name] for name in ("held", "clock_off_ms", "journal_rows")}
+            for region in status["regions"]:
+                found.update({f"{region['name']} {name}": region[name] for name in ("backlog_rows", "backlog_parked")})
+            return {name: value for name, value in found.items() if value}
+
+        wait_until(lambda: f"{server.name}: {left()}", lambda: not left(), 60, 0.3)
 
     def jump(self, seconds, back=0):
         """Both write while b's clock jumps, and jumps back."""
@@ -80,8 +99,8 @@ class Clock(unittest.TestCase):
             time.sleep(1)
             self.set_clock(seconds)
             self.to_and_fro(name)
-            status = wait_until("the status says so", lambda: self.b.status()["clock_off_ms"] and self.b.status(), 10)
-            self.assertAlmostEqual(status["clock_off_ms"] / 1000, seconds, delta=30)
+            off_ms = wait_until("the status says so", lambda: self.b.status()["clock_off_ms"], 60)
+            self.assertAlmostEqual(off_ms / 1000, seconds, delta=30)
             self.assertIn("this machine's clock is", self.b.status_text())
             self.set_clock(back)
             self.to_and_fro(name)
@@ -90,14 +109,11 @@ class Clock(unittest.TestCase):
             for thread in threads:
                 thread.join()
         self.assertEqual(errors, [])
-        converge(self.a, self.b, timeout=30)
+        converge(self.a, self.b)
         for path, size in kept.items():
             self.assertEqual((self.a.mount / path).stat().st_size, size, path)
         for server in (self.a, self.b):
-            self.assertEqual(server.status()["held"], 0, server.name)
-            self.assertEqual(server.status()["clock_off_ms"], 0, server.name)
-            for region in server.status()["regions"]:
-                self.assertEqual((region["backlog_rows"], region["backlog_parked"]), (0, 0))
+            self.nothing_waits(server)
 
     def test_1_an_hour_ahead_and_back(self):
         self.jump(HOUR)
@@ -118,7 +134,7 @@ class Clock(unittest.TestCase):
         (self.b.mount / "cut off too").write_text("y" * 200000)
         self.ceph.restart(1)
         self.ceph.restart(2)
-        converge(self.a, self.b, timeout=45)
+        converge(self.a, self.b)
         self.assertEqual((self.a.mount / "cut off too").read_text(), "y" * 200000)
         self.set_clock(0)
 
@@ -128,9 +144,36 @@ class Clock(unittest.TestCase):
             self.set_clock(seconds)
             self.start_shifted()
             self.to_and_fro(f"started{seconds}")
-            converge(self.a, self.b, timeout=30)
-            self.assertEqual(self.a.status()["held"], 0)
+            converge(self.a, self.b)
+            wait_until("nothing is held", lambda: self.a.status()["held"] == 0, 60)
         self.set_clock(0)
+
+
+class Hours(unittest.TestCase):
+    def test_bandwidth_of_the_hour(self):
+        """A file that would take four minutes by day is under way when the night begins."""
+        world = World()
+        self.addCleanup(world.close)
+        shift = world.dir / "shift"
+        set_shift(shift, int(21.5 * HOUR) - int(time.time()) % (24 * HOUR))
+        regions = {"office": {**world.directories("office")["office"], "rate_limit": "128K, 22:00-06:00 256M"}}
+        server = world.server("a", regions)
+        start_shifted(server, shift, TZ="UTC")
+        (server.mount / "large").write_bytes(world.random.randbytes(32 << 20))
+        began = time.monotonic()
+        wait_until("it is to be sent", lambda: server.region("office")["backlog_bytes"] >= 32 << 20, 30)
+        status = server.status()
+        region = status["regions"][0]
+        self.assertEqual(region["rate_limit"], 128 << 10)
+        self.assertAlmostEqual(region["rate_limit_until_ms"] - status["now_ms"], HOUR / 2 * 1000, delta=600_000)
+        self.assertRegex(server.status_text(), r"office: at most 128\.0 KiB a second each way until \w+ 22:00")
+        time.sleep(2)
+        self.assertGreater(server.backlog(), 0)
+        set_shift(shift, int(shift.read_text()) + HOUR)
+        wait_until("the night has its pace", lambda: server.backlog() == 0, 120)
+        self.assertLess(time.monotonic() - began, 200)
+        self.assertEqual(server.region("office")["rate_limit"], 256 << 20)
+        self.assertEqual(server.stop(), 0, server.tail())
 
 
 if __name__ == "__main__":

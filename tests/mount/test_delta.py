@@ -16,7 +16,7 @@ class Delta(Pair):
         super().setUpClass()
         # Both have it, and both buckets.
         write_large(cls.world.random, cls.a.mount / "large", SIZE)
-        cls.a.flush(240)
+        cls.a.flush()
         wait_until("the file on the other server", lambda: os.path.exists(cls.b.mount / "large"), 60)
         assert digest(cls.b.mount / "large") == digest(cls.a.mount / "large")
 
@@ -50,7 +50,7 @@ class Delta(Pair):
     def test_1_a_mebibyte(self):
         before = self.sent()
         self.change(50000123, self.world.random.randbytes(1 << 20))
-        self.a.flush(120)
+        self.a.flush()
         cost = (self.sent() - before) / REGIONS
         print(f"1 MiB changed in {SIZE >> 20} MiB: {cost / (1 << 20):.2f} MiB a region")
         self.assertLess(cost, 16 << 20)
@@ -61,7 +61,7 @@ class Delta(Pair):
         best = SIZE
         for _ in range(3):
             self.append(b"first\n" * 700)
-            self.a.flush(120)  # the object has come, so the next one's has to wait
+            self.a.flush()  # the object has come, so the next one's has to wait
             before, applied = self.sent(), self.counter(self.b, "deltas_applied_total")
             size = os.path.getsize(self.a.mount / "large") + 4096
             start = time.monotonic()
@@ -75,7 +75,7 @@ class Delta(Pair):
             if best <= 64 << 10:
                 break
         self.assertLessEqual(best, 64 << 10)
-        self.a.flush(120)
+        self.a.flush()
         self.same()
 
     def test_3_a_log_without_a_pause(self):
@@ -98,7 +98,7 @@ class Delta(Pair):
         finally:
             stop.set()
             writer.join()
-        self.a.flush(120)
+        self.a.flush()
         self.same()
 
 

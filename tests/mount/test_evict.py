@@ -104,6 +104,7 @@ class Evict(unittest.TestCase):
         os.symlink("x", below / "link")
         os.mkfifo(below / "fifo")
         server.flush()
+        server.closed()
         self.assertIn("20 files evicted (20", server.run("evict", str(server.mount / "dir")).stdout)
         self.assertEqual(content(server), 0)
         self.assertIn("0 files evicted", server.run("evict", str(below / "f 1"), str(below / "f 2")).stdout)
@@ -124,7 +125,7 @@ class Evict(unittest.TestCase):
         mapping[4:8] = b"more"
         mapping.close()
         server.flush()
-        wait_until("the mapping ended", lambda: server.run("evict", str(below), check=False).returncode == 0, 10)
+        wait_until("the mapping ended", lambda: server.run("evict", str(below), check=False).returncode == 0, 60)
         self.assertEqual((below / "f 0").read_bytes()[:8], b"mmapmore")
         # What cannot be named, and what cannot be fetched.
         run = server.run("evict", str(below / "fifo"), check=False)
@@ -143,6 +144,7 @@ class Evict(unittest.TestCase):
             store(server.mount / f"f{i}", self.world.random.randbytes(MIB // 2))
         sum_ = store(server.mount / "large", self.world.random.randbytes(12 * MIB))
         server.flush()
+        server.closed()
         server.run("evict", str(server.mount))
         run = server.run("warmup", str(server.mount))
         self.assertIn("6 files fetched (14.5 MiB)", run.stdout)
@@ -164,6 +166,7 @@ class Evict(unittest.TestCase):
         wait_until("seen by the other", lambda: len(os.listdir(two.mount)) == 5)
         for name, sum_ in sums.items():
             self.assertEqual(digest(two.mount / name), sum_)
+        two.closed()
         self.assertIn("5 files evicted", two.run("evict", str(two.mount)).stdout)
         self.assertEqual(content(two), 0)
         for name, sum_ in sums.items():

@@ -64,7 +64,7 @@ class Models(unittest.TestCase):
         def same():
             copy = self.b.mount / "file"
             return copy.exists() and copy.read_bytes() == state.read_bytes()
-        wait_until("the second server has the file", same, 30)
+        wait_until("the second server has the file", same, 120)
 
     def model_directory(self):
         """On a file system that can be the model: with extended attributes of users."""
@@ -96,7 +96,7 @@ class Models(unittest.TestCase):
                                  check=False)
             last[:] = [run.stdout]
             return run.returncode == 0
-        wait_until(lambda: f"the second server has the tree: {last}\n{self.b.tail()}", same, 30, 1)
+        wait_until(lambda: f"the second server has the tree: {last}\n{self.b.tail()}", same, 120, 1)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Moto(unittest.TestCase):
         size = 80 * MIB
 
         def same(parts):
-            a.flush(120)
+            a.flush()
             want = digest(a.mount / "large")
             wait_until(lambda: f"the same file\n{b.status_text()}\n{b.tail()}",
                        lambda: (b.mount / "large").exists() and digest(b.mount / "large") == want, 60, 0.3)
@@ -63,7 +63,7 @@ class Moto(unittest.TestCase):
         with open(b.mount / "large", "r+b") as file:
             file.seek(70 * MIB)
             file.write(b"from b")
-        b.flush(120)
+        b.flush()
         want = digest(b.mount / "large")
         wait_until("the change comes back", lambda: digest(a.mount / "large") == want, 60, 0.3)
         for bucket in buckets:

@@ -369,7 +369,8 @@ def record_locks(r):
     ours = outcome(fcntl.lockf, fd, fcntl.LOCK_EX, 1, 1)
     os.close(fd)
     theirs = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    found.append((ours, theirs))
+    # Whoever asks last: mostly it is us.
+    found.append((ours == "EDEADLK") + (theirs == 35))
     return found
 
 

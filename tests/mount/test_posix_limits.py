@@ -55,7 +55,7 @@ class Limits(unittest.TestCase):
 
     def wait_there(self, what, condition):
         self.a.flush()
-        wait_until(lambda: f"{what} on the other server\n{self.b.tail()}", condition, 30)
+        wait_until(lambda: f"{what} on the other server\n{self.b.tail()}", condition, 60)
 
     def test_what_is_refused(self):
         path = touch(self.dir / "f", b"x" * 8192)
@@ -257,7 +257,7 @@ class Options(unittest.TestCase):
         trace, counts = self.world.dir / "trace", {}
         with open(trace, "wb") as out, subprocess.Popen(["strace", "-f", "-y", "-e", "trace=fdatasync,fsync", "-p", str(self.a.process.pid)], stderr=out) as tracer:
             try:
-                wait_until("strace", lambda: b"attached" in trace.read_bytes(), 10)
+                wait_until("strace", lambda: b"attached" in trace.read_bytes(), 60)
                 for name, operation in operations.items():
                     before = len(trace.read_bytes())
                     operation(root)

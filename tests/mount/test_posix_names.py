@@ -224,7 +224,7 @@ class Names(Beside):
         self.assertEqual(outcome(os.setxattr, path, "nonsense.x", b"y"), "ENOTSUP")
         self.a.flush()
         there = self.b.mount / "attributes"
-        wait_until("the attributes there", lambda: os.path.lexists(there) and len(os.listxattr(there)) == 4, 30)
+        wait_until("the attributes there", lambda: os.path.lexists(there) and len(os.listxattr(there)) == 4, 60)
         self.assertEqual({n: os.getxattr(there, n) for n in values if n != "user.a"}, {"trusted.b": b"", "security.c": b"x" * 5000})
         self.assertEqual(os.getxattr(self.b.mount / "attributes-link", "trusted.l", follow_symlinks=False), b"x")
         self.assertEqual(os.getxattr(there, "user.d"), b"y")

@@ -232,7 +232,7 @@ class Owner(unittest.TestCase):
             self.assertEqual(server.stop(), 0)
 
     def wait_owner(self, path, wanted):
-        wait_until(lambda: f"{path}: {owner(path)}, not {wanted}", lambda: owner(path) == wanted, 30)
+        wait_until(lambda: f"{path}: {owner(path)}, not {wanted}", lambda: owner(path) == wanted, 60)
 
     def test_wrong_maps_are_refused(self):
         for option, words in {

@@ -86,7 +86,7 @@ class PowerCut(unittest.TestCase):
         wanted.update({f"after{n}": b"after" for n in range(5)}, f1=b"changed")
         self.a.flush()
         wait_until(lambda: f"the content there: {self.found(self.b, wanted)[:5]}\n{self.b.status_text()}",
-                   lambda: not self.found(self.b, wanted), 30, 0.5)
+                   lambda: not self.found(self.b, wanted), 60, 0.5)
         self.assertEqual(self.found(self.a, wanted), [])
         for server in (self.a, self.b):
             self.assertEqual(server.status()["bad_segments"], 0)

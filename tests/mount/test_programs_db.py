@@ -1,4 +1,5 @@
 """Databases on a mount: PostgreSQL with a crash and its recovery, SQLite in WAL mode with two processes."""
+import contextlib
 import glob
 import multiprocessing
 import os
@@ -89,8 +90,9 @@ class Databases(Programs):
         self.query("CREATE EXTENSION amcheck")
         self.postgres(f"{self.bin}/pgbench", "-q", "-i", "-s", "2", "-h", self.native, "postgres")
         # The postmaster dies in the middle; its processes end when they notice.
-        bench = self.bench(PGBENCH_SECONDS)
+        bench = self.bench(PGBENCH_SECONDS + 120)
         time.sleep(min(PGBENCH_SECONDS / 2, 8))
+        wait_until("it has work done", lambda: int(self.query("SELECT count(*) FROM pgbench_history")) > 100, 90)
         server.kill()
         server.wait()
         self.assertNotEqual(bench.wait(60), 0)
@@ -145,7 +147,11 @@ class Databases(Programs):
         # A writer that is killed leaves its log; the next one recovers.
         writer = multiprocessing.Process(target=sqlite_writer, args=(path, 2, 1000000, 1))
         writer.start()
-        time.sleep(1)
+        def written():
+            with contextlib.closing(sqlite3.connect(path, timeout=60)) as reader:
+                return reader.execute("SELECT count(*) FROM history WHERE writer = 2").fetchone()[0] > 10
+
+        wait_until("it has written", written, 60)
         writer.kill()
         writer.join()
         # The daemon, too, with the log still to be taken over.

@@ -128,7 +128,7 @@ class Kernel(Programs):
             ready, stop = multiprocessing.Event(), multiprocessing.Event()
             holder = multiprocessing.Process(target=hold, args=(path, how, ready, stop))
             holder.start()
-            self.assertTrue(ready.wait(20))
+            self.assertTrue(ready.wait(60))
             with open(path, "r+b") as file:
                 with self.assertRaises(OSError, msg=how):
                     if how == "flock":
@@ -151,7 +151,7 @@ class Kernel(Programs):
             waiter.start()
             time.sleep(0.3)
             waiter.kill()
-            waiter.join(10)
+            waiter.join(60)
             self.assertFalse(waiter.is_alive())
 
     def test_counting_under_locks(self):
@@ -269,7 +269,7 @@ class Kernel(Programs):
                     there.unlink()
                     b.flush()
                     wait_until("it is gone", lambda: not here.exists(), 30)
-                    wait_until("it has no name", lambda: os.fstat(reader.fileno()).st_nlink == 0, 10)
+                    wait_until("it has no name", lambda: os.fstat(reader.fileno()).st_nlink == 0, 60)
                     self.assertEqual(reader.read(), b"2" * (size + 1))
         finally:
             b.stop()

@@ -70,7 +70,7 @@ class Tools(Programs):
         try:
             b = cls.world.server("b", cls.regions)
             b.start(options=("-o", "dev"))
-            converge(cls.a, b, timeout=60)
+            converge(cls.a, b)
         finally:
             super().tearDownClass()
 
@@ -247,7 +247,7 @@ class Tools(Programs):
             time.sleep(0.15)
             self.run_it("logrotate", "-f", "-s", self.native / f"{name}.state", config)
         stop.set()
-        writer.join(20)
+        writer.join(60)
         self.assertEqual(writer.exitcode, 0)
         lines = []
         rotated = sorted(glob.glob(f"{log}.*"), key=lambda p: -int(p.rsplit(".", 1)[1]))
@@ -271,7 +271,9 @@ class Tools(Programs):
         need_root()
         lines, written = self.rotate("copied", "copytruncate")
         self.assertEqual(lines, sorted(set(lines)))
-        self.assertGreater(len(lines), written * 0.5)
+        gaps = sum(after != before + 1 for before, after in zip([-1, *lines], [*lines, written]))
+        self.assertLessEqual(gaps, 8, "one for each rotation")
+        self.assertGreater(len(lines), 0)
 
     def test_exec(self):
         program = self.dir / "sleep"
@@ -301,7 +303,7 @@ class Tools(Programs):
         if pattern[:1] in ("|", "/", "@"):
             self.skipTest(f"cores go elsewhere: {pattern}")
         process = subprocess.Popen(["sh", "-c", "ulimit -c unlimited; exec sleep 30"], cwd=self.dir)
-        wait_until("it sleeps", lambda: pathlib.Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n", 10)
+        wait_until("it sleeps", lambda: pathlib.Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n", 60)
         process.send_signal(signal.SIGSEGV)
         self.assertEqual(process.wait(), -signal.SIGSEGV)
         cores = list(self.dir.glob("core*"))

@@ -63,13 +63,14 @@ class Reconcile(Pair):
         for server in (self.a, self.b):
             run = os.stat(server.mount / "before/run.sh")
             self.assertEqual((stat.S_IMODE(run.st_mode), run.st_uid, run.st_gid, run.st_mtime), (0o750, 1234, 1235, 1600000000))
-            wait_until("the link", lambda server=server: os.path.islink(server.mount / "before/link"), 30)
+            wait_until("the link", lambda server=server: os.path.islink(server.mount / "before/link"), 60)
             self.assertEqual(os.readlink(server.mount / "before/link"), "hello.txt")
             self.assertEqual(stat.S_IMODE(os.stat(server.mount / "before/empty").st_mode), 0o700)
         self.assertEqual(self.conflicts(), 0)
         region = wait_until("the scan is over", lambda: next(
             (r["reconcile"] for s in (self.a, self.b) for r in s.status()["regions"]
-             if r["name"] == "region-1" and r["reconcile"]["last_ms"] and not r["reconcile"]["running"]), None), 30)
+             if r["name"] == "region-1" and r["reconcile"]["last_ms"] and not r["reconcile"]["running"]
+             and not r["reconcile"]["elsewhere"]), None), 60)
         self.assertGreaterEqual(region["new"] + region["missed"], 1)
 
     def test_2_put_overwrite_remove(self):
@@ -99,7 +100,7 @@ class Reconcile(Pair):
         self.assertEqual(stat.S_IMODE(os.stat(b / "mine").st_mode), 0o640)
         self.assertEqual(self.conflicts(), before)
         for server in (self.a, self.b):
-            wait_until(lambda: f"nothing left: {server.status_text()}", lambda server=server: server.backlog() == 0, 30)
+            wait_until(lambda: f"nothing left: {server.status_text()}", lambda server=server: server.backlog() == 0, 60)
         said = self.reconcile(self.a)
         for word in ("new ", "overwritten ", "removed ", "missed ", "stale ", "missing "):
             self.assertNotIn(word, said)

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import unittest
 
-from harness import World, Ceph, MERIDIAN, converge, main
+from harness import World, Ceph, MERIDIAN, converge, main, wait_until
 
 
 class Refuse(unittest.TestCase):
@@ -187,7 +187,7 @@ class Refuse(unittest.TestCase):
         server = self.world.server("memory-state", self.world.directories("memory"), state=disk / "state")
         self.assertIn("in memory", server.run("config", "check", "--offline", server.config).stdout)
         server.start()
-        self.assertIn("in memory", server.tail())
+        wait_until("the log says so", lambda: "in memory" in server.tail(), 60)
         self.assertIn("in memory", server.status_text())
         self.assertTrue(server.status()["cache"]["state_volatile"])
         self.assertEqual(server.stop(), 0)
@@ -212,7 +212,7 @@ class Refuse(unittest.TestCase):
         copy.start()
         self.assertEqual(first.status()["node"], node)
         self.assertNotEqual(copy.status()["node"], node)
-        self.assertIn("becomes a new server", copy.tail())
+        wait_until("the log says so", lambda: "becomes a new server" in copy.tail(), 60)
         (copy.mount / "of the copy").write_text("copy")
         converge(first, copy)
         self.assertEqual({p.name for p in first.mount.iterdir()}, {"before", "after", "of the copy"})
@@ -261,11 +261,11 @@ class Refuse(unittest.TestCase):
         """In the background too: the parent returns non-zero and the reason is on its standard error."""
         server = self.world.server("background", self.world.directories("background"))
         server.write_config(self.world.directories("background"), None, {"pol_interval": "1s"})
-        run = subprocess.run([MERIDIAN, "mount", server.config, server.mount], capture_output=True, text=True, check=False, timeout=30)
+        run = subprocess.run([MERIDIAN, "mount", server.config, server.mount], capture_output=True, text=True, check=False, timeout=120)
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("pol_interval", run.stderr)
         run = subprocess.run([MERIDIAN, "mount", pathlib.Path("/no/such.conf"), server.mount], capture_output=True, text=True,
-                             check=False, timeout=30)
+                             check=False, timeout=120)
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("/no/such.conf", run.stderr)
 

@@ -32,7 +32,10 @@ class Scale(unittest.TestCase):
         cls.world = World()
         cls.region = cls.world.directories("one")
         cls.server = cls.world.server("large", cls.region)
+        begin = time.monotonic()
         cls.server.start()
+        # What a start takes at all; three of them are allowed for on a slow machine.
+        cls.patience = 2 + 3 * (time.monotonic() - begin)
         (cls.server.mount / "local").write_text("content")
         cls.server.flush()
         cls.server.stop()
@@ -63,10 +66,10 @@ class Scale(unittest.TestCase):
         for stray in strays:
             stray.parent.mkdir(exist_ok=True)
             stray.write_text("stray")
-        self.assertLess(self.started(server), 2)
+        self.assertLess(self.started(server), self.patience)
         begin = time.monotonic()
         server.status()
-        self.assertLess(time.monotonic() - begin, 2)
+        self.assertLess(time.monotonic() - begin, self.patience)
         self.assertLess(server.resident_kib(), 100 << 10)
         self.assertEqual((server.mount / "dirty").read_text(), "written before the kill")
         self.settled(server)

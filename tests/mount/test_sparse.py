@@ -124,7 +124,7 @@ class Sparse(unittest.TestCase):
 
     def objects_are_right(self):
         for n in (0, 1):
-            wait_until(lambda: f"no uploads in bucket {n}: {self.uploads(n)}\n{self.a.tail()}", lambda: not self.uploads(n), 30)
+            wait_until(lambda: f"no uploads in bucket {n}: {self.uploads(n)}\n{self.a.tail()}", lambda: not self.uploads(n), 60)
             where = {"Bucket": self.ceph.buckets[n], "Key": "app/sparse"}
             self.assertEqual(self.clients[n].head_object(**where)["ContentLength"], SIZE)
             for offset in self.pieces:
@@ -217,7 +217,7 @@ class Sparse(unittest.TestCase):
     @unittest.skipUnless(SMALL, "reads all of it")
     def test_4_all_of_it_elsewhere(self):
         self.b.run("warmup", self.b.mount / "sparse", timeout=PATIENCE)
-        wait_until("the whole content", lambda: self.b.status()["cache"]["content_files"] == 1, 30)
+        wait_until("the whole content", lambda: self.b.status()["cache"]["content_files"] == 1, 60)
         h = hashlib.sha256()
         with open(self.b.mount / "sparse", "rb") as file:
             while block := file.read(MIB):

@@ -45,17 +45,17 @@ class Tmpfile(unittest.TestCase):
         self.assertEqual((self.a.mount / "named").read_bytes(), b"x" * 100000 + b"end")
         self.assertEqual((self.a.mount / "named").stat().st_mode & 0o7777, 0o640)
         wait_until("it is on the other server", lambda: (self.b.mount / "named").exists()
-                   and (self.b.mount / "named").read_bytes() == b"x" * 100000 + b"end", 30)
+                   and (self.b.mount / "named").read_bytes() == b"x" * 100000 + b"end", 60)
         (self.a.mount / "named").unlink()
 
     def test_dropped(self):
-        before = self.a.status()["cache"]["inodes"] if "cache" in self.a.status() else None
+        # What other tests removed may still be going.
+        before = self.a.status()["cache"]["inodes"]
         fd = self.open()
         os.write(fd, b"gone")
         os.close(fd)
         self.assertEqual(os.listdir(self.a.mount), [])
-        if before is not None:
-            wait_until("its inode is gone", lambda: self.a.status()["cache"]["inodes"] == before, 10)
+        wait_until("its inode is gone", lambda: self.a.status()["cache"]["inodes"] <= before, 60)
 
     def test_exclusive(self):
         fd = self.open(os.O_RDWR | os.O_EXCL)
@@ -75,4 +75,4 @@ class Tmpfile(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    main()

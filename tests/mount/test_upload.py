@@ -27,7 +27,7 @@ class Upload(Pair):
 
     def nothing_is_left(self):
         for n in (0, 1):
-            wait_until(lambda: f"no uploads in bucket {n}: {self.uploads(n)}\n{self.a.tail()}", lambda: not self.uploads(n), 30)
+            wait_until(lambda: f"no uploads in bucket {n}: {self.uploads(n)}\n{self.a.tail()}", lambda: not self.uploads(n), 60)
 
     def test_1_killed_in_the_middle(self):
         want = self.write("large", SIZE)
@@ -36,7 +36,7 @@ class Upload(Pair):
         self.a.kill()
         before = [self.parts(n) for n in (0, 1)]
         self.a.start()
-        self.a.flush(240)
+        self.a.flush()
         sent = self.a.status()["counters"]["bytes_sent_total"]
         print(f"parts before the restart {before}, after it {sent >> 20} MiB")
         # The parts that were under way in that moment are sent again.
@@ -53,7 +53,7 @@ class Upload(Pair):
         self.write("gone", SIZE)
         wait_until("parts in the buckets", lambda: self.parts(0) and self.parts(1), 60, 0.02)
         os.unlink(self.a.mount / "gone")
-        self.a.flush(240)
+        self.a.flush()
         self.nothing_is_left()
         for n in (0, 1):
             found = self.clients[n].list_objects_v2(Bucket=self.ceph.buckets[n], Prefix="app/gone")

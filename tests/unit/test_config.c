@@ -57,6 +57,7 @@ static void test_the_example_of_the_design(void **state)
 		"profile = orders\n"
 		"timeout = 10s\r\n"
 		"stall_timeout = 2s\n"
+		"request_limit = 100, Mon-Fri 08:00-18:00 20 ; requests by day\n"
 		"[policy \"counters/[a-z]*\"] ; brackets in a pattern\n"
 		"merge = lww";
 	struct config *c AUTO_CONFIG = NULL;
@@ -88,6 +89,10 @@ static void test_the_example_of_the_design(void **state)
 	assert_string_equal(store.profile, "orders");
 	assert_int_equal(store.connections, 64);
 	assert_int_equal(store.stall_timeout_ms, 2000);
+	assert_int_equal(store.rate_limit.usual, 0);
+	assert_int_equal(store.request_limit.usual, 100);
+	assert_int_equal(store.request_limit.rules, 1);
+	assert_int_equal(store.request_limit.rule[0].limit, 20);
 	assert_null(store.ca_bundle);
 }
 
@@ -145,6 +150,8 @@ static void test_refused_with_line_and_key(void **state)
 	REFUSED("[volume]\ncache_size = 20 G\n" REGION, "orders.conf:2:", "cache_size", "20G");
 	REFUSED("[volume]\npoll_interval = 1ms\n" REGION, "orders.conf:2:", "poll_interval",
 		"from 50ms to 1h");
+	REFUSED(REGION "rate_limit = 50M, Sat-Sun\n", "orders.conf:3:", "[region \"a\"]: rate_limit",
+		"part 2", "hint: write for example 50M, 22:00-06:00 200M");
 	REFUSED(REGION "[policy \"x\"]\nmerge = counter\n", "orders.conf:4:", "counter",
 		"does not have it yet", "lww");
 	REFUSED(REGION "[policy \"x\"]\n", "orders.conf:3:", "says nothing");
@@ -234,7 +241,7 @@ static void test_print_is_a_configuration(void **state)
 {
 	static const char text[] =
 		"[volume]\nname = x\nstate_dir = /s\npoll_interval = 90s\n" REGION
-		"connections = 3\n[region \"b\"]\nurl = s3://b\nprofile = p q\n[policy "
+		"connections = 3\nrate_limit = 50M,22:00-06:00 200M, Sat-Sun 0\n[region \"b\"]\nurl = s3://b\nprofile = p q\n[policy "
 		"\"*.x\"]\nmerge = lww\n";
 	struct config *first AUTO_CONFIG = NULL, *second AUTO_CONFIG = NULL;
 	struct buf one CLEANUP(buf_done) = {0}, two CLEANUP(buf_done) = {0};
@@ -246,6 +253,8 @@ static void test_print_is_a_configuration(void **state)
 	if (parse(buf_str(&one), &second, &err) < 0)
 		fail_msg("%s:\n%s", err.text, buf_str(&one));
 	config_print(second, &two);
+	assert_non_null(strstr(buf_str(&one), "\nrate_limit = 50M, 22:00-06:00 200M, Sat-Sun 0\n"));
+	assert_non_null(strstr((char *)one.data, "\nrequest_limit = 0 "));
 	/* Defaults are now set in the file. */
 	assert_non_null(strstr((char *)one.data, "; default"));
 	assert_null(strstr(buf_str(&two), "; default"));

@@ -22,6 +22,8 @@ struct fields {
 	uint64_t count;
 	bool flag;
 	unsigned choice;
+	struct schedule sizes;
+	struct schedule counts;
 };
 
 static const char *const colours[] = {"red", "green", NULL};
@@ -47,6 +49,8 @@ static const struct option_spec table[] = {
 		.offset = F(choice),
 		.choices = colours,
 		.later = colours_later},
+	{.name = "sizes", .type = OPTION_SIZES, .offset = F(sizes), .min = 0, .max = 1ull << 40},
+	{.name = "counts", .type = OPTION_COUNTS, .offset = F(counts), .min = 0, .max = 1000},
 };
 #define COUNT ARRAY_SIZE(table)
 
@@ -96,7 +100,10 @@ static void test_set_and_print_are_inverse(void **state)
 	static const char *const pairs[][2] = {{"name", "orders.eu-1_x"}, {"path", "/var/lib/x"},
 		{"url", "s3://b/p"}, {"size", "20G"}, {"size", "1025"}, {"time", "250ms"},
 		{"time", "12h"}, {"time", "90s"}, {"count", "7"}, {"flag", "yes"}, {"flag", "no"},
-		{"choice", "green"}, {"share", "10%"}, {"share", "3G"}, {"share", "0"}};
+		{"choice", "green"}, {"share", "10%"}, {"share", "3G"}, {"share", "0"},
+		{"sizes", "50M"}, {"sizes", "0, Sat-Sun 1T"}, {"counts", "1000"},
+		{"sizes", "50M, 22:00-06:00 200M, Mon-Fri 08:00-18:30 10M, Sat-Sun 0"},
+		{"counts", "7, Mon-Sun 1, Sun 2, Fri-Mon 00:00-00:01 3, Thu 23:59-24:00 4"}};
 	struct fields f = {0};
 	struct err err;
 
@@ -123,8 +130,43 @@ static void test_wrong_values_leave_the_field(void **state)
 		{"flag", "maybe", "yes or no"}, {"choice", "pink", "red, green"},
 		{"choice", "blue", "does not have it yet"}, {"path", "/a\tb", "control"},
 		{"share", "91%", "to 90%"}, {"share", "-1%", "10G or 10%"},
-		{"share", "5%%", "10G or 10%"}};
-	struct fields f = {.size = 5, .time = 6, .count = 7, .choice = 1, .flag = true};
+		{"share", "5%%", "10G or 10%"}, {"sizes", "", "not a size"},
+		{"sizes", "x", "not a size"}, {"sizes", "2T", "from 0 to 1T"},
+		{"sizes", "50M 20M", "not a size"},
+		{"sizes", "none", "at all other times (0: none)"},
+		{"sizes", "22:00-06:00 200M", "part 1: not the limit at all other times"},
+		{"sizes", "Sat-Sun 0, 50M", "part 1: not the limit at all other times"},
+		{"sizes", "50M,", "part 2: is empty"},
+		{"sizes", "50M, , Sat 0", "part 2: is empty"},
+		{"sizes", "50M, 20M", "part 2: says no time"},
+		{"sizes", "50M, Sat", "part 2: has no limit"},
+		{"sizes", "50M, Sat 8:00-9:00", "part 2: has no limit"},
+		{"sizes", "50M, Sat 1M, Sun 2M 3M", "part 3: has more than"},
+		{"sizes", "50M, Sat x", "part 2: not a size"},
+		{"sizes", "50M, Sat 2T", "from 0 to 1T"},
+		{"sizes", "50M, Samstag 1M", "part 2: not days of the week"},
+		{"sizes", "50M, Sat-Sunday 1M", "part 2: not days of the week"},
+		{"sizes", "50M, Sat_Sun 1M", "part 2: not days of the week"},
+		{"sizes", "50M, 8-18 1M", "part 2: says no time"},
+		{"sizes", "50M, 8:00 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 8:0-9:00 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 08:00-24:01 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 24:00-06:00 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 08:60-09:00 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 008:00-09:00 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 08:00-09:00h 1M", "part 2: not hours of the day"},
+		{"sizes", "50M, 08:00-08:00 1M", "part 2: begins when it ends"},
+		{"sizes", "50M, 22:00-06:00 -1", "part 2: not a size"},
+		{"counts", "1M", "whole number"},
+		{"counts", "1, Sat 2M", "part 2: not a whole number"},
+		{"counts", "1, Sat 1001", "part 2: out of range"},
+		{"counts", "1, 2", "22:00-06:00 400"},
+		{"counts",
+			"1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,Sat 1,"
+			"Sat 1,Sat 1,Sat 1,Sat 1,Sat 1",
+			"more than 16 rules"}};
+	struct fields f = {
+		.sizes = {.usual = 8}, .size = 5, .time = 6, .count = 7, .choice = 1, .flag = true};
 	struct err err;
 
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
@@ -138,6 +180,9 @@ static void test_wrong_values_leave_the_field(void **state)
 	assert_null(f.path);
 	assert_null(f.url);
 	assert_int_equal(f.size, 5);
+	assert_int_equal(f.sizes.usual, 8);
+	assert_int_equal(f.sizes.rules, 0);
+	assert_int_equal(f.counts.rules, 0);
 	assert_int_equal(f.share.percent, 0);
 	assert_int_equal(f.time, 6);
 	assert_int_equal(f.count, 7);
@@ -145,6 +190,43 @@ static void test_wrong_values_leave_the_field(void **state)
 	assert_true(f.flag);
 	assert_int_equal(option_set_presets(table, COUNT, &f, &err), 0);
 	assert_int_equal(f.count, 4);
+}
+
+/* Other ways to write the same. */
+static void test_schedules(void **state)
+{
+	static const char *const pairs[][2] = {
+		{"1024K,sat-SUN 0", "1M, Sat-Sun 0"},
+		{" 1M ,\t7:30-9:05\t2M ", "1M, 07:30-09:05 2M"},
+		{"1M, 22:00-00:00 2M", "1M, 22:00-24:00 2M"},
+		{"1M, 00:00-24:00 2M", "1M, Mon-Sun 2M"},
+		{"1M, Sun-Sat 06:00-07:00 2M", "1M, 06:00-07:00 2M"},
+		{"1M, Wed-Tue 2M", "1M, Mon-Sun 2M"},
+		{"1M, Sat-Sat 2M", "1M, Sat 2M"},
+	};
+	struct fields f = {0};
+	struct err err;
+
+	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
+		struct buf out CLEANUP(buf_done) = {0};
+
+		if (set(&f, "sizes", pairs[i][0], &err) < 0)
+			fail_msg("%s: %s", pairs[i][0], err.text);
+		option_print(option_find(table, COUNT, "sizes"), &f, &out);
+		assert_string_equal(buf_str(&out), pairs[i][1]);
+	}
+	assert_int_equal(set(&f, "sizes", "5, Fri-Mon 22:00-06:30 7, Wed 0", &err), 0);
+	assert_int_equal(f.sizes.usual, 5);
+	assert_int_equal(f.sizes.rules, 2);
+	assert_int_equal(f.sizes.rule[0].days, 0x63);
+	assert_int_equal(f.sizes.rule[0].from, 22 * 60);
+	assert_int_equal(f.sizes.rule[0].to, 6 * 60 + 30);
+	assert_int_equal(f.sizes.rule[0].limit, 7);
+	assert_int_equal(f.sizes.rule[1].days, 8);
+	assert_int_equal(f.sizes.rule[1].from, 0);
+	assert_int_equal(f.sizes.rule[1].to, 1440);
+	assert_int_equal(f.sizes.rule[1].limit, 0);
+	option_done(table, COUNT, &f);
 }
 
 static void test_long_strings(void **state)
@@ -300,6 +382,7 @@ int main(void)
 		cmocka_unit_test(test_sizes_and_times),
 		cmocka_unit_test(test_set_and_print_are_inverse),
 		cmocka_unit_test(test_wrong_values_leave_the_field),
+		cmocka_unit_test(test_schedules),
 		cmocka_unit_test(test_long_strings),
 		cmocka_unit_test(test_nearest),
 		cmocka_unit_test(test_real_tables),

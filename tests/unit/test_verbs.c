@@ -263,6 +263,10 @@ static void fill(struct status *s, const struct config *c)
 	east->capabilities = STORE_CAP_COPY;
 	east->last_ok_ms = 9700000;
 	east->retry_at_ms = 10004000;
+	east->rate_limit = 50 << 20;
+	east->rate_until_ms = (5 * 24 + 22) * 3600000; /* 1970-01-06, a Tuesday */
+	east->request_limit = 100;
+	west->rate_until_ms = east->rate_until_ms + 60000;
 	east->outbox = (struct outbox_stats){
 		.rows = 1234, .bytes = 3 << 20, .oldest_ms = 9700000, .parked = 2};
 	strcpy(west->name, "west");
@@ -278,17 +282,21 @@ static void test_status_text(void **state)
 		"no conditional overwrites: verifies by reading back", "2 changes failed for good",
 		"next attempt in 4.0 s", "3 changes not sealed, the oldest 0.5 s",
 		"1.0 s ago from west, newest change was 0.7 s old", "5 conflicts",
-		"durability local"};
+		"durability local", "  east: at most 50.0 MiB a second each way until Tue 22:00\n",
+		"  east: at most 100 requests a second\n", "  west: any bandwidth until Tue 22:01\n"};
 	struct config *c AUTO_CONFIG = test_config();
 	struct status *s AUTO_FREE = malloc(sizeof(*s));
 	struct buf out CLEANUP(buf_done) = {0};
 
+	setenv("TZ", "UTC", 1);
+	tzset();
 	fill(s, c);
 	status_text(s, &out);
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
 		if (!strstr(buf_str(&out), words[i]))
 			fail_msg("\"%s\" is missing:\n%s", words[i], buf_str(&out));
 	assert_null(strstr(buf_str(&out), "west: no "));
+	assert_null(strstr(buf_str(&out), "west: any number"));
 }
 
 /* Every field of the document is in the manual. */
