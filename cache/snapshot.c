@@ -451,7 +451,8 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 
 /* A file that is sealed for the second time changes, and is likely to change while it is uploaded: only
  * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none.
- * Where hashing takes longer than a slice it comes before the snapshot, because a snapshot cannot wait. */
+ * Where hashing takes longer than a slice it comes before the snapshot, because a snapshot cannot wait: a
+ * journal row that is put between two slices would go with a version that is older than it. */
 static int seal_large(struct cache *c, struct record *rec, const struct key *key, int fd,
 	bool rewritten, bool sliced, struct buf *bytes, struct content_version *v)
 {

@@ -422,6 +422,25 @@ static void opened_while_missing(void **state)
 	assert_int_equal(head("there", NULL, NULL), STORE_ABSENT);
 }
 
+/* What is there is told without making anything. */
+static void looked_at(void **state)
+{
+	struct stat st;
+
+	assert_int_equal(dir_exists(path_of("bucket"), NULL), 1);
+	assert_int_equal(dir_exists(path_of("none"), NULL), 0);
+	assert_int_equal(dir_exists(path_of("none//"), NULL), 0);
+	assert_int_equal(dir_exists(path_of("none/below"), NULL), -ENOENT);
+	assert_int_equal(stat(path_of("none"), &st), -1);
+	assert_int_equal(mkdir(path_of("empty"), 0700), 0);
+	assert_int_equal(dir_exists(path_of("empty"), NULL), 0);
+	assert_int_equal(rmdir(path_of("empty")), 0); /* still */
+	write_file(path_of("file"), "x");
+	assert_int_equal(dir_exists(path_of("file"), NULL), -ENOTDIR);
+	write_file(path_of("bucket/.meridian-tmp/store"), "something else");
+	assert_int_equal(dir_exists(path_of("bucket"), NULL), -EBADMSG);
+}
+
 static void stale_temporaries(void **state)
 {
 	const struct timespec old[2] = {
@@ -683,6 +702,7 @@ int main(void)
 		CASE(hostile_records),
 		CASE(vanished_root),
 		CASE(opened_while_missing),
+		CASE(looked_at),
 		CASE(stale_temporaries),
 		CASE(torn_pair),
 		CASE(several_processes),
