@@ -349,7 +349,8 @@ static int add_rows(struct sealer *s, const struct round *round, unsigned count,
 	return r;
 }
 
-/* A directory's rename that waits for one file, which may never be had, is done by parts in the end. */
+/* A directory's rename that waits for one file, which may never be had, is done by parts in the end; what waits
+ * behind it does not begin to wait then. */
 static void note_stuck(struct sealer *s, unsigned count)
 {
 	struct seal_stuck *stuck = &s->stuck;
@@ -362,12 +363,15 @@ static void note_stuck(struct sealer *s, unsigned count)
 		if (target_of(s, s->starts[i])->blocked)
 			break;
 		if (stuck->seq == s->rows[i].seq)
-			stuck->seq = 0;
+			*stuck = (struct seal_stuck){0};
 	}
 	if (i == count)
 		return;
-	if (stuck->seq != s->rows[i].seq)
-		*stuck = (struct seal_stuck){.seq = s->rows[i].seq, .since_ms = now};
+	if (stuck->seq != s->rows[i].seq &&
+		(!stuck->given_up || now - stuck->noted_ms > STUCK_MS))
+		*stuck = (struct seal_stuck){.since_ms = now};
+	stuck->seq = s->rows[i].seq;
+	stuck->noted_ms = now;
 	stuck->given_up |= ++stuck->rounds >= STUCK_ROUNDS && now - stuck->since_ms > STUCK_MS;
 }
 

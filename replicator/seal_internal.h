@@ -96,10 +96,12 @@ struct seal_wait {
 	int64_t wanted_ms; /* when it was last asked for */
 };
 
-/* The rename of a small directory that could not be sealed with its batch. */
+/* The rename of a small directory that could not be sealed with its batch, and since when there has been
+ * one. */
 struct seal_stuck {
 	uint64_t seq; /* of its row; 0: none */
-	int64_t since_ms; /* monotonic */
+	int64_t since_ms; /* monotonic, as the next */
+	int64_t noted_ms;
 	unsigned rounds;
 	bool given_up; /* it is done by parts */
 };
