@@ -428,7 +428,7 @@ static void deliver(struct deliverer *d, struct job *j)
 	if (outcome.copied)
 		atomic_fetch_add(&d->o.region->bytes_copied, entry.size);
 	if (outcome.refused)
-		sources_refused(d->o.region, &error);
+		sources_refused(d->o.region, &outcome.refusal);
 	region_end(d->o.region, REGION_WRITE, result, &error, "object");
 	judge(d, j, result, &error);
 	j->uncertain = outcome.uncertain;

@@ -110,6 +110,7 @@ static void leave(struct region *r, bool up)
 	r->health.good = 0;
 	struct health h = r->health;
 	mutex_unlock(&r->lock);
+	atomic_fetch_add(&r->all->turns, 1);
 	metric_add(METRIC_REGIONS_LEFT, 1);
 	log_warn("region is read last from now on region=%s cause=%s latency_ms=%.0f "
 		 "failing_percent=%.0f",
@@ -128,6 +129,7 @@ static void take_back(struct region *r)
 	r->health.samples = 0; /* its average remembers what made it go */
 	double latency_ms = r->health.latency_ms;
 	mutex_unlock(&r->lock);
+	atomic_fetch_add(&r->all->turns, 1);
 	log_info("region is read in its turn again region=%s latency_ms=%.0f", r->name, latency_ms);
 }
 

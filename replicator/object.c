@@ -350,7 +350,10 @@ static enum store_result copy_content(struct delivery *d, const struct store_met
 	for (size_t i = 0; r == STORE_OK && !*copied && i < ARRAY_SIZE(d->q->sources); i++) {
 		r = object_copy(
 			&c, &d->q->sources[i], etag, copied, &guarded, &refused, d->error);
-		d->outcome->refused |= i == 1 && refused;
+		if (i == 1 && refused) {
+			d->outcome->refused = true;
+			d->outcome->refusal = *d->error;
+		}
 	}
 	d->unguarded = *copied && !guarded;
 	d->outcome->copied = *copied;

@@ -65,7 +65,8 @@ struct object_outcome {
 	bool uncertain;	 /* of some write it is not known whether, and when, the store gets it */
 	char etag[STORE_ETAG_SIZE]; /* of what was written last; "": not known */
 	bool copied;	 /* the content came from a source */
-	bool refused;	 /* the store would not copy from sources[1] */
+	bool refused;	 /* the store would not copy from sources[1], for the reason in … */
+	struct store_error refusal;
 };
 
 /* Makes the object say what the entry says, unless what is there is newer; registers that are newer

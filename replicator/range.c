@@ -10,8 +10,9 @@
  * and whoever waits for them is told.
  *
  * All ranges of a target come from its source (range_source.h), which one worker finds when there is
- * none. When the object there has become another one, or its region fails, the source is looked for
- * again, with growing pauses; a waiter gives up after GIVE_UP_MS. Where no region has the version
+ * none. When a region was left or taken back (health.h) it is looked for anew, so that who reads for hours
+ * does not stay with a slow one. When the object there has become another one, or its region fails, the source
+ * is looked for again, with growing pauses; a waiter gives up after GIVE_UP_MS. Where no region has the version
  * but one has an object that does not say what it is, the content is fetched in one piece; so is that of
  * which the hashes of the parts, by which ranges are believed, are nowhere.
  *
@@ -395,6 +396,8 @@ static void work_on(struct worker *w, struct run run)
 	put_last(r, t);
 	t->workers++;
 	r->working++;
+	if (t->has_source && range_source_is_old(r->regions, &t->source))
+		t->has_source = false;
 	if (!t->has_source && run.first < run.end) {
 		t->busy = true;
 		mutex_unlock(&r->lock);

@@ -139,12 +139,18 @@ static int ask(struct regions *all, const char *key, const struct range_version 
 	return outcome;
 }
 
+bool range_source_is_old(const struct regions *all, const struct range_source *from)
+{
+	return from->turns != atomic_load(&all->turns);
+}
+
 int range_source_find(
 	struct regions *all, const struct range_version *v, struct range_source *ret, bool *foreign)
 {
 	AUTO_FREE struct key *former = malloc(sizeof(*former));
 	char name[STORE_KEY_MAX + 1];
 	bool ignored = false;
+	unsigned turns = atomic_load(&all->turns);
 	int r = former ? -EAGAIN : -ENOMEM, named = -EAGAIN;
 
 	*foreign = false;
@@ -166,6 +172,7 @@ int range_source_find(
 	}
 	if ((r == -EAGAIN || r == -EIO) && !*foreign)
 		r = ask(all, NULL, v, ret, &ignored);
+	ret->turns = turns;
 	return r == -EIO ? named : r;
 }
 
@@ -289,15 +296,11 @@ int range_read(struct partial *p, const struct range_source *from, const struct 
 
 /* ---- at once ---- */
 
-/* Each region that has wrong bytes is left for another one. */
-static int find_other(struct regions *all, struct range_version *v, struct partial *p,
+static int find_source(struct regions *all, const struct range_version *v, struct partial *p,
 	struct range_source *from, bool *foreign)
 {
-	int r;
+	int r = range_source_find(all, v, from, foreign);
 
-	if (from->region)
-		v->avoid |= UINT64_C(1) << (from->region - all->region);
-	r = range_source_find(all, v, from, foreign);
 	if (r == 0)
 		r = range_source_parts(p, from);
 	if (r == -ENODATA) {
@@ -305,6 +308,15 @@ static int find_other(struct regions *all, struct range_version *v, struct parti
 		r = -EAGAIN;
 	}
 	return r;
+}
+
+/* Each region that has wrong bytes is left for another one. */
+static int find_other(struct regions *all, struct range_version *v, struct partial *p,
+	struct range_source *from, bool *foreign)
+{
+	if (from->region)
+		v->avoid |= UINT64_C(1) << (from->region - all->region);
+	return find_source(all, v, p, from, foreign);
 }
 
 static int read_missing(struct regions *all, struct partial *p, struct slice key, bool *foreign)
@@ -323,6 +335,10 @@ static int read_missing(struct regions *all, struct partial *p, struct slice key
 			end++;
 		const struct range_run run = {
 			.first = at, .end = end, .priority = STORE_BULK, .buffer = &buffer};
+		if (range_source_is_old(all, from))
+			r = find_source(all, &v, p, from, foreign);
+		if (r)
+			break;
 		r = range_read(p, from, &run);
 		if (r == -EBADMSG && !(v.avoid >> (from->region - all->region) & 1))
 			r = find_other(all, &v, p, from, foreign);

@@ -11,6 +11,7 @@ struct range_source {
 	struct region *region; /* NULL: not found yet */
 	char key[STORE_KEY_MAX + 1];
 	char etag[STORE_ETAG_SIZE];
+	unsigned turns; /* regions.turns when it was looked for */
 	bool has_parts; /* the version has hashes of its parts: parts.h */
 	uint8_t parts[SHA256_SIZE];
 };
@@ -22,6 +23,9 @@ struct range_version {
 	uint64_t size;
 	uint64_t avoid; /* regions, by index, that are asked last */
 };
+
+/* Whether another region may be the better one to read from by now: one was left, or taken back. */
+bool range_source_is_old(const struct regions *all, const struct range_source *from) MUST_CHECK;
 
 /* Asks the regions, home first, for the object's metadata: at the key, at the name that the file had
  * before a rename that they have not heard of, and in the trash. -EAGAIN: none has it now; -EIO: none

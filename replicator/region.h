@@ -38,6 +38,7 @@ struct region {
 	char url[256];
 	bool home;
 	const char *home_origin; /* push = copy: the home region's store_origin; else NULL */
+	bool apart; /* push = copy, and its store has nothing to do with the home region's */
 	atomic_bool copy_refused;
 	bool optional; /* constant, as the next */
 	struct resync_bound bound;
@@ -58,6 +59,7 @@ struct region {
 	int64_t write_retry_ms; /* monotonic; writes were denied: not before */
 	int64_t last_ok_ms;	/* realtime */
 	char error[256];
+	char copy_error[256]; /* why copy_refused */
 	struct health health;
 };
 
@@ -69,6 +71,9 @@ struct regions {
 	int64_t max_clock_skew_ms; /* see region_clock.c */
 	atomic_bool clock_wrong;   /* this machine's is, and was logged */
 	atomic_bool cancel; /* ends every request under way */
+	/* Times that a region was left or taken back: who reads from one for longer asks anew whom to
+	 * read from when it changes. */
+	atomic_uint turns;
 	/* Told when a region came up; may not block. */
 	void (*changed)(void *ctx);
 	void *changed_ctx;

@@ -106,9 +106,12 @@ static void find_home(struct replicator *r, const struct replicator_options *o)
 	for (unsigned i = 0; o->push_copy && i < o->regions; i++) {
 		struct region *region = &r->regions.region[i];
 
-		if (i != o->home && store_origin(region->store) &&
+		if (i == o->home)
+			continue;
+		if (origin && store_origin(region->store) &&
 			beside(&o->region[i], &o->region[o->home]))
 			region->home_origin = origin;
+		region->apart = !region->home_origin;
 	}
 }
 

@@ -151,6 +151,8 @@ struct region_status {
 	uint64_t bytes_copied; /* contents that the store copied from elsewhere */
 	uint64_t wrong_bytes;  /* times that bytes from it did not match their hash */
 	bool copies;	       /* from the home region (push = copy) */
+	bool copies_apart;     /* push = copy, and its store has nothing to do with the home region's */
+	char copy_error[256];  /* why its store would not; "": it did not refuse */
 	uint64_t throttled;    /* requests that the store refused as too many, since the start */
 	unsigned connections;  /* requests at once, at most */
 	unsigned connections_allowed; /* now: fewer after it refused some */

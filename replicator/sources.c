@@ -6,11 +6,12 @@
  * No row waits for one that waits for it: a former name waits for a live file only, and a live file
  * only for the same key in the home region.
  *
- * Keeps no state but region.copy_refused, takes no lock.
+ * Keeps no state but region.copy_refused with its reason; takes the region's lock, a leaf, for that.
  */
 #include "replicator/sources.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "replicator/object_key.h"
@@ -125,8 +126,12 @@ int sources_find(struct cache *c, struct region *region, const struct outbox_row
 
 void sources_refused(struct region *region, const struct store_error *error)
 {
-	if (!atomic_exchange(&region->copy_refused, true))
-		log_warn("contents are sent to the region, it does not copy them from the home "
-			 "region's bucket region=%s error=\"%s\"",
-			region->name, error->text);
+	if (atomic_exchange(&region->copy_refused, true))
+		return;
+	mutex_lock(&region->lock);
+	snprintf(region->copy_error, sizeof(region->copy_error), "%s", error->text);
+	mutex_unlock(&region->lock);
+	log_warn("contents are sent to the region, it does not copy them from the home "
+		 "region's bucket region=%s error=\"%s\"",
+		region->name, error->text);
 }

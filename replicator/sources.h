@@ -25,7 +25,7 @@ struct sources {
 /* e: the row's entry. -errno for local failures. */
 int sources_find(struct cache *c, struct region *region, const struct outbox_row *row,
 	const struct entry *e, struct sources *ret) MUST_CHECK;
-/* The region's store would not copy from the home region's: remembered, until the next start. */
+/* The region's store would not copy from the home region's: remembered with the reason, until the next start. */
 void sources_refused(struct region *region, const struct store_error *error);
 
 #endif

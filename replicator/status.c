@@ -29,6 +29,7 @@ static void region_state(struct region *r, struct region_status *ret)
 	ret->bytes_copied = atomic_load(&r->bytes_copied);
 	ret->wrong_bytes = atomic_load(&r->wrong_bytes);
 	ret->copies = r->home_origin && !atomic_load(&r->copy_refused);
+	ret->copies_apart = r->apart;
 	memcpy(ret->name, r->name, sizeof(ret->name));
 	memcpy(ret->url, r->url, sizeof(ret->url));
 	ret->home = r->home;
@@ -42,6 +43,7 @@ static void region_state(struct region *r, struct region_status *ret)
 	ret->last_ok_ms = r->last_ok_ms;
 	retry_ms = r->state == REGION_UP ? r->write_retry_ms : r->retry_ms;
 	memcpy(ret->error, r->error, sizeof(ret->error));
+	memcpy(ret->copy_error, r->copy_error, sizeof(ret->copy_error));
 	ret->left = r->health.left;
 	ret->latency_ms = r->health.samples ? (int64_t)r->health.latency_ms : -1;
 	ret->failing_percent = (unsigned)(r->health.failing * 100);

@@ -135,6 +135,21 @@ static void reconcile_json(const struct region_status *r, struct json *j)
 	json_end(j);
 }
 
+/* push = copy, and contents are sent to it all the same. */
+static void copies_note(const struct region_status *r, struct buf *out)
+{
+	if (r->copies_apart)
+		buf_printf(out,
+			"  %s: contents are sent to it: its store has nothing to do with the home region's "
+			"(another endpoint, other credentials, or a directory)\n",
+			r->name);
+	else if (r->copy_error[0])
+		buf_printf(out,
+			"  %s: contents are sent to it until the next start: it refused to copy from the "
+			"home region (%s)\n",
+			r->name, r->copy_error);
+}
+
 static void region_notes(const struct status *s, const struct region_status *r, struct buf *out)
 {
 	char figure[TEXT_FIGURE_SIZE], all[TEXT_FIGURE_SIZE];
@@ -154,6 +169,7 @@ static void region_notes(const struct status *s, const struct region_status *r, 
 			"  %s: is throttling: %" PRIu64 " requests refused since the start, now %u of %u "
 			"connections are used\n",
 			r->name, r->throttled, r->connections_allowed, r->connections);
+	copies_note(r, out);
 	resync_note(s, r, out);
 	if (r->wrong_bytes)
 		buf_printf(out,
@@ -413,6 +429,8 @@ static void region_json(const struct status *s, const struct region_status *r, s
 	json_put_int(j, "bytes_copied", (int64_t)r->bytes_copied);
 	json_put_int(j, "wrong_bytes", (int64_t)r->wrong_bytes);
 	json_put_bool(j, "copies_from_home", r->copies);
+	json_put_bool(j, "copies_apart", r->copies_apart);
+	json_put_str(j, "copies_error", r->copy_error);
 	json_put_int(j, "throttled_total", (int64_t)r->throttled);
 	json_put_int(j, "connections", r->connections);
 	json_put_int(j, "connections_allowed", r->connections_allowed);

@@ -205,6 +205,8 @@ class Bench:
         self.world = World()
         if pinned:
             os.sched_setaffinity(0, {1})
+        # what is replaced goes at once: five versions of 1 GiB in two regions are more than the store holds
+        os.environ.setdefault("RGW_OPTS", "--rgw-gc-obj-min-wait=2 --rgw-gc-processor-period=5 --rgw-gc-processor-max-time=60")
         self.ceph = Ceph(self.world, gateways=2)
         self.env = self.ceph.env()
         targets = [self.env[f"S3_ENDPOINT_{n}"].rsplit(":", 1)[1] for n in (1, 2)]
@@ -434,7 +436,7 @@ class Bench:
             self.overwrite(source)
             count = Count(self.line)
             run = self.rclone("copyto", source, f"peer:{self.ceph.buckets[0]}/peer/delta")
-            rows.append(["rclone copy after 1 MiB was overwritten", "", "", f"{run.seconds:.1f} s", *count.text("peer", [1])[:2], "", f"{run.cpu:.1f} s"])
+            rows.append(["rclone copy after 1 MiB was overwritten", "", "", f"{run.seconds:.1f} s", *count.text("peer", [1])[:2], f"{run.cpu:.1f} s"])
             self.purge()  # two regions' copies inside the store need all of it
             self.random_file(source)
         a, b = self.pair()
@@ -448,7 +450,7 @@ class Bench:
                 continue
             self.delta_row(name, change, a, b, rows)
         table(f"Changes of a file of {self.size // MIB} MiB, two regions, {rtt} ms",
-              ["", "sent until the other server sees it", "it sees it after", "objects too after", "requests", "sent, a region", "copied inside the store", "processor"], rows)
+              ["", "sent until the other server sees it", "it sees it after", "objects too after", "requests", "sent, a region", "processor"], rows)
         self.end(a, b)
         self.purge()
 
@@ -461,12 +463,9 @@ class Bench:
         with open(path, "ab", buffering=0) as file:
             file.write(os.urandom(4096))
 
-    def copied(self, a):
-        return sum(r["bytes_copied"] for r in a.status()["regions"]) / 2
-
     def delta_row(self, name, change, a, b, rows):
         before = (b.mount / "large").stat().st_mtime_ns
-        copied, count, work = self.copied(a), Count(self.line), Work(a)
+        count, work = Count(self.line), Work(a)
         start = time.monotonic()
         change(a.mount / "large")
         wait_until("the change on the other server", lambda: (b.mount / "large").stat().st_mtime_ns != before, 300, 0.02)
@@ -475,7 +474,7 @@ class Bench:
         work.end()
         all_sent = count.of("a", [1, 2])
         rows.append([name, size_text(early[2]), f"{seen:.1f} s", f"{work.seconds:.1f} s", f"{all_sent[1]:.0f}", size_text(all_sent[2]),
-                     f"{(self.copied(a) - copied) / MIB:.0f} MiB", f"{work.cpu:.1f} s"])
+                     f"{work.cpu:.1f} s"])
         subprocess.run(["cmp", a.mount / "large", b.mount / "large"], check=True)
         if "append" in name:
             target("4 KiB appended: KiB to a region until the other server sees it", early[2] / 1024, 64)

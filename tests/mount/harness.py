@@ -10,6 +10,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 SERVERS = HERE.parent / "contract" / "servers"
 MERIDIAN = os.environ.get("MERIDIAN", "meridian")
+MOUNT_SECONDS = 90  # a first mount waits 60 s for what is there (first_sync_timeout)
 
 
 def skip(reason):
@@ -75,6 +77,14 @@ class Ceph:
         return {"url": f"s3://{self.buckets[n - 1]}/app", "endpoint": self.env()[f"S3_ENDPOINT_{n}"],
                 "profile": profile, "credentials_file": str(self.credentials), "region": "us-east-1"}
 
+    def user(self, name):
+        """Another account, which the buckets of the first one are closed to: a profile of that name. Returns its keys."""
+        keys = {"S3_ACCESS_KEY": name.upper(), "S3_SECRET_KEY": f"secret-of-{name}"}
+        subprocess.run([SERVERS / "ceph", "user", self.dir, name, *keys.values()], check=True)
+        with open(self.credentials, "a", encoding="utf-8") as file:
+            file.write(f"[{name}]\naws_access_key_id = {keys['S3_ACCESS_KEY']}\naws_secret_access_key = {keys['S3_SECRET_KEY']}\n")
+        return keys
+
     def kill(self, n):
         subprocess.run([SERVERS / "ceph", "gateway-kill", self.dir, str(n)], check=True)
 
@@ -88,11 +98,11 @@ class Ceph:
         """Of all its processes: the store and the gateways."""
         return [int(file.read_text()) for file in (pathlib.Path(self.dir) / "ceph" / "run").glob("*.pid")]
 
-    def client(self, n):
-        """A plain S3 client that knows nothing of Meridian."""
+    def client(self, n, keys=None):
+        """A plain S3 client that knows nothing of Meridian; keys: of another user."""
         import boto3
         from botocore.config import Config
-        env = self.env()
+        env = {**self.env(), **(keys or {})}
         return boto3.client("s3", endpoint_url=env[f"S3_ENDPOINT_{n}"], region_name="us-east-1",
                             aws_access_key_id=env["S3_ACCESS_KEY"], aws_secret_access_key=env["S3_SECRET_KEY"],
                             config=Config(s3={"addressing_style": "path"}, proxies={}))
@@ -128,7 +138,7 @@ class Server:
             at = log.tell()
             self.process = subprocess.Popen([MERIDIAN, "mount", "-f", *options, self.config, self.mount], stdout=log,
                                             stderr=log, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 30
+        end = time.monotonic() + MOUNT_SECONDS
         while not self.mounted():
             if self.process.poll() is not None:
                 text = self.log.read_bytes()[at:].decode(errors="replace")
@@ -136,7 +146,7 @@ class Server:
                     raise AssertionError(f"{self.name} did not mount ({self.process.returncode}): {text}")
                 return self.process.returncode, text
             if time.monotonic() > end:
-                raise AssertionError(f"{self.name} did not mount within 30 s: {self.tail()}")
+                raise AssertionError(f"{self.name} did not mount within {MOUNT_SECONDS} s: {self.tail()}")
             time.sleep(0.02)
         return 0, ""
 
@@ -186,6 +196,20 @@ class Server:
 
     def status_text(self):
         return self.run("status", str(self.config)).stdout
+
+    def ask(self, *words):
+        """The daemon's answer on its control socket: quicker than a program, for what does not last."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.connect(str(self.state / "control"))
+            sock.sendall((" ".join(words) + "\n").encode())
+            with sock.makefile(encoding="utf-8") as lines:
+                answer = []
+                for line in lines:
+                    if line.startswith("= "):
+                        answer.append(line[2:])
+                    elif line == "ok\n":
+                        return "".join(answer)
+        raise AssertionError(f"{self.name} does not answer: {words}")
 
     def region(self, name):
         return next(r for r in self.status()["regions"] if r["name"] == name)

@@ -1,20 +1,40 @@
 """The flow to the regions: a directory's rename that a kill -9 cuts, contents that one region copies from the other, a limit of the
-bandwidth, and a region that is left for reading and taken back."""
+bandwidth, and a region that is left for reading and taken back.
+
+FILES=100000 renames a directory of so many, SIZE=1000 of so many bytes each, STORE=directory with file:// regions:
+FILES=100000 STORE=directory python3 test_flow.py Flow.test_directory_of_many_renamed"""
+import json
 import os
+import pathlib
+import re
+import threading
 import time
 
 from harness import Pair, converge, main, wait_until
 
-FILES = 2000
+FILES = int(os.environ.get("FILES", "2000"))
+SIZE = int(os.environ.get("SIZE", "0"))
+DIRECTORY = os.environ.get("STORE") == "directory"
 LARGE = 300_000
+LARGES = 20
+SHOWN = re.compile(r"\n  rename     of a directory: \d+ of about \d+ names done, now called moved\n")
+
+
+def highest_kib(server):
+    """The most memory that the daemon ever had."""
+    text = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", text)[1])
 
 
 class Flow(Pair):
     @classmethod
     def make(cls):
         cls.clients = [cls.ceph.client(n) for n in (1, 2)]
+        if DIRECTORY:
+            cls.regions = cls.world.directories("region-1", "region-2")
         # one gateway in front of both buckets: one provider
-        beside = {name: dict(options, endpoint=cls.regions["region-1"]["endpoint"]) for name, options in cls.regions.items()}
+        beside = {name: dict(options, endpoint=cls.ceph.region(1)["endpoint"]) if not DIRECTORY else options
+                  for name, options in cls.regions.items()}
         cls.a = cls.world.server("a", beside, home="region-1", volume={"push": "copy"})
         cls.b = cls.world.server("b", cls.regions, home="region-2")
 
@@ -22,41 +42,96 @@ class Flow(Pair):
         return server.status()["counters"]
 
     def keys(self, n, prefix):
+        if DIRECTORY:
+            below = self.world.dir / "buckets" / f"region-{n + 1}" / prefix
+            return [below, *below.iterdir()] if below.exists() else []
         pages = self.clients[n].get_paginator("list_objects_v2").paginate(Bucket=self.ceph.buckets[n], Prefix="app/" + prefix)
         return [o["Key"] for page in pages for o in page.get("Contents", [])]
+
+    def await_names(self, name, timeout):
+        """Until the other server shows all of them there, and nowhere else."""
+        def there():
+            path = self.b.mount / name
+            other = self.b.mount / ("moved" if name == "many" else "many")
+            return path.exists() and not other.exists() and len(os.listdir(path)) == FILES + LARGES
+
+        wait_until(lambda: f"{name} on the other server\n{self.a.status_text()}{self.b.status_text()}", there, timeout, 0.2)
+
+    def watch_the_expansion(self):
+        """One row stands for the rename until all names are done, and `status` says how many are. Returns the rows."""
+        rows, shown = set(), None
+        while not shown:
+            status = json.loads(self.a.ask("status", "json"))
+            text = self.a.ask("status")
+            rows.add(status["journal_rows"])
+            if "rename" in status and SHOWN.search(text):
+                shown = status["rename"]
+            self.assertTrue(shown or status["journal_rows"], "the rename was over before anybody could look")
+        self.assertEqual(rows, {1})
+        self.assertEqual((shown["from"], shown["to"]), ("many", "moved"))
+        self.assertGreaterEqual(shown["total"], FILES)
+        self.assertLessEqual(shown["done"], shown["total"])
+        return rows.pop()
 
     def test_directory_of_many_renamed(self):
         os.mkdir(self.a.mount / "many")
         for i in range(FILES):
-            (self.a.mount / "many" / f"f{i}").write_bytes(b"%d" % i)
-        for i in range(20):
+            (self.a.mount / "many" / f"f{i}").write_bytes(b"%d" % i + self.world.random.randbytes(SIZE))
+        for i in range(LARGES):
             (self.a.mount / "many" / f"large{i}").write_bytes(b"%08d" % i * (LARGE // 8))
-        self.a.flush()
-        converge(self.a, self.b)
-        for i in range(20):
+        self.a.flush(3600)
+        self.await_names("many", 3600)
+        for i in range(LARGES):
             (self.b.mount / "many" / f"large{i}").read_bytes()
-        fetched = self.counters(self.b)["content_fetched_total"]
+        before = self.counters(self.b)
         sent = self.counters(self.a)["bytes_sent_total"]
+        self.assertEqual(self.a.status()["journal_rows"], 0)
+        requests = self.counters(self.a)["store_requests_total"]
+        memory = [highest_kib(server) >> 10 for server in (self.a, self.b)]
         began = time.monotonic()
         os.rename(self.a.mount / "many", self.a.mount / "moved")
-        self.assertLess(time.monotonic() - began, 0.5)
-        self.assertEqual(len(os.listdir(self.a.mount / "moved")), FILES + 20)
+        took = time.monotonic() - began
+        self.assertLess(took, 5)
+        rows = self.watch_the_expansion()
         # in the middle: some names are told of, and not all have their objects
         wait_until("the first names are sealed", lambda: self.a.status()["regions"][0]["backlog_rows"] > 100, 30, 0.02)
+        requests = self.counters(self.a)["store_requests_total"] - requests
+        memory += [highest_kib(self.a) >> 10]
         self.a.kill()
         self.a.start()
-        self.a.flush()
-        converge(self.a, self.b)
-        for i in (0, 7, 19):
+        self.assertEqual(len(os.listdir(self.a.mount / "moved")), FILES + LARGES)
+        delivered = []
+
+        def flush():
+            self.a.flush(7200)
+            delivered.append(time.monotonic() - began)
+
+        flusher = threading.Thread(target=flush)
+        flusher.start()
+        self.await_names("moved", 7200)
+        seen = time.monotonic() - began
+        flusher.join()
+        after = self.counters(self.b)
+        print(f"{FILES} files of {SIZE} bytes and {LARGES} of {LARGE} renamed with their directory, {'file://' if DIRECTORY else 'Ceph'}: "
+              f"rename(2) {took * 1000:.1f} ms, {rows} journal row, on the other server after {seen:.1f} s, in both regions after "
+              f"{delivered[0]:.1f} s, with a kill -9; {requests + self.counters(self.a)['store_requests_total']} requests of the one server, "
+              f"{after['store_requests_total'] - before['store_requests_total']} of the other, which received "
+              f"{after['bytes_received_total'] - before['bytes_received_total']} bytes and fetched "
+              f"{after['content_fetched_total'] - before['content_fetched_total']} files; at most {max(memory[0], memory[2])} MiB before "
+              f"the kill and {highest_kib(self.a) >> 10} MiB after it, on the other server {memory[1]} MiB before and "
+              f"{highest_kib(self.b) >> 10} MiB with it", flush=True)
+        for i in range(LARGES):
             self.assertEqual((self.b.mount / "moved" / f"large{i}").read_bytes(), b"%08d" % i * (LARGE // 8))
-        self.assertEqual((self.b.mount / "moved" / "f1999").read_bytes(), b"1999")
-        self.assertEqual(self.counters(self.b)["content_fetched_total"], fetched)
-        # no large content was sent by the second daemon, nor by the first as far as it told
-        self.assertLess(self.counters(self.a)["bytes_sent_total"], 20 * LARGE)
-        self.assertGreater(sent, 20 * LARGE)
+        self.assertTrue((self.b.mount / "moved" / f"f{FILES - 1}").read_bytes().startswith(b"%d" % (FILES - 1)))
+        self.assertEqual(self.counters(self.b)["content_fetched_total"], before["content_fetched_total"])
+        converge(self.a, self.b, timeout=3600)
+        # no large content was sent by the second daemon, nor by the first as far as it told, nor received by the other server
+        self.assertLess(self.counters(self.a)["bytes_sent_total"], LARGES * LARGE + FILES * (5 * SIZE + 300))
+        self.assertLess(after["bytes_received_total"] - before["bytes_received_total"], LARGE + FILES * (SIZE + 300))
+        self.assertGreater(sent, LARGES * LARGE)
         for n in (0, 1):
             self.assertEqual(self.keys(n, "many"), [])
-            self.assertEqual(len(self.keys(n, "moved/")), FILES + 21)
+            self.assertEqual(len(self.keys(n, "moved/")), FILES + LARGES + 1)
             self.assertEqual(self.keys(n, ".meridian/trash/"), [])
         self.assertNotIn("rename", self.a.status())
 

@@ -335,6 +335,61 @@ static void test_failover(void **state)
 	file_release(f);
 }
 
+static atomic_int gets[CLUSTER_REGIONS];
+
+static enum store_result count_gets(void *ctx, const char *op, const char *key, bool did_happen)
+{
+	if (did_happen && strcmp(op, "get") == 0 && strcmp(key, "big") == 0)
+		atomic_fetch_add((atomic_int *)ctx, 1);
+	return STORE_OK;
+}
+
+static struct store *counted(
+	struct cluster *c UNUSED, unsigned node UNUSED, unsigned region, struct store *inner)
+{
+	return store_fault_new(inner, count_gets, &gets[region]);
+}
+
+static void turn(struct cluster *c, unsigned region, bool left)
+{
+	struct regions *all = &c->node[1].replicator->regions;
+
+	mutex_lock(&all->region[region].lock);
+	all->region[region].health.left = left;
+	all->region[region].health.left_ms = clock_monotonic_ms();
+	mutex_unlock(&all->region[region].lock);
+	atomic_fetch_add(&all->turns, 1);
+}
+
+/* Who has a file open follows to the region that is read instead, and back. */
+static void test_left_in_the_middle(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_stop_node(c, 1, true);
+	c->wrap = counted;
+	cluster_start_node(c, 1);
+	struct inode inode = announce_big(c);
+	struct file *f = open_big(c, inode.ino);
+	int home, other;
+
+	start(c);
+	read_at(c, f, 0, 10);
+	home = atomic_load(&gets[1]);
+	assert_int_equal(atomic_load(&gets[0]), 0);
+	turn(c, 1, true);
+	read_at(c, f, 3 * MIB, 10);
+	assert_int_equal(atomic_load(&gets[1]), home);
+	other = atomic_load(&gets[0]);
+	assert_true(other > 0);
+	turn(c, 1, false);
+	read_at(c, f, 6 * MIB, 10);
+	assert_int_equal(atomic_load(&gets[0]), other);
+	assert_true(atomic_load(&gets[1]) > home);
+	file_release(f);
+	replicator_stop(c->node[1].replicator);
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -349,6 +404,7 @@ int main(void)
 		CLUSTER_TEST(test_removed_meanwhile),
 		CLUSTER_TEST(test_gone_everywhere),
 		CLUSTER_TEST(test_failover),
+		CLUSTER_TEST(test_left_in_the_middle),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
