@@ -44,6 +44,28 @@ static void sha256_vectors(void **state)
 	sha256_done(&h); /* no result; the sanitizer sees a leak */
 }
 
+static void many_are_as_one(void **state)
+{
+	static const size_t sizes[] = {0, 1, 63, 64, 65, 128, 192, 1024, 4096, 65536};
+	static uint8_t bytes[35 * 65536 + 3];
+	uint8_t out[35][SHA256_SIZE], want[SHA256_SIZE];
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(i * 2654435761u >> 13);
+	for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
+		const size_t n = sizes[s];
+
+		for (size_t count = 0; count <= 35; count += count < 14 ? 7 : count == 14 ? 2 : 19) {
+			memset(out, 0, sizeof(out));
+			sha256_many(bytes + 3, n, count, out);
+			for (size_t i = 0; i < count; i++) {
+				sha256(bytes + 3 + i * n, n, want);
+				assert_memory_equal(out[i], want, sizeof(want));
+			}
+		}
+	}
+}
+
 static void hmac_vectors(void **state)
 {
 	uint8_t out[SHA256_SIZE], key[20], long_key[131];
@@ -120,6 +142,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sha256_vectors),
+		cmocka_unit_test(many_are_as_one),
 		cmocka_unit_test(hmac_vectors),
 		cmocka_unit_test(md5_vectors),
 		cmocka_unit_test(hexadecimal),
