@@ -8,12 +8,13 @@
 
 enum {
 	SPARE = 2,
-	NEAR_THREADS = 8, /* at work at most where the store answers soon */
+	NEAR_THREADS = 6, /* at work at most where the store answers soon */
 	NEAR_WINDOW = 64 << 20, /* and bytes ahead of a reader */
 	FAR_MS = 10, /* until the first byte of an answer: that is not soon */
 	RUN_BLOCKS = 4, /* of one request for somebody who waits */
-	AHEAD_BLOCKS = 8,  /* likewise of one ahead of a reader */
-	AHEAD_SHARE = 8, /* and of his window no more than one of so many */
+	AHEAD_BLOCKS = 16,  /* likewise of one ahead of a reader */
+	NEAR_SHARE = 4, /* and of his window no more than one of so many: few that are long cost the least */
+	FAR_SHARE = 16,
 	WHOLE_BLOCKS = 16, /* and of a whole file */
 	WHOLE_SHARE = 16,
 	GATHERED_MAX = 32 << 20, /* bytes of one target's blocks that come at once; one in any case */
@@ -158,7 +159,7 @@ static bool take_ahead(struct ranger *r, struct target *t, struct run *ret)
 		const struct readahead *a = &t->ahead[i];
 
 		uint64_t end = ahead_end(r, t, a);
-		uint64_t most = share(window_of(r, a) / block, AHEAD_SHARE, 1, AHEAD_BLOCKS);
+		uint64_t most = share(window_of(r, a) / block, is_far(r) ? FAR_SHARE : NEAR_SHARE, 1, AHEAD_BLOCKS);
 
 		if (a->window && take(r, t, a->next / block, end, end, most, ret) &&
 			(ret->end < end || ret->end - ret->first == most || end >= partial_blocks(t->p)))

@@ -178,9 +178,9 @@ static void test_far_stores_get_more(void **state)
 
 	assert_int_equal(at_work(&r), 0);
 	t.ahead[0] = (struct readahead){.window = READAHEAD_MAX, .used = 1};
-	assert_int_equal(at_work(&r), 6);
+	assert_int_equal(at_work(&r), 4);
 	r.waits_8th = 8 * 9;
-	assert_int_equal(at_work(&r), 6);
+	assert_int_equal(at_work(&r), 4);
 	r.waits_8th = 8 * 10;
 	assert_int_equal(at_work(&r), RANGE_THREADS - 2);
 	/* Who waits gets the last one. */
