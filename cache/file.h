@@ -58,6 +58,8 @@ int file_catch_up(struct file *f) MUST_CHECK;
 struct partial *file_partial(const struct file *f);
 /* -EREMOTE: it is not ready (file_ready). */
 ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset) MUST_CHECK;
+/* How many of those bytes the file has, to be read from *ret_fd, which is borrowed until release. -EREMOTE. */
+ssize_t file_extent(struct file *f, size_t n, uint64_t offset, int *ret_fd) MUST_CHECK;
 /* Whole or -errno (-ENOSPC, -EFBIG, -EBADF); has reached the content file on return. append: at
  * the end, atomically against other appenders of this mount. */
 ssize_t file_write(

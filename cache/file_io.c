@@ -40,6 +40,21 @@ ssize_t file_read(struct file *f, void *p, size_t n, uint64_t offset)
 	return io_read_at(file_fd(f), p, n, offset);
 }
 
+ssize_t file_extent(struct file *f, size_t n, uint64_t offset, int *ret_fd)
+{
+	struct partial *partial = file_partial(f);
+	struct stat st;
+
+	if (partial && !partial_has(partial, offset, n))
+		return -EREMOTE;
+	*ret_fd = file_fd(f);
+	if (fstat(*ret_fd, &st) != 0)
+		return -errno;
+	if (offset >= (uint64_t)st.st_size)
+		return 0;
+	return (ssize_t)((uint64_t)st.st_size - offset < n ? (uint64_t)st.st_size - offset : n);
+}
+
 /* With rec->lock. */
 static int write_locked(
 	struct cache *c, struct record *rec, const void *p, size_t n, uint64_t offset, bool append)

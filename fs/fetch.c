@@ -133,19 +133,27 @@ static void start(struct fetch *f)
 		cache_fetch(cache, ino, on_fetched, f);
 }
 
+static int answer_read(struct fetch *f)
+{
+	int r = splice_and_reply(f->req, f->file, f->size, f->offset);
+	char *p AUTO_FREE = NULL;
+
+	if (r != -EAGAIN)
+		return r;
+	p = malloc(f->size);
+	if (p)
+		return read_and_reply(f->req, f->file, p, f->size, f->offset);
+	reply(f->req, -ENOMEM);
+	return 0;
+}
+
 static bool repeat_read(struct fetch *f)
 {
-	char *p AUTO_FREE = malloc(f->size);
-	int r;
+	int r = answer_read(f);
 
-	if (!p) {
-		reply(f->req, -ENOMEM);
-		return true;
-	}
-	r = read_and_reply(f->req, f->file, p, f->size, f->offset);
 	/* It was fetched in one piece. */
 	if (r == -EREMOTE && file_catch_up(f->file) == 0)
-		r = read_and_reply(f->req, f->file, p, f->size, f->offset);
+		r = answer_read(f);
 	return r != -EREMOTE;
 }
 

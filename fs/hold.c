@@ -74,6 +74,7 @@ static void *run(void *arg)
 	struct fs *fs = arg;
 	struct hold *h = &fs->hold;
 
+	readahead_widen(fs);
 	mutex_lock(&h->lock);
 	while (!h->closed) {
 		char path[PATH_MAX];

@@ -20,6 +20,7 @@
 
 #define CACHE_SECONDS 86400.0  /* how long the kernel may believe us: see fs.h */
 #define REQUEST_MAX (1U << 20) /* bytes of one read or write */
+#define AHEAD_MAX (512U << 10) /* bytes that the kernel reads ahead: with its head in a pipe of 1 MiB */
 #define FS_THREADS_MAX 64
 #define SLOW_THREADS 8
 
@@ -202,6 +203,9 @@ void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse
 int open_and_reply(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
 /* Reads into p, of that size, and answers; -EREMOTE, unanswered, when content has to be fetched first. */
 int read_and_reply(fuse_req_t req, struct file *file, char *p, size_t size, uint64_t offset);
+/* The same from the content's pages themselves, without a buffer; -EAGAIN, unanswered, when that is not
+ * worth while. */
+int splice_and_reply(fuse_req_t req, struct file *file, size_t size, uint64_t offset);
 void handles_release(struct fs *fs);
 
 /* dir.c */
@@ -281,6 +285,9 @@ int gone_attr(struct fs *fs, uint64_t ino, unsigned mask, const struct inode *v,
 /* guard.c: ends the connection should this process be killed. guard_stop after the unmount. */
 int guard_start(struct fs *fs) MUST_CHECK;
 void guard_stop(struct fs *fs);
+
+/* readahead.c: for a while waits until the mount answers. */
+void readahead_widen(struct fs *fs);
 
 /* hold.c */
 void hold_init(struct hold *h);

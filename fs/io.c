@@ -17,6 +17,8 @@
 
 #define COPY_MAX ((size_t)16 << 20) /* of one request: a worker is away so long */
 
+#define SPLICE_MIN ((size_t)16 << 10) /* bytes of a read; for less a pipe costs more than a copy */
+
 #define TMPFILE_OPCODE 51 /* FUSE_TMPFILE, protocol 7.37; older headers lack it */
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
@@ -218,16 +220,46 @@ int read_and_reply(fuse_req_t req, struct file *file, char *p, size_t size, uint
 	return 0;
 }
 
+int splice_and_reply(fuse_req_t req, struct file *file, size_t size, uint64_t offset)
+{
+	struct fuse_bufvec v = FUSE_BUFVEC_INIT(0);
+	ssize_t n;
+	int fd;
+
+	if (size < SPLICE_MIN)
+		return -EAGAIN;
+	n = file_extent(file, size, offset, &fd);
+	if (n == -EREMOTE)
+		return -EREMOTE;
+	if (n < 0) {
+		reply(req, (int)n);
+		return 0;
+	}
+	v.buf[0] = (struct fuse_buf){.size = (size_t)n,
+		.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK,
+		.fd = fd,
+		.pos = (off_t)offset};
+	fuse_reply_data(req, &v, 0);
+	return 0;
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	size_t want = size < REQUEST_MAX ? size : REQUEST_MAX;
 	struct file *file = handle_of(fi)->open.file;
-	char *p = scratch(want);
+	int r = file_ready(file, (uint64_t)off, want) ? -EAGAIN : -EREMOTE;
+	char *p;
 
-	if (!p)
-		reply(req, -ENOMEM);
-	else if (!file_ready(file, (uint64_t)off, want) ||
-		 read_and_reply(req, file, p, want, (uint64_t)off) == -EREMOTE)
+	if (r == -EAGAIN)
+		r = splice_and_reply(req, file, want, (uint64_t)off);
+	if (r == -EAGAIN) {
+		p = scratch(want);
+		if (p)
+			r = read_and_reply(req, file, p, want, (uint64_t)off);
+		else
+			reply(req, -ENOMEM);
+	}
+	if (r == -EREMOTE)
 		fetch_read(req, ino, file, want, (uint64_t)off);
 }
 

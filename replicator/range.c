@@ -390,6 +390,7 @@ static void work_on(struct worker *w, struct run run)
 	struct target *t = run.target;
 	struct waiter *told = NULL;
 	uint64_t version;
+	int64_t waited;
 	int e = 0;
 
 	w->run = run;
@@ -418,9 +419,13 @@ static void work_on(struct worker *w, struct run run)
 
 		mutex_unlock(&r->lock);
 		e = range_read(t->p, &source, &wanted);
+		waited = w->buffer.waited_ms;
 		if (w->buffer.size > PARTIAL_BLOCK)
 			range_buffer_done(&w->buffer);
 		mutex_lock(&r->lock);
+		if (waited >= 0)
+			r->waits_8th = r->waits_8th ? r->waits_8th + waited - r->waits_8th / 8
+						    : 8 * waited;
 		note_result(r, t, version, w->run.first, e, &told);
 	} else if (!e) {
 		(void)0;

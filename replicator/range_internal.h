@@ -6,7 +6,7 @@
 #include "replicator/range_source.h"
 #include "replicator/readahead.h"
 
-enum { RANGE_THREADS = 8, RANGE_WRONG_MAX = 8 };
+enum { RANGE_THREADS = 16, RANGE_WRONG_MAX = 8 };
 
 struct waiter {
 	uint64_t first, end; /* blocks */
@@ -70,6 +70,7 @@ struct ranger {
 	struct cond work;
 	struct target *first;
 	unsigned working; /* workers that are not idle */
+	int64_t waits_8th; /* ms until the first byte of a request: the mean of the last ones, in eighths */
 	bool stopping;
 	struct worker worker[RANGE_THREADS];
 	unsigned started;

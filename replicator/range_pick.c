@@ -8,9 +8,13 @@
 
 enum {
 	SPARE = 2,
+	NEAR_THREADS = 6, /* at work at most where the store answers soon */
+	NEAR_WINDOW = 64 << 20, /* and bytes ahead of a reader */
+	FAR_MS = 10, /* until the first byte of an answer: that is not soon */
 	RUN_BLOCKS = 4, /* of one request for somebody who waits */
-	AHEAD_BLOCKS = 8,  /* likewise of one ahead of a reader */
-	AHEAD_SHARE = 8, /* and of his window no more than one of so many */
+	AHEAD_BLOCKS = 16,  /* likewise of one ahead of a reader */
+	NEAR_SHARE = 4, /* and of his window no more than one of so many: few that are long cost the least */
+	FAR_SHARE = 16,
 	WHOLE_BLOCKS = 16, /* and of a whole file */
 	WHOLE_SHARE = 16,
 	GATHERED_MAX = 32 << 20, /* bytes of one target's blocks that come at once; one in any case */
@@ -68,16 +72,28 @@ static bool take(struct ranger *r, struct target *t, uint64_t from, uint64_t to,
 	return true;
 }
 
-static uint64_t ahead_end(const struct target *t, const struct readahead *a)
+/* A line to a store that is far away has to be filled by many requests, for which there has to be room ahead of
+ * the reader; where the store is near, more of them only cost it, and us, more. */
+static bool is_far(const struct ranger *r)
 {
-	uint64_t block = partial_block(t->p);
+	return r->waits_8th / 8 >= FAR_MS;
+}
 
-	return a->window > UINT64_MAX - a->next - block ? UINT64_MAX / block
-							: (a->next + a->window + block - 1) / block;
+static uint64_t window_of(const struct ranger *r, const struct readahead *a)
+{
+	return a->window > NEAR_WINDOW && !is_far(r) ? NEAR_WINDOW : a->window;
+}
+
+static uint64_t ahead_end(const struct ranger *r, const struct target *t, const struct readahead *a)
+{
+	uint64_t block = partial_block(t->p), window = window_of(r, a);
+
+	return window > UINT64_MAX - a->next - block ? UINT64_MAX / block
+						     : (a->next + window + block - 1) / block;
 }
 
 /* How far the reader that wants this block is followed. */
-static uint64_t limit_of(const struct target *t, const struct waiter *w)
+static uint64_t limit_of(const struct ranger *r, const struct target *t, const struct waiter *w)
 {
 	uint64_t limit = w->end, block = partial_block(t->p);
 
@@ -85,8 +101,8 @@ static uint64_t limit_of(const struct target *t, const struct waiter *w)
 		const struct readahead *a = &t->ahead[i];
 
 		if (a->window && a->next / block >= w->first && a->next / block <= w->end &&
-			ahead_end(t, a) > limit)
-			limit = ahead_end(t, a);
+			ahead_end(r, t, a) > limit)
+			limit = ahead_end(r, t, a);
 	}
 	return limit;
 }
@@ -94,7 +110,7 @@ static uint64_t limit_of(const struct target *t, const struct waiter *w)
 static bool take_demand(struct ranger *r, struct target *t, struct run *ret)
 {
 	for (const struct waiter *w = t->waiters; w; w = w->next) {
-		if (!w->whole && take(r, t, w->first, w->end, limit_of(t, w), RUN_BLOCKS, ret))
+		if (!w->whole && take(r, t, w->first, w->end, limit_of(r, t, w), RUN_BLOCKS, ret))
 			return true;
 	}
 	return false;
@@ -142,8 +158,9 @@ static bool take_ahead(struct ranger *r, struct target *t, struct run *ret)
 	for (unsigned i = 0; i < READAHEAD_STREAMS; i++) {
 		const struct readahead *a = &t->ahead[i];
 
-		uint64_t end = ahead_end(t, a);
-		uint64_t most = share(a->window / block, AHEAD_SHARE, 1, AHEAD_BLOCKS);
+		uint64_t end = ahead_end(r, t, a);
+		unsigned part = is_far(r) ? FAR_SHARE : NEAR_SHARE;
+		uint64_t most = share(window_of(r, a) / block, part, 1, AHEAD_BLOCKS);
 
 		if (a->window && take(r, t, a->next / block, end, end, most, ret) &&
 			(ret->end < end || ret->end - ret->first == most || end >= partial_blocks(t->p)))
@@ -174,13 +191,21 @@ static bool has_room(const struct target *t)
 	return !t->workers || (t->workers + 1) * partial_block(t->p) <= GATHERED_MAX;
 }
 
+/* Whether one worker more may begin something that is not for a reader who waits. */
+static bool may_begin(const struct ranger *r, unsigned class)
+{
+	unsigned most = is_far(r) ? RANGE_THREADS : NEAR_THREADS;
+
+	return class == DEMAND || r->working + (class >= AHEAD ? SPARE : 0) < most;
+}
+
 bool range_next_run(struct ranger *r, struct run *ret)
 {
 	int64_t now = clock_monotonic_ms();
 
 	for (unsigned class = 0; class < CLASSES; class ++) {
-		if (class >= AHEAD && r->working + SPARE >= RANGE_THREADS)
-			return false;
+		if (!may_begin(r, class))
+			continue;
 		for (struct target *t = r->first; t; t = t->next) {
 			if (!t->busy && t->due_ms <= now && has_room(t) &&
 				partial_state(t->p) != PARTIAL_DONE &&

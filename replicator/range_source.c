@@ -17,6 +17,7 @@
 #include "replicator/fetch.h"
 #include "replicator/object.h"
 #include "replicator/parts.h"
+#include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/metrics.h"
 
@@ -194,6 +195,7 @@ struct reading {
 	struct partial *p;
 	const struct range_run *run;
 	uint64_t start, at, end; /* bytes */
+	int64_t since_ms;
 };
 
 /* All bytes of a block have come. */
@@ -215,6 +217,8 @@ static int take_bytes(void *ctx, const void *bytes, size_t n)
 
 	if (n > d->end - d->at)
 		return -EFBIG;
+	if (d->run->buffer->waited_ms < 0)
+		d->run->buffer->waited_ms = clock_monotonic_ms() - d->since_ms;
 	while (n > 0 && !r) {
 		uint64_t block = d->at / size, begin = block * size;
 		uint64_t end = d->end - begin < size ? d->end : begin + size;
@@ -265,13 +269,14 @@ void range_buffer_done(struct range_buffer *b)
 
 int range_read(struct partial *p, const struct range_source *from, const struct range_run *run)
 {
-	struct reading d = {.p = p, .run = run};
+	struct reading d = {.p = p, .run = run, .since_ms = clock_monotonic_ms()};
 	struct store_sink sink = {.write = take_bytes, .reset = start_over, .ctx = &d};
 	struct store_error error = {0};
 	enum store_result result;
 	struct store_call call;
 	int r = reserve(run->buffer, (size_t)partial_block(p));
 
+	run->buffer->waited_ms = -1;
 	if (r)
 		return r;
 	if (from->has_parts && !partial_has_parts(p))

@@ -45,6 +45,7 @@ typedef bool (*range_block_fn)(void *ctx, uint64_t block);
 struct range_buffer {
 	uint8_t *bytes;
 	size_t size;
+	int64_t waited_ms; /* of the last request, from its start to its first byte; -1: none came */
 };
 void range_buffer_done(struct range_buffer *b); /* also the CLEANUP function; it can be used again */
 

@@ -38,7 +38,7 @@ struct readahead *readahead_note(
 	if (r->window == 0 && end - r->grown >= READAHEAD_START) {
 		r->window = READAHEAD_FIRST;
 		r->grown = end;
-	} else if (r->window && end - r->grown >= r->window / 2 && r->window < READAHEAD_MAX) {
+	} else if (r->window && end - r->grown >= r->window / 4 && r->window < READAHEAD_MAX) {
 		r->window *= 2;
 		r->grown = end;
 	}

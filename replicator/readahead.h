@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define READAHEAD_STREAMS 4		      /* readers of one file that are followed at once */
-#define READAHEAD_MAX (UINT64_C(64) << 20)    /* bytes ahead of a sequential reader */
+#define READAHEAD_MAX (UINT64_C(128) << 20)   /* bytes ahead of a sequential reader */
 #define READAHEAD_START (UINT64_C(512) << 10) /* bytes that make a sequence */
 #define READAHEAD_FIRST (UINT64_C(2) << 20)   /* the first window */
 #define READAHEAD_SLACK (UINT64_C(1) << 20)   /* reads of a sequence arrive out of order so far */
@@ -20,8 +20,8 @@ struct readahead {
 };
 
 /* A read of [offset, offset + n): finds the reader it belongs to, or gives it the place of the one that
- * was silent for longest, and adapts its window. The window doubles each time that half of it was
- * read, and a jump starts again with none. Returns the reader. clock counts the calls. */
+ * was silent for longest, and adapts its window. The window doubles each time that a quarter of it
+ * was read, and a jump starts again with none. Returns the reader. clock counts the calls. */
 struct readahead *readahead_note(
 	struct readahead all[READAHEAD_STREAMS], uint64_t *clock, uint64_t offset, uint64_t n);
 

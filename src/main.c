@@ -18,7 +18,8 @@ static void set_up_allocator(void)
 #ifdef __GLIBC__
 	/* Failing would only cost memory. */
 	mallopt(M_ARENA_MAX, 2);
-	mallopt(M_MMAP_THRESHOLD, 256 << 10);
+	/* Over libcurl's buffers, which come and go with each request. */
+	mallopt(M_MMAP_THRESHOLD, 768 << 10);
 	mallopt(M_TRIM_THRESHOLD, 1 << 20);
 #endif
 }

@@ -24,7 +24,7 @@
 #include "src/base/thread.h"
 
 #define CAPTURE_DEFAULT 65536
-#define RECEIVE_BUFFER (128L * 1024)
+#define RECEIVE_BUFFER (512L * 1024) /* libcurl asks whether there is more after each */
 
 struct http {
 	struct mutex lock;

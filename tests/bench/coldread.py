@@ -1,12 +1,13 @@
 """A cold sequential read beside curl, printed as the table of docs/benchmarks.md ("A cold read of a large file"):
 
     TMPDIR=/dev/shm MERIDIAN=build/src/meridian PYTHONPATH=tests/mount python3 tests/bench/coldread.py
-        [size=1024] [rounds=9] [also=MERIDIAN2,MERIDIAN3] [profile=FILE] [option.KEY=VALUE]
+        [size=1024] [rounds=9] [rtt=20,80] [also=MERIDIAN2,MERIDIAN3] [profile=FILE] [option.KEY=VALUE]
 
 One Ceph gateway (memstore) of this machine has a file. In turns: a program reads it in order through a mount where none of it is, and curl
 fetches it with 8 and with 4 ranges at once, into files, as one process (-Z) and as one for each range. TMPDIR holds state and files:
-size=1024 needs 3 GiB of it besides the memory of the store (1 GiB more for each build). also=: other builds of the daemon that take their
-turn too; profile=: what perf records of the first read; curl=: with how many ranges, or "no"."""
+size=1024 needs 3 GiB of it besides the memory of the store (1 GiB more for each build). rtt=: the store is as many milliseconds away, for
+all of them, by the delaying ports of delay.c (BENCH: where that lies), a table each; also=: other builds of the daemon that take their turn
+too; profile=: what perf records of the first read, of the whole machine; curl=: with how many ranges, or "no"."""
 import os
 import pathlib
 import shutil
@@ -15,6 +16,7 @@ import sys
 import time
 
 from harness import Ceph, World, wait_until
+from replicate import Line
 import harness
 
 MIB = 1 << 20
@@ -36,6 +38,7 @@ class Cold:
         self.size = int(options.get("size", 1024)) * MIB
         self.rounds = int(options.get("rounds", 9))
         self.profile = options.get("profile")
+        self.rtts = [int(ms) for ms in options["rtt"].split(",")] if "rtt" in options else [None]
         self.world = World()
         self.ceph = Ceph(self.world, gateways=1)
         volume = {key[7:]: value for key, value in options.items() if key.startswith("option.")}
@@ -49,7 +52,12 @@ class Cold:
         writer.stop()
         shutil.rmtree(writer.state)
         self.readers = {}
-        self.program = {"Meridian": harness.MERIDIAN, **{pathlib.Path(path).name: path for path in options.get("also", "").split(",") if path}}
+        self.program = {"Meridian": harness.MERIDIAN, **{pathlib.Path(path).parts[-3]: path for path in options.get("also", "").split(",") if path}}
+        client, self.line = self.ceph.client(1), None
+        if "rtt" in options:
+            self.line = Line([int(self.ceph.env()["S3_ENDPOINT_1"].rsplit(":", 1)[1])], ["all"])
+            regions["region-1"]["endpoint"] = f"http://127.0.0.1:{self.line.port('all', 1)}"
+            client = self.ceph.client(1, {"S3_ENDPOINT_1": regions["region-1"]["endpoint"]})
         for name, program in self.program.items():
             harness.MERIDIAN = program
             server = self.world.server(name, regions, volume=volume)
@@ -57,7 +65,7 @@ class Cold:
             wait_until("the file", (server.mount / "large").exists, 60)
             self.readers[name] = server
         self.ranges = [int(n) for n in options.get("curl", "8,4").split(",") if n != "no"]
-        self.url = self.ceph.client(1).generate_presigned_url("get_object", Params={"Bucket": self.ceph.buckets[0], "Key": "app/large"}, ExpiresIn=36000)
+        self.url = client.generate_presigned_url("get_object", Params={"Bucket": self.ceph.buckets[0], "Key": "app/large"}, ExpiresIn=36000)
         self.curl = ["curl", "-sSf", "--no-progress-meter", "--noproxy", "*"]
         self.parts = self.world.dir / "parts"
         self.gateway = [int(pid) for pid in subprocess.run(["pgrep", "-f", str(self.ceph.dir)], stdout=subprocess.PIPE, text=True, check=True).stdout.split()]
@@ -70,7 +78,7 @@ class Cold:
         subprocess.run([self.program[name], "evict", server.mount / "large"], check=True, stdout=subprocess.DEVNULL)
         assert server.status()["cache"]["content_files"] == 0
         time.sleep(0.5)
-        watch = subprocess.Popen(["perf", "record", "-q", "-g", "-F", "997", "-p", str(server.process.pid), "-o", perf]) if perf else None
+        watch = subprocess.Popen(["perf", "record", "-q", "-g", "-F", "997", "-a", "-o", perf]) if perf else None
         time.sleep(1 if perf else 0)
         before, store, buffer = cpu_seconds(server.process.pid), self.store_seconds(), bytearray(MIB)
         start, got = time.monotonic(), 0
@@ -106,14 +114,12 @@ class Cold:
         shutil.rmtree(self.parts)
         return self.size / MIB / seconds, after.children_user + after.children_system - before.children_user - before.children_system, self.store_seconds() - store
 
-    def run(self):
+    def compare(self, title):
         speed, work, store = {}, {}, {}
         ways = {name: lambda name=name: self.meridian(name) for name in self.readers}
         for ranges in self.ranges:
             ways[f"`curl`, {ranges} ranges, one process"] = lambda n=ranges: self.fetch(n, False)
             ways[f"`curl`, {ranges} ranges, {ranges} processes"] = lambda n=ranges: self.fetch(n, True)
-        if self.profile:
-            self.meridian("Meridian", self.profile)
         for name in self.readers:
             self.meridian(name)  # so that all is warm but for the file
         for _ in range(self.rounds):
@@ -122,7 +128,7 @@ class Cold:
                 speed.setdefault(name, []).append(mib_s)
                 work.setdefault(name, []).append(seconds)
                 store.setdefault(name, []).append(others)
-        print(f"\n{self.rounds} rounds of {self.size // MIB} MiB, load {os.getloadavg()[0]:.1f}\n\n| | lowest | median | highest | processor | the store's |\n|---|---|---|---|---|---|")
+        print(f"\n{self.rounds} rounds of {self.size // MIB} MiB{title}, load {os.getloadavg()[0]:.1f}\n\n| | lowest | median | highest | processor | the store's |\n|---|---|---|---|---|---|")
         for name, values in speed.items():
             print(f"| {name} | {min(values):.0f} | {median(values):.0f} | {max(values):.0f} | {median(work[name]):.2f} s | {median(store[name]):.2f} s |")
         for reader in self.readers:
@@ -132,6 +138,14 @@ class Cold:
                 ratio = [a / b for a, b in zip(speed[reader], speed[name])]
                 print(f"| {reader} / {name} | {min(ratio):.2f} | **{median(ratio):.2f}** | {max(ratio):.2f} | | |")
 
+    def run(self):
+        if self.profile:
+            self.meridian("Meridian", self.profile)
+        for ms in self.rtts:
+            if ms is not None:
+                self.line.rtt(ms)
+            self.compare("" if ms is None else f", {ms} ms away")
+
 
 def main():
     bench = None
@@ -139,6 +153,8 @@ def main():
         bench = Cold(dict(word.split("=", 1) for word in sys.argv[1:]))
         bench.run()
     finally:
+        if bench and bench.line:
+            bench.line.stop()
         for world in list(World.open):
             world.close()
 

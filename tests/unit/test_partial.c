@@ -149,10 +149,12 @@ static void test_blocks_in_any_order(void **state)
 	struct file *file = open_read(f, ino);
 	struct partial *p = get(f, ino);
 	struct inode inode;
+	int fd = -1;
 
 	assert_int_equal(partial_blocks(p), BLOCKS);
 	assert_false(file_ready(file, 0, 1));
 	assert_int_equal(file_read(file, &(char){0}, 1, 0), -EREMOTE);
+	assert_int_equal(file_extent(file, 1, 0, &(int){0}), -EREMOTE);
 	for (unsigned i = 0; i < BLOCKS; i++) {
 		assert_int_equal(partial_finish(p), -EAGAIN);
 		put_block(p, order[i]);
@@ -164,6 +166,9 @@ static void test_blocks_in_any_order(void **state)
 	assert_true(file_ready(file, SIZE, 100));
 	assert_true(file_ready(file, SIZE - 1, 1000));
 	assert_int_equal(file_read(file, &(char){0}, 1, SIZE), 0);
+	assert_int_equal(file_extent(file, 1, SIZE, &(int){0}), 0);
+	assert_int_equal(file_extent(file, 1000, SIZE - 1, &fd), 1);
+	assert_int_equal(fd, file_fd(file));
 	assert_int_equal(partial_finish(p), 0);
 	assert_int_equal(partial_state(p), PARTIAL_DONE);
 	partial_put(p);

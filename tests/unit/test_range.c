@@ -5,6 +5,7 @@
 
 #include "cache/partial.h"
 #include "replicator/internal.h"
+#include "replicator/range_internal.h"
 #include "replicator/range_source.h"
 #include "src/base/buf.h"
 
@@ -155,6 +156,38 @@ static void test_nobody_has_it(void **state)
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EAGAIN);
 	c->down[0] = c->down[1] = true;
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EIO);
+}
+
+/* How many work ahead of a reader at once. */
+static unsigned at_work(struct ranger *r)
+{
+	struct run run;
+
+	for (r->working = 0; r->working < RANGE_THREADS && range_next_run(r, &run); r->working++)
+		;
+	return r->working;
+}
+
+static void test_far_stores_get_more(void **state)
+{
+	struct cluster *c = *state;
+	struct inode inode = announce_big(c);
+	struct target t = {.p = get(c, inode.ino)};
+	struct ranger r = {.first = &t};
+	struct waiter w = {.first = 0, .end = 1};
+
+	assert_int_equal(at_work(&r), 0);
+	t.ahead[0] = (struct readahead){.window = READAHEAD_MAX, .used = 1};
+	assert_int_equal(at_work(&r), 4);
+	r.waits_8th = 8 * 9;
+	assert_int_equal(at_work(&r), 4);
+	r.waits_8th = 8 * 10;
+	assert_int_equal(at_work(&r), RANGE_THREADS - 2);
+	/* Who waits gets the last one. */
+	r.waits_8th = 0;
+	t.waiters = &w;
+	assert_int_equal(at_work(&r), RANGE_THREADS);
+	partial_put(t.p);
 }
 
 /* ---- with threads ---- */
@@ -399,6 +432,7 @@ int main(void)
 		CLUSTER_TEST(test_other_bytes),
 		CLUSTER_TEST(test_replaced_between),
 		CLUSTER_TEST(test_nobody_has_it),
+		CLUSTER_TEST(test_far_stores_get_more),
 		CLUSTER_TEST(test_only_what_is_read),
 		CLUSTER_TEST(test_whole_with_readers),
 		CLUSTER_TEST(test_removed_meanwhile),
