@@ -270,7 +270,8 @@ static int list_name(void *ctx, const char *key, const struct store_object *obje
 				l->region->name, strlen(key));
 		return 0;
 	}
-	/* Our clock may be the one that is wrong. */
+	if (n->id.node == l->p->node && n->id.ms > l->own_ms)
+		l->own_ms = n->id.ms;
 	if (n->id.node == l->p->node && !l->own)
 		return 0;
 	if (n->id.node != l->p->node && n->id.ms > l->newest_ms)
@@ -364,7 +365,7 @@ static uint64_t cursor_ms(const char *name)
 {
 	struct segment_id id;
 
-	return segment_name_parse(name, &id) ? id.ms : 0;
+	return segment_name_parse(name, &id) && id.ms != CURSOR_BEGUN ? id.ms : 0;
 }
 
 /* How far behind the cursor this listing starts. */
@@ -440,11 +441,14 @@ static int start_key(struct pull *l, char cursor[SEGMENT_NAME_SIZE])
 }
 
 /* Up to the newest name listed, short of what is not merged, and not into the future: one name of a
- * broken clock must not hide what comes. */
-static int move_cursor(struct pull *l, const char *cursor)
+ * broken clock must not hide what comes. This server's own names count where the region tells what time
+ * it is, else our clock may be the one that is wrong: without them a server whose peers are silent would
+ * list all that it wrote, each time. */
+static int move_cursor(struct pull *l, const char *cursor, bool complete)
 {
 	int64_t now = clock_realtime_ms() + store_clock_skew_ms(l->region->store);
-	struct segment_id id = {.ms = l->newest_ms};
+	bool own = l->own_ms > l->newest_ms && store_clock_ms(l->region->store) != 0;
+	struct segment_id id = {.ms = own ? l->own_ms : l->newest_ms};
 	char name[SEGMENT_NAME_SIZE];
 	struct conn *conn;
 
@@ -452,6 +456,9 @@ static int move_cursor(struct pull *l, const char *cursor)
 		id.ms = (uint64_t)now;
 	if (l->unmerged_ms != UINT64_MAX && id.ms >= l->unmerged_ms)
 		id.ms = l->unmerged_ms ? l->unmerged_ms - 1 : 0;
+	/* From now on it is not a new server any more. */
+	if (complete && !cursor[0] && id.ms == 0)
+		id.ms = CURSOR_BEGUN;
 	if (id.ms <= cursor_ms(cursor))
 		return 0;
 	segment_name(&id, name);
@@ -522,8 +529,9 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	*did = *did || l.did;
 	/* After a failed listing the cursor may move over what was listed before: all later names
 	 * are greater. */
-	r = move_cursor(&l, cursor);
-	if (complete && !l.failed && !st->relist && !st->reload && l.local == 0) {
+	complete = complete && !l.failed && !st->relist && !st->reload && l.local == 0;
+	r = move_cursor(&l, cursor, complete);
+	if (complete) {
 		st->asked_ms = start;
 		st->vain = false;
 		if (pull_reads(p, p->at))

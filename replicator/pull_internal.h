@@ -16,6 +16,7 @@ enum {
 	PAGE_NAMES = 1000,
 	LIST_TIMEOUT_MS = 15000,
 	WINDOW_MS = 30000,
+	CURSOR_BEGUN = 1, /* a cursor of that time: read to the end, nothing of others was there */
 	WIDE_WINDOW_MS = 3600000,
 	WIDE_EVERY_MS = 300000,
 	SKEW_EVERY_MS = 30000,
@@ -104,6 +105,7 @@ struct pull {
 	uint64_t cursor_ms;   /* when the step began */
 	uint64_t from_ms;     /* what is older was not listed */
 	uint64_t newest_ms;   /* of what others wrote and was listed */
+	uint64_t own_ms;      /* likewise of what this server wrote */
 	uint64_t unmerged_ms; /* least of what was listed and not merged; UINT64_MAX: none */
 	bool failed;
 	bool newer;  /* the writer at hand stands at a segment of a newer format */

@@ -2,6 +2,8 @@
  * arrives. */
 #include "tests/unit/cluster.h"
 
+#include "cache/progress.h"
+#include "replicator/internal.h"
 #include "replicator/segment.h"
 #include "src/base/buf.h"
 #include "src/base/metrics.h"
@@ -318,6 +320,55 @@ static void test_idle_costs_one_request(void **state)
 	assert_int_equal(c->requests[1], before + 1);
 }
 
+static void read_cursor(struct cluster *c, char name[SEGMENT_NAME_SIZE])
+{
+	struct regions *all = &c->node[0].replicator->regions;
+	struct conn *conn;
+
+	assert_int_equal(cache_read_begin(c->node[0].cache, &conn), 0);
+	assert_int_equal(cursor_get(conn, all->region[0].id, name), 0);
+	cache_read_end(conn);
+}
+
+/* Who wrote everything is not new at its next start, though it never merged anything: no mount of it waits. */
+static void test_the_only_writer_is_not_new(void **state)
+{
+	struct cluster *c = *state;
+	char name[SEGMENT_NAME_SIZE];
+	struct err err = {0};
+
+	cluster_puts(c, 0, "a", "a");
+	cluster_settle(c);
+	read_cursor(c, name);
+	assert_true(name[0]);
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	uint64_t before = c->requests[0] + c->requests[1];
+	assert_int_equal(replicator_first_sync(c->node[0].replicator, 10000, NULL, NULL, &err), 0);
+	assert_int_equal(c->requests[0] + c->requests[1], before);
+}
+
+/* What it wrote is not listed for ever: the cursor follows, where the region says what time it is. */
+static void test_own_names_move_the_cursor(void **state)
+{
+	struct cluster *c = *state;
+	char first[SEGMENT_NAME_SIZE], second[SEGMENT_NAME_SIZE];
+
+	cluster_puts(c, 0, "a", "a");
+	cluster_settle(c);
+	read_cursor(c, first);
+	cluster_now_ms += 10000;
+	store_clock_note(c->node[0].replicator->regions.region[0].store, clock_realtime_ms());
+	cluster_puts(c, 0, "b", "b");
+	cluster_settle(c);
+	read_cursor(c, second);
+	assert_true(strcmp(second, first) > 0);
+	cluster_now_ms += 10000;
+	cluster_puts(c, 1, "c", "c");
+	cluster_settle(c);
+	cluster_expect(c, 0, "c", "c");
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -330,6 +381,8 @@ int main(void)
 		CLUSTER_TEST(test_broken_chain),
 		CLUSTER_TEST(test_late_server),
 		CLUSTER_TEST(test_idle_costs_one_request),
+		CLUSTER_TEST(test_the_only_writer_is_not_new),
+		CLUSTER_TEST(test_own_names_move_the_cursor),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
