@@ -1,7 +1,7 @@
 /*
  * The parts of one upload: each is sent, or copied by the store, by whoever is free.
  *
- * Threads. The caller sends parts itself, and with it up to three helpers, as many as the region's
+ * Threads. The caller sends parts itself, and with it up to seven helpers, as many as the region's
  * allowance has at that moment; whoever is free takes the next part. The first failure stops all after
  * the part that they are at. Memory: what the store's backend holds of a body, per thread (s3: its
  * file is read as it is sent).
@@ -23,7 +23,7 @@
 #include "src/base/metrics.h"
 
 enum {
-	PARALLEL = 4,		   /* threads of one upload */
+	PARALLEL = 8,		   /* threads of one upload */
 	SLOWEST_BYTES_PER_MS = 64, /* as region.c's */
 };
 
