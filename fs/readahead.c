@@ -9,17 +9,28 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
+
+#define FUSE_MAGIC 0x65735546 /* linux/magic.h, not in all that we build with */
 
 void readahead_widen(struct fs *fs)
 {
 	char path[64], text[16];
 	struct stat st;
+	struct statfs on;
 	ssize_t done;
+	bool ours;
 	int fd;
 
-	/* Waits for the mount's first answers, before which the kernel would take it back. */
-	if (stat(fs->mountpoint, &st) != 0)
+	/* Waits for the mount's first answers, before which the kernel would take it back. By then another
+	 * file system may be there. */
+	fd = open(fs->mountpoint, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	ours = fstat(fd, &st) == 0 && fstatfs(fd, &on) == 0 && on.f_type == FUSE_MAGIC;
+	close(fd);
+	if (!ours)
 		return;
 	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(st.st_dev),
 		minor(st.st_dev));

@@ -214,8 +214,10 @@ static void pull_writer(struct pull *l, const struct name *names, unsigned count
 
 	l->newer = l->relist = false;
 	l->local = run_begin(&run);
-	if (l->local < 0)
+	if (l->local < 0) {
+		not_merged(l, names, count, 0);
 		return;
+	}
 	struct wait *w = find_wait(p, run.node);
 	if (w && names[count - 1].id.seq < w->next && names[count - 1].id.seq > run.seq &&
 		clock_monotonic_ms() - w->since_ms < GROUP_WAIT_MS) {
@@ -345,12 +347,15 @@ static void pull_page(struct pull *l)
 		if (mark_fresh(l, names + i, end - i) < 0)
 			break;
 	}
-	for (unsigned i = 0, end; i < l->count && l->local == 0; i = end) {
+	for (unsigned i = 0, end; i < l->count; i = end) {
 		for (end = i + 1; end < l->count && names[end].id.node == names[i].id.node; end++)
 			;
-		if (atomic_load(&l->p->o.regions->cancel) || pull_first_over(l->p) ||
-			turn_is_over(l->p))
-			l->failed = true;
+		bool over = atomic_load(&l->p->o.regions->cancel) || pull_first_over(l->p) ||
+			    turn_is_over(l->p);
+
+		l->failed = l->failed || over;
+		if (over || l->local)
+			not_merged(l, names + i, end - i, 0);
 		else
 			pull_writer(l, names + i, end - i);
 		ahead_forget(l->p->ahead, end); /* it may have stopped early */

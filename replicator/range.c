@@ -397,6 +397,7 @@ static void work_on(struct worker *w, struct run run)
 	put_last(r, t);
 	t->workers++;
 	r->working++;
+	r->demanded += run.priority == STORE_NORMAL;
 	if (t->has_source && range_source_is_old(r->regions, &t->source))
 		t->has_source = false;
 	if (!t->has_source && run.first < run.end) {
@@ -444,6 +445,7 @@ static void work_on(struct worker *w, struct run run)
 		finish(r, t, &told);
 	t->workers--;
 	r->working--;
+	r->demanded -= run.priority == STORE_NORMAL;
 	settle(t, &told);
 	mutex_unlock(&r->lock);
 	tell(told);

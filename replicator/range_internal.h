@@ -70,6 +70,7 @@ struct ranger {
 	struct cond work;
 	struct target *first;
 	unsigned working; /* workers that are not idle */
+	unsigned demanded; /* those of them that readers wait for */
 	int64_t waits_8th; /* ms until the first byte of a request: the mean of the last ones, in eighths */
 	bool stopping;
 	struct worker worker[RANGE_THREADS];

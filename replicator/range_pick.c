@@ -196,7 +196,10 @@ static bool may_begin(const struct ranger *r, unsigned class)
 {
 	unsigned most = is_far(r) ? RANGE_THREADS : NEAR_THREADS;
 
-	return class == DEMAND || r->working + (class >= AHEAD ? SPARE : 0) < most;
+	unsigned others = r->working - r->demanded, spare = class >= AHEAD ? SPARE : 0;
+
+	/* However many readers wait, whoever waits for a whole file gets on. */
+	return class == DEMAND || (others + spare < most && r->working + spare < RANGE_THREADS);
 }
 
 bool range_next_run(struct ranger *r, struct run *ret)

@@ -4,6 +4,7 @@
 
 #include "cache/progress.h"
 #include "replicator/internal.h"
+#include "replicator/pull_internal.h"
 #include "replicator/segment.h"
 #include "src/base/buf.h"
 #include "src/base/metrics.h"
@@ -369,6 +370,34 @@ static void test_own_names_move_the_cursor(void **state)
 	cluster_expect(c, 0, "c", "c");
 }
 
+static void silent_writer(struct store *s, const struct names *n UNUSED)
+{
+	put_one(s, &(struct segment_id){.node = 9, .seq = 1, .ms = (uint64_t)cluster_now_ms}, "");
+}
+
+/* A step that has to end in the middle of a page: who wrote earlier in it, and nothing since, is not passed. */
+static void test_interrupted_page(void **state)
+{
+	struct cluster *c = *state;
+	struct puller *p = c->node[1].replicator->puller;
+
+	cluster_puts(c, 0, "a", "a");
+	cluster_settle(c);
+	cluster_now_ms += 5 * 3600000;
+	each_region(c, silent_writer);
+	cluster_now_ms += 5 * 3600000;
+	cluster_puts(c, 0, "b", "b");
+	while (cluster_push(c, 0))
+		;
+	p->first.deadline_ms = 1;
+	cluster_pull(c, 1);
+	cluster_expect_absent(c, 1, "b");
+	p->first.deadline_ms = 0;
+	cluster_settle(c);
+	cluster_expect(c, 1, "b", "b");
+	assert_true(S_ISLNK(cluster_resolve(c, 1, "l1").mode));
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -383,6 +412,7 @@ int main(void)
 		CLUSTER_TEST(test_idle_costs_one_request),
 		CLUSTER_TEST(test_the_only_writer_is_not_new),
 		CLUSTER_TEST(test_own_names_move_the_cursor),
+		CLUSTER_TEST(test_interrupted_page),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -187,6 +187,17 @@ static void test_far_stores_get_more(void **state)
 	r.waits_8th = 0;
 	t.waiters = &w;
 	assert_int_equal(at_work(&r), RANGE_THREADS);
+	/* And a whole file that somebody waits for comes, however many readers do. */
+	struct run run;
+	t.waiters = NULL;
+	t.ahead[0] = (struct readahead){0};
+	r.working = r.demanded = RANGE_THREADS - 1;
+	assert_false(range_next_run(&r, &run));
+	w.whole = true;
+	t.waiters = &w;
+	assert_true(range_next_run(&r, &run));
+	r.demanded = 0;
+	assert_false(range_next_run(&r, &run));
 	partial_put(t.p);
 }
 
