@@ -30,6 +30,7 @@ enum {
 	FLUSH_ROWS = 64,
 	FLUSH_MS = 20,
 	IDLE_MS = 1000,
+	REST_MS = 1000, /* after progress could not be recorded */
 	RECHECK_AGAIN_MS = 1000,
 	SWEEP_MS = 600000, /* for uploads that nobody goes on with */
 };
@@ -266,6 +267,8 @@ static void flush(struct deliverer *d)
 		log_warn(
 			"progress not recorded, objects will be looked at again region=%s error=%d",
 			d->o.region->name, r);
+	/* Looked at without a rest they would keep a full disk's log from ever being begun anew. */
+	d->rest_until_ms = r < 0 ? clock_monotonic_ms() + REST_MS : 0;
 	mutex_lock(&d->lock);
 	for (unsigned i = 0; i < count; i++)
 		not_busy(d, &jobs[i].row.key);
@@ -316,7 +319,8 @@ static void *dispatch(void *arg)
 		flush(d);
 		if (recheck_due(&d->recheck, d->o.cache, d->o.region->id) < 0)
 			d->recheck.at_ms = clock_realtime_ms() + RECHECK_AGAIN_MS;
-		if (region_begin(d->o.region, REGION_WRITE)) {
+		if (clock_monotonic_ms() >= d->rest_until_ms &&
+			region_begin(d->o.region, REGION_WRITE)) {
 			if (sweep_due(d))
 				order_sweep(d);
 			taken = refill(d, rows);

@@ -55,6 +55,7 @@ struct deliverer {
 	bool sweeping;		/* likewise: somebody is at it */
 	bool listed;		/* the sweeper's: it has been through the bucket's uploads */
 	int64_t sweep_at_ms;	/* monotonic; the dispatcher's, or deliverer_step's */
+	int64_t rest_until_ms;	/* monotonic; the dispatcher's: what was done last could not be recorded */
 	struct recheck recheck; /* the dispatcher's, or deliverer_step's */
 	pthread_t dispatcher;
 	bool dispatching;
