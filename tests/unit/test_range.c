@@ -427,7 +427,9 @@ static void test_left_in_the_middle(void **state)
 	other = atomic_load(&gets[0]);
 	assert_true(other > 0);
 	turn(c, 1, false);
-	read_at(c, f, 6 * MIB, 10);
+	/* Some blocks may have come with the others. */
+	for (unsigned block = 4; block < 8 && atomic_load(&gets[1]) == home; block++)
+		read_at(c, f, block * MIB, 10);
 	assert_int_equal(atomic_load(&gets[0]), other);
 	assert_true(atomic_load(&gets[1]) > home);
 	file_release(f);
