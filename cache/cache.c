@@ -579,13 +579,16 @@ static int checkpoint_on(struct conn *conn)
 
 int cache_checkpoint(struct cache *c, uint64_t bytes)
 {
-	int r = 0;
+	bool full = atomic_exchange(&c->full, false);
+	int r;
 
-	if ((uint64_t)atomic_load(&c->wal_pages) * DATABASE_PAGE_SIZE <= bytes)
+	if (!full && (uint64_t)atomic_load(&c->wal_pages) * DATABASE_PAGE_SIZE <= bytes)
 		return 0;
+	/* What finds no room in the log does once that is begun anew: this must not wait for it. */
 	r = cache_settle(c);
-	if (r)
+	if (r && r != -ENOSPC)
 		return r;
+	r = 0;
 	mutex_lock(&c->checkpoint_lock);
 	if (!c->checkpointer)
 		r = conn_open(c, true, &c->checkpointer);

@@ -145,7 +145,8 @@ bool cache_remove_content(struct cache *c);
 
 /* Allocates what was given up of the reserve, if there is room again; for the same thread as the next. */
 void cache_refill_reserve(struct cache *c);
-/* Moves the write-ahead log into the database if it is over bytes; for the housekeeper's thread. */
+/* Moves the write-ahead log into the database if it is over bytes, or the disk was found full: the log is then
+ * begun anew, in the room that it has. For the housekeeper's thread. */
 int cache_checkpoint(struct cache *c, uint64_t bytes) MUST_CHECK;
 
 /* What cache_open left to do: after an unclean stop, content files that no row owns are removed and

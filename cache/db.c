@@ -218,8 +218,10 @@ int conn_error(struct conn *conn)
 {
 	int r = error_code(conn);
 
-	if (r == -ENOSPC && conn->cache)
+	if (r == -ENOSPC && conn->cache) {
+		atomic_store(&conn->cache->full, true);
 		reserve_give(conn->cache);
+	}
 	return r;
 }
 

@@ -112,6 +112,7 @@ struct cache {
 	struct conn *writer;		/* (W) */
 	_Atomic pthread_t writer_owner; /* 0: nobody */
 	_Atomic int wal_pages;		/* frames in the write-ahead log after the last commit */
+	_Atomic bool full;		/* the database found no space since the last checkpoint */
 	struct mutex checkpoint_lock;	/* rank FILE: taken before the writer */
 	struct conn *checkpointer;	/* guarded by checkpoint_lock; NULL until needed */
 

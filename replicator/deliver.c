@@ -267,7 +267,7 @@ static void flush(struct deliverer *d)
 		log_warn(
 			"progress not recorded, objects will be looked at again region=%s error=%d",
 			d->o.region->name, r);
-	/* Looked at without a rest they would keep a full disk's log from ever being begun anew. */
+	/* What made it fail, a full disk say, does not pass at once. */
 	d->rest_until_ms = r < 0 ? clock_monotonic_ms() + REST_MS : 0;
 	mutex_lock(&d->lock);
 	for (unsigned i = 0; i < count; i++)

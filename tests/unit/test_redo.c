@@ -413,6 +413,55 @@ static void a_full_disk_is_no_end(void **state)
 	set_sqlite_pwrite(NULL);
 }
 
+static off_t log_end;
+
+/* The write-ahead log may not grow; all else has room. */
+static ssize_t fail_at_log_end(int fd, const void *p, size_t n, off_t offset)
+{
+	char link[32], path[256] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (readlink(link, path, sizeof(path) - 1) > 4 && strcmp(path + strlen(path) - 4, "-wal") == 0 &&
+		offset + (off_t)n > log_end) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return pwrite(fd, p, n, offset);
+}
+
+/* Others took the room that the log would grow into. It has room itself, once it is begun anew; operations that
+ * wait for a commit must not keep it from that. */
+static void a_full_log_is_begun_anew(void **state)
+{
+	struct fixture *f = *state;
+	const struct cache_options options = {.state_dir = f->dir};
+	char name[16];
+	int made = 0;
+
+	cache_close(f->cache);
+	log_end = 1 << 20;
+	set_sqlite_pwrite((sqlite3_syscall_ptr)fail_at_log_end);
+	assert_int_equal(cache_open(&options, &f->cache, NULL), 0);
+	for (int i = 0; i < 3; i++) {
+		int r;
+
+		do {
+			snprintf(name, sizeof(name), "n%d", made++);
+			assert_int_equal(make_name(f->cache, name), 0);
+			r = cache_sync(f->cache);
+		} while (r == 0 && made < 20000);
+		assert_int_equal(r, -ENOSPC);
+		assert_int_equal(cache_checkpoint(f->cache, 4 << 20), 0);
+		assert_int_equal(cache_sync(f->cache), 0);
+	}
+	reopen(f);
+	while (made--) {
+		snprintf(name, sizeof(name), "n%d", made);
+		assert_true(is_there(f->cache, name));
+	}
+	set_sqlite_pwrite(NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -427,6 +476,7 @@ int main(void)
 		TEST(a_rollback_by_itself_loses_nothing),
 		TEST(the_log_does_not_outlive_what_it_builds_on),
 		TEST(a_full_disk_is_no_end),
+		TEST(a_full_log_is_begun_anew),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
