@@ -498,6 +498,21 @@ static void test_merged_from_the_object(void **state)
 	expect_quiet(c);
 }
 
+/* Every region loses "large", and a scan notices; it is listed on the server that looked, and on the one that still
+ * had it. */
+static void expect_lost(struct cluster *c)
+{
+	cluster_settle(c);
+	tool_remove(c, EAST, "large");
+	tool_remove(c, WEST, "large");
+	cluster_now_ms += 3600000;
+	assert_int_equal(scan(c, 1, EAST).found[FOUND_DELETE], 1);
+	cluster_settle(c);
+	expect_everywhere(c, "large", NULL);
+	assert_int_equal(conflicts(c), 2);
+	expect_quiet(c);
+}
+
 /* What every region lost is lost. */
 static void test_nowhere(void **state)
 {
@@ -507,16 +522,7 @@ static void test_nowhere(void **state)
 	memset(big, 'b', sizeof(big) - 1);
 	big[sizeof(big) - 1] = '\0';
 	cluster_puts(c, 0, "large", big);
-	cluster_settle(c);
-	tool_remove(c, EAST, "large");
-	tool_remove(c, WEST, "large");
-	cluster_now_ms += 3600000;
-	assert_int_equal(scan(c, 1, EAST).found[FOUND_DELETE], 1);
-	cluster_settle(c);
-	expect_everywhere(c, "large", NULL);
-	/* On the server that looked, and on the one that still had it. */
-	assert_int_equal(conflicts(c), 2);
-	expect_quiet(c);
+	expect_lost(c);
 }
 
 /* So is another tool's, and it is listed as lost: that its region knows no more of it is no removal. */
@@ -529,15 +535,7 @@ static void test_foreign_and_nowhere(void **state)
 	big[sizeof(big) - 1] = '\0';
 	tool_put(c, EAST, "large", big);
 	assert_int_equal(scan(c, 0, EAST).found[FOUND_PUT], 1);
-	cluster_settle(c);
-	tool_remove(c, EAST, "large");
-	tool_remove(c, WEST, "large");
-	cluster_now_ms += 3600000;
-	assert_int_equal(scan(c, 1, EAST).found[FOUND_DELETE], 1);
-	cluster_settle(c);
-	expect_everywhere(c, "large", NULL);
-	assert_int_equal(conflicts(c), 2);
-	expect_quiet(c);
+	expect_lost(c);
 }
 
 /* The other server starts from a checkpoint that was written while the content waited. */
