@@ -93,6 +93,8 @@ void regions_done(struct regions *all); /* closes the stores */
 bool region_begin(struct region *r, enum region_use use) MUST_CHECK;
 /* The same without ever talking to it. */
 bool region_up(struct region *r, enum region_use use) MUST_CHECK;
+/* Its bucket was seen to be this volume's, now or in an earlier run. */
+bool region_is_used(struct region *r) MUST_CHECK;
 /* Reports how a use that began ended: an answer of any sort closes the breaker's count, passing
  * failures open it, a denied write stops writes only. what names the request, for the text. */
 void region_end(struct region *r, enum region_use use, enum store_result result,
