@@ -369,6 +369,29 @@ int region_seed(struct cache *c, unsigned region, bool *more)
 	return r || *more ? r : resync_masks_load(c);
 }
 
+/* Runs sql, which takes the region, in a transaction of its own. */
+static int change(struct cache *c, const char *sql, unsigned region)
+{
+	struct conn *conn;
+	int r = cache_begin(c, &conn);
+
+	if (r)
+		return r;
+	r = conn_run_int(conn, sql, region);
+	if (r) {
+		cache_rollback(conn);
+		return r;
+	}
+	return cache_commit(conn);
+}
+
+int region_seed_again(struct cache *c, unsigned region)
+{
+	int r = change(c, "UPDATE region SET seed_after = x'', used = 2 WHERE id = ?1", region);
+
+	return r ? r : resync_masks_load(c);
+}
+
 /* ---- used ---- */
 
 int region_used(struct conn *conn, unsigned region, bool *ret)
@@ -381,18 +404,8 @@ int region_used(struct conn *conn, unsigned region, bool *ret)
 
 int region_set_used(struct cache *c, unsigned region, bool known)
 {
-	struct conn *conn;
-	int r = cache_begin(c, &conn);
-
-	if (r)
-		return r;
-	r = conn_run_int(conn,
+	return change(c,
 		known ? "UPDATE region SET used = 2 WHERE id = ?1"
 		      : "UPDATE region SET used = 1 WHERE id = ?1",
 		region);
-	if (r) {
-		cache_rollback(conn);
-		return r;
-	}
-	return cache_commit(conn);
 }

@@ -24,6 +24,8 @@ int region_set_used(struct cache *c, unsigned region, bool known) MUST_CHECK;
 /* Seeds a new region, which is in use, a little further; *more: until this is false, what the region lacks is more than
  * its rows. Nothing to do for others. */
 int region_seed(struct cache *c, unsigned region, bool *more) MUST_CHECK;
+/* A bucket that was emptied has lost its log, too: the region is to be told of everything once more. */
+int region_seed_again(struct cache *c, unsigned region) MUST_CHECK;
 int region_seeding(struct conn *conn, unsigned region, bool *ret) MUST_CHECK;
 
 #endif

@@ -118,7 +118,8 @@ void regions_compare_clocks(struct regions *all);
 
 /* volume.c: reads, compares or creates volume.json of a region; errors as of region_check. */
 int volume_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
-/* For an operator who fills a bucket again: puts volume.json there where it is gone, and checks the region. */
+/* For an operator who fills a bucket again: puts volume.json there where it is gone, has the region seeded again
+ * (region_seed_again), and checks it. */
 int volume_put_back(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
 
 #endif

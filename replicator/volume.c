@@ -321,6 +321,10 @@ int volume_put_back(struct region *r, int64_t deadline_ms, struct err *err)
 	code = read_id(r, deadline_ms, theirs, err);
 	if (code != -ENOENT)
 		return code;
+	/* Before it is put back, as afterwards nobody knows that the log was gone. */
+	code = region_seed_again(r->all->cache, r->id);
+	if (code < 0)
+		return err_errno(err, code, "region \"%s\": cannot record that it is to be filled", r->name);
 	memcpy(theirs, ours, sizeof(theirs));
 	code = create(r, deadline_ms, theirs, err);
 	if (code < 0 || region_up(r, REGION_READ))
