@@ -147,14 +147,17 @@ static void put_mem(const char *text)
 	assert_int_equal(store_put_buf(mem, "f", text, strlen(text), NULL, NULL, NULL, NULL, &error), STORE_OK);
 }
 
+static const char *second;
+
 static void tool_writes_mem(struct cluster *c UNUSED)
 {
-	put_mem("by hand");
+	put_mem(second);
 }
 
 /* Likewise when a scan takes an object over: the next one takes over what is there by then. */
-static void take_over_in_between(struct cluster *c, const char *first)
+static void take_over_in_between(struct cluster *c, const char *first, const char *then)
 {
+	second = then;
 	c->wrap = wrap_mem;
 	cluster_stop_node(c, 1, true);
 	cluster_stop_node(c, 0, true);
@@ -169,24 +172,25 @@ static void take_over_in_between(struct cluster *c, const char *first)
 	cluster_now_ms += 5000;
 	(void)scan(c, 0, EAST);
 	cluster_settle(c);
-	cluster_expect(c, 0, "f", "by hand");
-	expect_object(c, WEST, "f", "by hand");
+	cluster_expect(c, 0, "f", then);
+	expect_object(c, WEST, "f", then);
 	assert_int_equal(findings(&(struct reconcile_counts[1]){[0] = scan(c, 0, EAST)}[0]), 0);
 }
 
 static void test_written_over_while_taken_over(void **state)
 {
-	take_over_in_between(*state, "first");
+	take_over_in_between(*state, "first", "by hand");
 }
 
 /* Of an object of that size a scan asks for the metadata only. */
 static void test_large_written_over_while_taken_over(void **state)
 {
-	char big[100001];
+	char first[100001], then[100001];
 
-	memset(big, 't', sizeof(big) - 1);
-	big[sizeof(big) - 1] = '\0';
-	take_over_in_between(*state, big);
+	memset(first, '1', sizeof(first) - 1);
+	memset(then, '2', sizeof(then) - 1);
+	first[sizeof(first) - 1] = then[sizeof(then) - 1] = '\0';
+	take_over_in_between(*state, first, then);
 }
 
 static void other_server_delivers(struct cluster *c)
