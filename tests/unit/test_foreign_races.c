@@ -13,7 +13,8 @@ static struct {
 	void (*act)(struct cluster *c);
 } between;
 
-static enum store_result interrupt(void *ctx UNUSED, const char *op, const char *key, bool did_happen)
+static enum store_result interrupt(
+	void *ctx UNUSED, const char *op, const char *key, bool did_happen)
 {
 	if (between.op && strcmp(op, between.op) == 0 && strcmp(key, between.key) == 0 &&
 		did_happen == between.after) {
@@ -23,15 +24,18 @@ static enum store_result interrupt(void *ctx UNUSED, const char *op, const char 
 	return STORE_OK;
 }
 
-static struct store *wrap(struct cluster *c UNUSED, unsigned node, unsigned region, struct store *inner)
+static struct store *wrap(
+	struct cluster *c UNUSED, unsigned node, unsigned region, struct store *inner)
 {
-	struct store *s = node == 0 && region == EAST ? store_fault_new(inner, interrupt, NULL) : inner;
+	struct store *s =
+		node == 0 && region == EAST ? store_fault_new(inner, interrupt, NULL) : inner;
 
 	s->capabilities &= ~(unsigned)STORE_CAP_COPY_IF_MATCH;
 	return s;
 }
 
-static void at(struct cluster *c, const char *op, const char *key, bool after, void (*act)(struct cluster *c))
+static void at(struct cluster *c, const char *op, const char *key, bool after,
+	void (*act)(struct cluster *c))
 {
 	between.cluster = c;
 	between.op = op;
@@ -62,7 +66,8 @@ static int compare(void *ctx, const char *key, const struct store_object *object
 	struct store_error error = {0};
 	struct wanted *w = ctx;
 
-	assert_int_equal(store_get_buf(w->store, key, 1 << 20, &b, NULL, NULL, NULL, &error), STORE_OK);
+	assert_int_equal(
+		store_get_buf(w->store, key, 1 << 20, &b, NULL, NULL, NULL, &error), STORE_OK);
 	w->found |= strcmp(buf_str(&b), w->text) == 0;
 	return 0;
 }
@@ -72,7 +77,8 @@ static void expect_kept(struct cluster *c, unsigned region, const char *text)
 	struct wanted w = {bucket(c, region), text, false};
 	struct store_error error = {0};
 
-	assert_int_equal(store_list(w.store, ".meridian/conflicts/foreign/", NULL, 0, compare, &w, NULL, &error),
+	assert_int_equal(store_list(w.store, ".meridian/conflicts/foreign/", NULL, 0, compare, &w,
+				 NULL, &error),
 		STORE_OK);
 	store_close(w.store);
 	assert_true(w.found);
@@ -130,7 +136,8 @@ static void test_written_over_before_a_copy(void **state)
 /* A bucket as Ceph's: an ETag speaks of the bytes, and what is copied is what is there. */
 static struct store *mem;
 
-static struct store *wrap_mem(struct cluster *c UNUSED, unsigned node UNUSED, unsigned region, struct store *inner)
+static struct store *wrap_mem(
+	struct cluster *c UNUSED, unsigned node UNUSED, unsigned region, struct store *inner)
 {
 	if (region != EAST)
 		return inner;
@@ -144,7 +151,9 @@ static void put_mem(const char *text)
 {
 	struct store_error error = {0};
 
-	assert_int_equal(store_put_buf(mem, "f", text, strlen(text), NULL, NULL, NULL, NULL, &error), STORE_OK);
+	assert_int_equal(
+		store_put_buf(mem, "f", text, strlen(text), NULL, NULL, NULL, NULL, &error),
+		STORE_OK);
 }
 
 static const char *second;
