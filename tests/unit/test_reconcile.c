@@ -2,6 +2,8 @@
  * overwrites and removes objects behind their backs. */
 #include "tests/unit/tool_fixture.h"
 
+#include <unistd.h>
+
 #include "cache/entry.h"
 #include "replicator/object_key.h"
 
@@ -449,6 +451,61 @@ static void test_nowhere_yet(void **state)
 	expect_quiet(c);
 }
 
+/* Listings of the first region that are under way, and whether there ever were two. */
+static _Atomic unsigned listing;
+static _Atomic bool overlapped;
+
+static enum store_result meet(void *ctx UNUSED, const char *op, const char *key UNUSED, bool did_happen)
+{
+	if (strcmp(op, "list") != 0)
+		return STORE_OK;
+	if (did_happen) {
+		listing--;
+		return STORE_OK;
+	}
+	listing++;
+	for (int i = 0; i < 20 && !overlapped; i++) {
+		if (listing > 1)
+			overlapped = true;
+		usleep(10000);
+	}
+	return STORE_OK;
+}
+
+static struct store *wrap_meet(struct cluster *c UNUSED, unsigned node, unsigned region, struct store *inner)
+{
+	return node == 0 && region == EAST ? store_fault_new(inner, meet, NULL) : inner;
+}
+
+/* The names below the root are listed at once, by threads, and each object is met once. */
+static void test_listed_in_parallel(void **state)
+{
+	struct reconcile_request q = {.region = EAST, .found = no_finding, .path = {"", 0}};
+	struct cluster *c = *state;
+	struct reconcile_counts counts;
+	struct err err = {0};
+	char key[32];
+
+	c->wrap = wrap_meet;
+	cluster_stop_node(c, 0, true);
+	cluster_start_node(c, 0);
+	cluster_settle(c);
+	for (unsigned i = 0; i < 40; i++) {
+		snprintf(key, sizeof(key), "d%u/f%u", i % 4, i);
+		tool_put(c, EAST, key, key);
+	}
+	tool_put(c, EAST, "file", "file");
+	overlapped = false;
+	if (reconciler_scan(c->node[0].replicator->reconciler, &q, &counts, &err) < 0)
+		fail_msg("scan: %s", err.text);
+	assert_true(overlapped);
+	assert_int_equal(counts.objects, 41);
+	assert_int_equal(counts.found[FOUND_PUT], 41);
+	cluster_settle(c);
+	expect_everywhere(c, "d3/f39", "d3/f39");
+	expect_quiet(c);
+}
+
 static void test_bad_keys(void **state)
 {
 	struct cluster *c = *state;
@@ -515,6 +572,7 @@ int main(void)
 		T(test_nowhere),
 		T(test_foreign_and_nowhere),
 		T(test_nowhere_yet),
+		T(test_listed_in_parallel),
 		T(test_bad_keys),
 		T(test_known_costs_nothing),
 		T(test_region_down),
