@@ -218,17 +218,16 @@ static bool was_placed(void *ctx, const uint8_t hash[SHA256_SIZE])
 	return placed_has(&o->d->placed, key_slice(&o->row->moved_to), hash);
 }
 
-/* Whether e, which is to be uploaded, has only grown since its object was sent last. *wait_ms: for how long it is
- * not to be sent again. */
+/* Whether e, which is to be uploaded, has only grown since its object was sent last. */
 static bool has_grown(
-	struct deliverer *d, const struct outbox_row *row, const struct entry *e, int64_t *wait_ms)
+	struct deliverer *d, const struct outbox_row *row, const struct entry *e)
 {
 	uint8_t last[SHA256_SIZE];
 	bool grown = false;
 	struct conn *conn;
 
 	if (row->state != OUTBOX_UPLOAD || e->kind != KIND_FILE ||
-		!delta_pace_last(d->o.pace, d->o.region->id, key_slice(&row->key), last, wait_ms) ||
+		!delta_pace_last(d->o.pace, d->o.region->id, key_slice(&row->key), last) ||
 		cache_read_begin(d->o.cache, &conn) < 0)
 		return false;
 	int r = content_map_grown(conn, last, e->hash, &grown);
@@ -240,13 +239,12 @@ static bool has_grown(
  * grew. */
 static bool is_too_soon(struct deliverer *d, struct job *j, const struct entry *e, bool *grown)
 {
-	int64_t wait = 0, growth = 0;
+	struct slice key = key_slice(&j->row.key);
+	int64_t wait = 0;
 
-	*grown = has_grown(d, &j->row, e, &growth);
-	if (*grown)
-		wait = growth;
-	else if (follows(&j->row))
-		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key_slice(&j->row.key));
+	*grown = has_grown(d, &j->row, e);
+	if (*grown || follows(&j->row))
+		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key, follows(&j->row));
 	if (wait > 0) {
 		j->fate = FATE_WAITS;
 		j->next_at_ms = clock_monotonic_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);

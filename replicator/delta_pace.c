@@ -38,10 +38,10 @@ static struct delta_pace_row *find(struct delta_pace *p, uint64_t hash)
 	return NULL;
 }
 
-static int64_t left_ms(const struct delta_pace_row *row, int64_t least)
+static int64_t left_ms(const struct delta_pace_row *row, int64_t least, int64_t now)
 {
 	int64_t pause = row->pause_ms > least ? row->pause_ms : least;
-	int64_t left = row->end_ms + pause - clock_monotonic_ms();
+	int64_t left = row->end_ms + pause - now;
 
 	return left > 0 ? left : 0;
 }
@@ -51,30 +51,28 @@ static bool nobody_waits(const struct delta_pace *p)
 	return atomic_load(&p->hurry) || atomic_load(&p->awaited);
 }
 
-int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice key)
+int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice key, bool follows)
 {
-	int64_t wait;
+	int64_t now = clock_monotonic_ms(), wait;
 
 	if (!p || nobody_waits(p))
 		return 0;
 	mutex_lock(&p->lock);
 	const struct delta_pace_row *row = find(p, hash_of(region, key));
-	wait = row ? left_ms(row, DELTA_PACE_LEAST_MS) : 0;
+	wait = row ? left_ms(row, follows ? DELTA_PACE_LEAST_MS : 0, now) : 0;
 	mutex_unlock(&p->lock);
 	return wait;
 }
 
-bool delta_pace_last(struct delta_pace *p, unsigned region, struct slice key,
-	uint8_t hash[SHA256_SIZE], int64_t *wait_ms)
+bool delta_pace_last(
+	struct delta_pace *p, unsigned region, struct slice key, uint8_t hash[SHA256_SIZE])
 {
 	if (!p)
 		return false;
 	mutex_lock(&p->lock);
 	const struct delta_pace_row *row = find(p, hash_of(region, key));
-	if (row) {
+	if (row)
 		memcpy(hash, row->hash, SHA256_SIZE);
-		*wait_ms = nobody_waits(p) ? 0 : left_ms(row, 0);
-	}
 	mutex_unlock(&p->lock);
 	return row != NULL;
 }
@@ -113,7 +111,7 @@ bool delta_pace_sending(struct delta_pace *p, unsigned region, struct slice key)
 
 /* With the lock: one that nobody needs any more, of those the one that was sent longest ago. NULL: there is
  * none. */
-static struct delta_pace_row *find_free(struct delta_pace *p)
+static struct delta_pace_row *find_free(struct delta_pace *p, int64_t now)
 {
 	struct delta_pace_row *oldest = NULL;
 
@@ -122,7 +120,7 @@ static struct delta_pace_row *find_free(struct delta_pace *p)
 
 		if (!row->key)
 			return row;
-		if (!row->sending && !left_ms(row, DELTA_PACE_LEAST_MS) &&
+		if (!row->sending && !left_ms(row, DELTA_PACE_LEAST_MS, now) &&
 			(!oldest || row->end_ms < oldest->end_ms))
 			oldest = row;
 	}
@@ -143,7 +141,7 @@ void delta_pace_sent(struct delta_pace *p, unsigned region, struct slice key, in
 	mutex_lock(&p->lock);
 	struct delta_pace_row *row = find(p, new.key);
 	if (!row)
-		row = find_free(p);
+		row = find_free(p, now);
 	if (row)
 		*row = new;
 	mutex_unlock(&p->lock);

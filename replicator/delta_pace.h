@@ -35,12 +35,13 @@ void delta_pace_init(struct delta_pace *p);
 void delta_pace_done(struct delta_pace *p);
 /* In all below p may be NULL: no pace. */
 
-/* How long the object of key, which follows, has to wait yet; 0: it may be sent. */
-int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice key);
-/* Which content of key was sent last, and how long a version that grew from it has to wait yet (*wait_ms as
- * above). False: that is not known; nothing is set. */
+/* How long the object of key has to wait yet, which follows, or grew from what was sent last; 0: it may be
+ * sent. */
+int64_t delta_pace_wait_ms(
+	struct delta_pace *p, unsigned region, struct slice key, bool follows);
+/* Which content of key was sent last. False: that is not known; nothing is set. */
 bool delta_pace_last(struct delta_pace *p, unsigned region, struct slice key,
-	uint8_t hash[SHA256_SIZE], int64_t *wait_ms) MUST_CHECK;
+	uint8_t hash[SHA256_SIZE]) MUST_CHECK;
 /* A version that grew from the last one is being sent, until delta_pace_sent or delta_pace_failed. */
 void delta_pace_begin(struct delta_pace *p, unsigned region, struct slice key);
 /* The object with content of that hash was sent, or it was tried, from start_ms (monotonic) until now. */
