@@ -343,3 +343,18 @@ bool content_map_changed(const struct content_map *base, const struct content_ma
 		*at = (uint64_t)map->count << map->bits;
 	return true;
 }
+
+int content_map_grown(struct conn *conn, const uint8_t base[SHA256_SIZE],
+	const uint8_t hash[SHA256_SIZE], bool *ret)
+{
+	CLEANUP(content_map_done) struct content_map from = {0}, to = {0};
+	uint64_t at = 0, offset, length;
+	int r = content_map_get(conn, base, &from);
+
+	if (r == 0)
+		r = content_map_get(conn, hash, &to);
+	*ret = r == 0 && to.size > from.size && content_map_comparable(&from, &to) &&
+	       content_map_changed(&from, &to, &at, &offset, &length) &&
+	       offset >= from.size >> from.bits << from.bits;
+	return r == -ENOENT ? 0 : r;
+}

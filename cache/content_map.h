@@ -68,5 +68,10 @@ bool content_map_comparable(const struct content_map *base, const struct content
  * behind it. False: there is none. The ranges consist of whole blocks but for the last one. */
 bool content_map_changed(const struct content_map *base, const struct content_map *map,
 	uint64_t *at, uint64_t *offset, uint64_t *length);
+/* Whether the version with that hash is the one with the hash base and more behind it, as far as whole blocks
+ * say: within base's last one, when it is not full, anything may have changed. False where a map is not kept or
+ * the two cannot be compared. */
+int content_map_grown(struct conn *conn, const uint8_t base[SHA256_SIZE],
+	const uint8_t hash[SHA256_SIZE], bool *ret) MUST_CHECK;
 
 #endif

@@ -18,7 +18,7 @@ struct delivery_options {
 	struct inline_cache *inline_cache;
 	uint64_t inline_max;
 	unsigned threads;
-	struct delta_pace *pace; /* NULL: objects follow at once */
+	struct delta_pace *pace; /* NULL: objects are sent at once */
 	/* Told that a segment with this version of key is in the region; may not block. NULL: nobody. */
 	void (*told)(void *ctx, unsigned region, struct slice key, struct stamp stamp);
 	/* Told when rows moved on; may not block. */

@@ -10,9 +10,11 @@
  * may have looked at the region before our write; the key is queued again with that version, for
  * the object only.
  *
- * The object of a large file whose change was announced as a delta follows at a pace (delta_pace.h). A version that
- * replaces it meanwhile does not stop it, else that of a file that is appended to all the time would never get
- * there.
+ * Large files that change all the time have a pace (delta_pace.h): the object of one whose change was announced as
+ * a delta follows at it, and so does that of one that has only grown since it was sent last, before it is announced.
+ * A version that replaces it meanwhile does not stop either, else a file that is appended to all the time would never
+ * get there. To grow is judged by the maps of both versions: with blocks of another size, once each time that a file
+ * doubles, it is sent at once.
  *
  * Content of another author that is not here (its attributes changed here) mostly needs no bytes:
  * the object is there and gets new metadata. When it is not, its author is most likely sending it:
@@ -112,6 +114,16 @@ static bool follows(const struct outbox_row *row)
 	return row->has_base && row->state == OUTBOX_OBJECT;
 }
 
+/* Whether the key's newest version only adds to the one that is being sent. */
+static bool only_grew(struct conn *conn, const struct opener *o)
+{
+	CLEANUP(entry_done) struct entry now = {0};
+	bool grew = false;
+
+	return entry_get(conn, key_slice(&o->row->key), &now) == 0 && now.kind == KIND_FILE &&
+	       content_map_grown(conn, o->entry->hash, now.hash, &grew) == 0 && grew;
+}
+
 /* False: a newer version took the row over, or it is gone. */
 static bool current(void *ctx)
 {
@@ -122,12 +134,14 @@ static bool current(void *ctx)
 	if (cache_read_begin(o->d->o.cache, &conn) < 0)
 		return true;
 	int r = outbox_get(conn, o->d->o.region->id, key_slice(&o->row->key), &now);
-	cache_read_end(conn);
+	bool same = r == 0 && stamp_cmp(now.stamp, o->row->stamp) == 0;
 	/* A file that changes all the time is never up to date, and its object has to be sent for
 	 * once; what came since follows it. */
-	if (r == 0 && follows(o->row) && now.has_base)
-		return true;
-	return r == 0 ? stamp_cmp(now.stamp, o->row->stamp) == 0 : r != -ENOENT;
+	bool later = r == 0 && !same &&
+		     ((follows(o->row) && now.has_base) ||
+			     (o->row->state == OUTBOX_UPLOAD && only_grew(conn, o)));
+	cache_read_end(conn);
+	return same || later || (r < 0 && r != -ENOENT);
 }
 
 static int read_entry(struct deliverer *d, struct slice key, struct entry *ret)
@@ -205,13 +219,33 @@ static bool was_placed(void *ctx, const uint8_t hash[SHA256_SIZE])
 	return placed_has(&o->d->placed, key_slice(&o->row->moved_to), hash);
 }
 
-/* Looked at again every second, for somebody may be in a hurry by then. */
-static bool is_too_soon(struct deliverer *d, struct job *j)
+/* Whether e, which is to be uploaded, has only grown since its object was sent last. */
+static bool has_grown(
+	struct deliverer *d, const struct outbox_row *row, const struct entry *e)
 {
+	uint8_t last[SHA256_SIZE];
+	bool grown = false;
+	struct conn *conn;
+
+	if (row->state != OUTBOX_UPLOAD || e->kind != KIND_FILE ||
+		!delta_pace_last(d->o.pace, d->o.region->id, key_slice(&row->key), last) ||
+		cache_read_begin(d->o.cache, &conn) < 0)
+		return false;
+	int r = content_map_grown(conn, last, e->hash, &grown);
+	cache_read_end(conn);
+	return r == 0 && grown;
+}
+
+/* Looked at again every second, for somebody may be in a hurry by then. *grown: it is sent again because the file
+ * grew. */
+static bool is_too_soon(struct deliverer *d, struct job *j, const struct entry *e, bool *grown)
+{
+	struct slice key = key_slice(&j->row.key);
 	int64_t wait = 0;
 
-	if (follows(&j->row))
-		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key_slice(&j->row.key));
+	*grown = has_grown(d, &j->row, e);
+	if (*grown || follows(&j->row))
+		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key, follows(&j->row));
 	if (wait > 0) {
 		j->fate = FATE_WAITS;
 		j->next_at_ms = clock_monotonic_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);
@@ -249,6 +283,22 @@ static void note_kept(const struct deliverer *d, const struct job *j)
 		d->o.region->name, j->row.key.p);
 }
 
+/* An attempt that failed costs a row that follows as much as one that did not; others are tried again as they
+ * would be without a pace. What has no map cannot be found to have grown. */
+static void note_pace(struct deliverer *d, const struct job *j, const struct entry *e,
+	bool arrived, int64_t start_ms)
+{
+	struct slice key = key_slice(&j->row.key);
+	unsigned region = d->o.region->id;
+
+	if (follows(&j->row) ||
+		(arrived && j->row.state == OUTBOX_UPLOAD && e->kind == KIND_FILE &&
+			e->size >= content_map_min(d->o.cache)))
+		delta_pace_sent(d->o.pace, region, key, start_ms, e->hash);
+	else
+		delta_pace_failed(d->o.pace, region, key);
+}
+
 void deliver_row(struct deliverer *d, struct job *j)
 {
 	AUTO_FREE struct sources *sources = malloc(sizeof(*sources));
@@ -258,9 +308,8 @@ void deliver_row(struct deliverer *d, struct job *j)
 	struct store_error error = {0};
 	struct object_outcome outcome = {0};
 	int64_t start_ms = clock_monotonic_ms();
+	bool grown = false;
 
-	if (is_too_soon(d, j))
-		return;
 	if (j->row.size > BULK_FROM)
 		call.priority = STORE_BULK;
 	int r = read_entry(d, key_slice(&j->row.key), &entry);
@@ -276,6 +325,8 @@ void deliver_row(struct deliverer *d, struct job *j)
 		fail(j, SOON_MS, "overtaken by a newer version");
 		return;
 	}
+	if (is_too_soon(d, j, &entry, &grown))
+		return;
 	CHECK(sources);
 	if (!find_sources(d, j, &opener, sources)) {
 		body_done(&opener.body);
@@ -298,12 +349,13 @@ void deliver_row(struct deliverer *d, struct job *j)
 		.current = current,
 		.ctx = &opener,
 	};
+	if (grown)
+		delta_pace_begin(d->o.pace, d->o.region->id, q.key);
 	enum store_result result = object_deliver(&q, &outcome, &error);
 	body_done(&opener.body);
 	if (result == STORE_OK)
 		upload_settled(&d->uploader, q.key, &call);
-	if (follows(&j->row))
-		delta_pace_sent(d->o.pace, d->o.region->id, q.key, start_ms);
+	note_pace(d, j, &entry, result == STORE_OK && outcome.put, start_ms);
 	j->gone = opener.nowhere && j->row.attempts >= LOST_AFTER;
 	bool foreign = foreign_is_node(d->o.region->all, entry.content_stamp.node);
 	j->lost = j->gone && (entry.content_stamp.node == cache_node(d->o.cache) || foreign);

@@ -28,44 +28,121 @@ static uint64_t hash_of(unsigned region, struct slice key)
 	return h ? h : 1;
 }
 
-int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice key)
+/* With the lock. NULL: there is none. */
+static struct delta_pace_row *find(struct delta_pace *p, uint64_t hash)
 {
-	uint64_t hash = hash_of(region, key);
-	int64_t now = clock_monotonic_ms(), wait = 0;
+	for (unsigned i = 0; i < DELTA_PACE_ROWS; i++) {
+		if (p->row[i].key == hash)
+			return &p->row[i];
+	}
+	return NULL;
+}
 
-	if (!p || atomic_load(&p->hurry) || atomic_load(&p->awaited))
+static int64_t left_ms(const struct delta_pace_row *row, int64_t least, int64_t now)
+{
+	int64_t pause = row->pause_ms > least ? row->pause_ms : least;
+	int64_t left = row->end_ms + pause - now;
+
+	return left > 0 ? left : 0;
+}
+
+static bool nobody_waits(const struct delta_pace *p)
+{
+	return atomic_load(&p->hurry) || atomic_load(&p->awaited);
+}
+
+int64_t delta_pace_wait_ms(struct delta_pace *p, unsigned region, struct slice key, bool follows)
+{
+	int64_t now = clock_monotonic_ms(), wait;
+
+	if (!p || nobody_waits(p))
 		return 0;
 	mutex_lock(&p->lock);
-	for (unsigned i = 0; i < DELTA_PACE_ROWS; i++) {
-		if (p->row[i].key == hash && p->row[i].due_ms > now)
-			wait = p->row[i].due_ms - now;
-	}
+	const struct delta_pace_row *row = find(p, hash_of(region, key));
+	wait = row ? left_ms(row, follows ? DELTA_PACE_LEAST_MS : 0, now) : 0;
 	mutex_unlock(&p->lock);
 	return wait;
 }
 
-void delta_pace_sent(struct delta_pace *p, unsigned region, struct slice key, int64_t start_ms)
+bool delta_pace_last(
+	struct delta_pace *p, unsigned region, struct slice key, uint8_t hash[SHA256_SIZE])
 {
-	int64_t now = clock_monotonic_ms(), pause = (DELTA_PACE_SHARE - 1) * (now - start_ms);
-	uint64_t hash = hash_of(region, key);
-	struct delta_pace_row *place = NULL;
+	if (!p)
+		return false;
+	mutex_lock(&p->lock);
+	const struct delta_pace_row *row = find(p, hash_of(region, key));
+	if (row)
+		memcpy(hash, row->hash, SHA256_SIZE);
+	mutex_unlock(&p->lock);
+	return row != NULL;
+}
 
+static void set_sending(struct delta_pace *p, unsigned region, struct slice key, bool on)
+{
 	if (!p)
 		return;
-	if (pause < DELTA_PACE_LEAST_MS)
-		pause = DELTA_PACE_LEAST_MS;
 	mutex_lock(&p->lock);
+	struct delta_pace_row *row = find(p, hash_of(region, key));
+	if (row)
+		row->sending = on;
+	mutex_unlock(&p->lock);
+}
+
+void delta_pace_begin(struct delta_pace *p, unsigned region, struct slice key)
+{
+	set_sending(p, region, key, true);
+}
+
+void delta_pace_failed(struct delta_pace *p, unsigned region, struct slice key)
+{
+	set_sending(p, region, key, false);
+}
+
+bool delta_pace_sending(struct delta_pace *p, unsigned region, struct slice key)
+{
+	if (!p || nobody_waits(p))
+		return false;
+	mutex_lock(&p->lock);
+	const struct delta_pace_row *row = find(p, hash_of(region, key));
+	bool sending = row && row->sending;
+	mutex_unlock(&p->lock);
+	return sending;
+}
+
+/* With the lock: one that nobody needs any more, of those the one that was sent longest ago. NULL: there is
+ * none. */
+static struct delta_pace_row *find_free(struct delta_pace *p, int64_t now)
+{
+	struct delta_pace_row *oldest = NULL;
+
 	for (unsigned i = 0; i < DELTA_PACE_ROWS; i++) {
 		struct delta_pace_row *row = &p->row[i];
 
-		if (row->key == hash) {
-			place = row;
-			break;
-		}
-		if (!place && row->due_ms <= now)
-			place = row;
+		if (!row->key)
+			return row;
+		if (!row->sending && !left_ms(row, DELTA_PACE_LEAST_MS, now) &&
+			(!oldest || row->end_ms < oldest->end_ms))
+			oldest = row;
 	}
-	if (place)
-		*place = (struct delta_pace_row){hash, now + pause};
+	return oldest;
+}
+
+void delta_pace_sent(struct delta_pace *p, unsigned region, struct slice key, int64_t start_ms,
+	const uint8_t hash[SHA256_SIZE])
+{
+	int64_t now = clock_monotonic_ms();
+	struct delta_pace_row new = {.key = hash_of(region, key),
+		.end_ms = now,
+		.pause_ms = (DELTA_PACE_SHARE - 1) * (now - start_ms)};
+
+	if (!p)
+		return;
+	memcpy(new.hash, hash, SHA256_SIZE);
+	mutex_lock(&p->lock);
+	struct delta_pace_row *row = find(p, new.key);
+	if (!row)
+		row = find_free(p, now);
+	if (row)
+		*row = new;
 	mutex_unlock(&p->lock);
 }

@@ -36,7 +36,7 @@ struct replicator {
 	struct regions regions;
 	struct sealer *sealer;
 	struct inline_cache *inline_cache;
-	struct delta_pace pace; /* of objects that follow deltas */
+	struct delta_pace pace; /* of the objects of large files that change */
 	struct announcer *announcer[REGION_MAX];
 	struct deliverer *deliverer[REGION_MAX];
 	struct puller *puller;

@@ -373,10 +373,11 @@ static uint64_t cursor_ms(const char *name)
 	return segment_name_parse(name, &id) && id.ms != CURSOR_BEGUN ? id.ms : 0;
 }
 
-/* How far behind the cursor this listing starts. */
+/* How far behind the cursor this listing starts. The others go on while this machine is suspended: what came late
+ * meanwhile is behind the cursor of before, so the first listing after it, which moves the cursor, is a wide one. */
 static uint64_t window(struct puller *p, unsigned index)
 {
-	int64_t now = clock_monotonic_ms();
+	int64_t now = clock_boottime_ms();
 	uint64_t skew = (uint64_t)p->o.merger.max_clock_skew_ms + WINDOW_MS;
 	uint64_t ms = p->region[index].window_ms;
 

@@ -8,8 +8,8 @@
  * than half of max_clock_skew away from it: then no two servers that both know a store's time are
  * further apart than max_clock_skew.
  *
- * Stores' clocks are kept against the monotonic clock, so a jump of the wall clock is noticed with
- * the next stamp and not with the next answer. Takes no lock.
+ * Stores' clocks are kept against a clock that nobody sets and that goes on while the machine is
+ * suspended, so a jump of the wall clock is noticed with the next stamp and not with the next answer. Takes no lock.
  */
 #include <inttypes.h>
 

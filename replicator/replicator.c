@@ -170,13 +170,18 @@ static int open_regions(struct replicator *r, const struct replicator_options *o
 
 static bool takes_uploads(void *ctx, unsigned id)
 {
-	struct regions *all = ctx;
+	struct regions *all = &((struct replicator *)ctx)->regions;
 
 	for (unsigned i = 0; i < all->count; i++) {
 		if (all->region[i].id == id)
 			return region_up(&all->region[i], REGION_WRITE);
 	}
 	return false;
+}
+
+static bool is_sending(void *ctx, unsigned region, struct slice key)
+{
+	return delta_pace_sending(&((struct replicator *)ctx)->pace, region, key);
 }
 
 static void told(void *ctx, unsigned region, struct slice key, struct stamp stamp)
@@ -207,7 +212,8 @@ static int make_parts(struct replicator *r)
 	struct sealer_options so = {.inline_max = r->o.inline_max,
 		.seal_after_ms = r->o.seal_after_ms,
 		.region_up = takes_uploads,
-		.region_ctx = &r->regions};
+		.region_busy = is_sending,
+		.region_ctx = r};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
 	struct checkpointer_options co = {.cache = r->cache,
 		.interval_ms = r->o.checkpoint_interval_ms,

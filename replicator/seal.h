@@ -22,6 +22,11 @@ struct sealer_options {
 	 * for at most SEAL_PATIENCE_MS and the time for its size at SEAL_PATIENCE_BYTES a millisecond: each version
 	 * that is sealed then gets there, and the file's directory with it. */
 	bool (*region_up)(void *ctx, unsigned region);
+	/* Whether that region is being sent a version of key, after a pause that was long enough for the next one to
+	 * be due (leaf locks only); NULL: never. Then it is waited for until that ends, and for SEAL_PATIENCE_MS more
+	 * to be announced: a version that is sealed meanwhile takes over what is to be announced, and the next one,
+	 * after its pause, might fare the same. */
+	bool (*region_busy)(void *ctx, unsigned region, struct slice key);
 	void *region_ctx;
 };
 

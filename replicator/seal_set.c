@@ -207,8 +207,8 @@ static struct seal_wait *find_wait(struct sealer *s, uint64_t key, int64_t now)
  * until it has come up to them. Each file's wait ends by itself, and stays at its end for as long as
  * that version is on its way: one of them holds its directory back, so waits that followed each other
  * or began anew would do so for ever; and what is waited for may itself wait to be announced behind
- * what is held back. */
-static bool has_patience(struct sealer *s, const struct seal_target *t)
+ * what is held back. busy: a region is being sent it, which ends by itself, too. */
+static bool has_patience(struct sealer *s, const struct seal_target *t, bool busy)
 {
 	int64_t now = clock_monotonic_ms();
 	uint64_t version = version_before(&t->local), key = hash_of(t->key);
@@ -224,6 +224,9 @@ static bool has_patience(struct sealer *s, const struct seal_target *t)
 				  (int64_t)(t->local.size / SEAL_PATIENCE_BYTES),
 		};
 	w->wanted_ms = now;
+	/* What has come is still to be announced. */
+	if (busy && w->end_ms < now + SEAL_PATIENCE_MS)
+		w->end_ms = now + SEAL_PATIENCE_MS;
 	return now <= w->end_ms;
 }
 
@@ -240,6 +243,7 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 {
 	struct conn *conn;
 	uint64_t regions = 0;
+	bool busy = false;
 	int r;
 
 	*ret = false;
@@ -252,9 +256,14 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 	cache_read_end(conn);
 	if (r)
 		return r;
-	for (unsigned i = 0; i < REGION_MAX && !*ret; i++)
-		*ret = (regions >> i & 1) && s->options.region_up(s->options.region_ctx, i);
-	*ret = *ret && has_patience(s, t);
+	for (unsigned i = 0; i < REGION_MAX; i++) {
+		if (!(regions >> i & 1) || !s->options.region_up(s->options.region_ctx, i))
+			continue;
+		*ret = true;
+		busy |= s->options.region_busy &&
+			s->options.region_busy(s->options.region_ctx, i, t->key);
+	}
+	*ret = *ret && has_patience(s, t, busy);
 	if (!regions)
 		end_wait(s, t->key);
 	return 0;

@@ -52,8 +52,10 @@ void control_stop(struct control *c);
 /* The client. */
 
 /* A connected socket, or -errno: -ENOENT and -ECONNREFUSED when no daemon serves that directory.
- * pid may be NULL. */
+ * pid may be NULL. Blocks while CONTROL_CLIENTS_MAX others wait for a daemon that has not started to serve. */
 int control_connect(const char *directory, pid_t *pid) MUST_CHECK;
+/* Whether no daemon has the socket of that directory, as far as that is certain. Never blocks. */
+bool control_is_gone(const char *directory) MUST_CHECK;
 
 /* Called for each line of the answer. */
 typedef void (*control_line_fn)(void *ctx, bool progress, const char *text);

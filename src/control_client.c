@@ -16,22 +16,37 @@
 
 #define ANSWER_LINE_MAX (1024 * 1024)
 
-int control_connect(const char *directory, pid_t *pid)
+/* flags: beside SOCK_STREAM. With SOCK_NONBLOCK -EAGAIN says that the daemon's queue is full. */
+static int connect_with(const char *directory, int flags)
 {
 	int dir AUTO_CLOSE = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct ucred peer;
-	socklen_t n = sizeof(peer);
 	int fd;
 
 	if (dir < 0)
 		return -errno;
 	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/" CONTROL_NAME, dir);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 	if (fd < 0)
 		return -errno;
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-		getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0) {
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		int r = -errno;
+
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+int control_connect(const char *directory, pid_t *pid)
+{
+	int fd = connect_with(directory, 0);
+	struct ucred peer;
+	socklen_t n = sizeof(peer);
+
+	if (fd < 0)
+		return fd;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0) {
 		int r = -errno;
 
 		close(fd);
@@ -40,6 +55,15 @@ int control_connect(const char *directory, pid_t *pid)
 	if (pid)
 		*pid = peer.pid;
 	return fd;
+}
+
+bool control_is_gone(const char *directory)
+{
+	int fd = connect_with(directory, SOCK_NONBLOCK);
+
+	if (fd >= 0)
+		close(fd);
+	return fd == -ENOENT || fd == -ECONNREFUSED;
 }
 
 static int send_request(int fd, unsigned words, const char *const *word)

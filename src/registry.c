@@ -183,11 +183,7 @@ int registry_scan(registry_fn fn, void *ctx)
 
 static int prune_entry(void *ctx, const struct registry_entry *e)
 {
-	int fd = control_connect(e->state_dir, NULL);
-
-	if (fd >= 0)
-		close(fd);
-	else if (fd == -ENOENT || fd == -ECONNREFUSED)
+	if (control_is_gone(e->state_dir))
 		registry_remove(e->mountpoint, e->state_dir);
 	return 0;
 }

@@ -20,7 +20,7 @@ struct registry_entry {
 int registry_add(const struct registry_entry *e) MUST_CHECK;
 /* The mount point's entry, if it is that of the daemon with this state. */
 void registry_remove(const char *mountpoint, const char *state_dir);
-/* Removes what killed daemons left. */
+/* Removes what killed daemons left. Waits for none that lives. */
 void registry_prune(void);
 
 /* Calls fn for each entry that root or this user wrote; what it gets is borrowed. Non-zero ends the

@@ -276,7 +276,7 @@ static void headers_finish(struct exchange *x)
 	long status = 0;
 	curl_easy_getinfo(x->curl, CURLINFO_RESPONSE_CODE, &status);
 	r->status = (int)status;
-	r->received_ms = clock_monotonic_ms();
+	r->received_ms = clock_boottime_ms();
 	const char *date = http_response_header(r, "date");
 	r->date_ms = date ? http_parse_date(date) : 0;
 }

@@ -53,7 +53,7 @@ struct http_response {
 	uint32_t header_count;
 	struct buf body;	/* captured; not when the request's sink got it */
 	int64_t date_ms;	/* the Date header; 0: none */
-	int64_t received_ms;	/* clock_monotonic_ms() when the headers came */
+	int64_t received_ms;	/* clock_boottime_ms() when the headers came */
 	bool maybe_sent;	/* the request may have left this machine as a whole */
 	int local_errno;	/* positive; with HTTP_ABANDONED */
 	char text[160];		/* the cause, unless HTTP_ANSWERED */

@@ -18,7 +18,7 @@
 #include "src/base/clock.h"
 
 /* Stores refuse a quarter of an hour; half a minute's wrong Date of some proxy changes nothing. */
-enum { SIGN_SKEW_MS = 300000 };
+enum { SIGN_SKEW_MS = 300000, SUSPENDED_MS = 1000 };
 
 #define EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -314,6 +314,12 @@ static enum store_result failed(const struct s3 *s, const struct s3_request *q, 
 	}
 }
 
+/* How long this machine has been suspended, but for a constant. */
+static int64_t suspended_ms(void)
+{
+	return clock_boottime_ms() - clock_monotonic_ms();
+}
+
 /* The clock that may be wrong is this machine's: the store's decides what it takes. */
 static int64_t time_to_sign(struct s3 *s)
 {
@@ -395,12 +401,15 @@ enum store_result s3_send(struct s3 *s, struct s3_request *q, const struct store
 		.cancel = call ? call->cancel : NULL,
 	};
 	CHECK(!url.failed && !authorization.failed);
+	int64_t suspended = suspended_ms();
 	enum http_result h = http_perform(s->http, &request, r);
 	if (h != HTTP_ANSWERED)
 		return failed(s, q, h, r, e);
-	if (r->date_ms) /* Date has whole seconds: half a second is its mean error */
+	/* Date has whole seconds: half a second is its mean error. What lay here while the machine was
+	 * suspended tells the time of before. */
+	if (r->date_ms && suspended_ms() - suspended < SUSPENDED_MS)
 		store_clock_note(
-			&s->store, r->date_ms + 500 + clock_monotonic_ms() - r->received_ms);
+			&s->store, r->date_ms + 500 + clock_boottime_ms() - r->received_ms);
 	if (r->status >= 200 && r->status < 300)
 		return STORE_OK;
 	return s3_refused(s, q, r, e);

@@ -375,7 +375,7 @@ static _Atomic int64_t *clock_offset(struct store *s)
 
 void store_clock_note(struct store *s, int64_t now_ms)
 {
-	int64_t offset = now_ms - clock_monotonic_ms();
+	int64_t offset = now_ms - clock_boottime_ms();
 
 	if (now_ms > 0 && now_ms < CLOCK_MAX_MS)
 		atomic_store_explicit(clock_offset(s), offset ? offset : 1, memory_order_relaxed);
@@ -385,7 +385,7 @@ int64_t store_clock_ms(struct store *s)
 {
 	int64_t offset = atomic_load_explicit(clock_offset(s), memory_order_relaxed);
 
-	return offset ? clock_monotonic_ms() + offset : 0;
+	return offset ? clock_boottime_ms() + offset : 0;
 }
 
 int64_t store_clock_skew_ms(struct store *s)

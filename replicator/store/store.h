@@ -271,9 +271,9 @@ struct store {
 	struct store *inner; /* layers: the next one in; backends: NULL */
 	/* Of the outermost store after store_probe; the default is "everything the ops have". */
 	_Atomic unsigned capabilities;
-	/* The store's clock, from the last answer's Date, less this machine's monotonic one: whoever
-	 * sets this machine's clock does not change it. 0 until known. Layers keep it in the
-	 * innermost store: see store_clock_note. */
+	/* The store's clock, from the last answer's Date, less clock_boottime_ms(): neither who sets
+	 * this machine's clock nor a time of suspension changes it. 0 until known. Layers keep it in
+	 * the innermost store: see store_clock_note. */
 	_Atomic int64_t clock_offset_ms;
 	struct store_limits limits; /* of the innermost store: read them with store_limits */
 	const char *origin;	    /* likewise: store_origin */

@@ -21,12 +21,22 @@ static int64_t system_realtime_ns(void *ctx)
 	return (int64_t)t.tv_sec * NS_PER_S + t.tv_nsec;
 }
 
-static int64_t system_monotonic_ms(void *ctx)
+static int64_t milliseconds_of(clockid_t clock)
 {
 	struct timespec t;
 
-	CHECK(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
+	CHECK(clock_gettime(clock, &t) == 0);
 	return (int64_t)t.tv_sec * MS_PER_S + t.tv_nsec / NS_PER_MS;
+}
+
+static int64_t system_monotonic_ms(void *ctx)
+{
+	return milliseconds_of(CLOCK_MONOTONIC);
+}
+
+static int64_t system_boottime_ms(void *ctx)
+{
+	return milliseconds_of(CLOCK_BOOTTIME);
 }
 
 static void system_sleep_ms(void *ctx, int64_t ms)
@@ -56,12 +66,14 @@ static const struct clock_source system_source = {
 	.realtime_ns = system_realtime_ns,
 	.monotonic_ms = system_monotonic_ms,
 	.sleep_ms = system_sleep_ms,
+	.boottime_ms = system_boottime_ms,
 };
 
 static struct clock_source current = {
 	.realtime_ns = system_realtime_ns,
 	.monotonic_ms = system_monotonic_ms,
 	.sleep_ms = system_sleep_ms,
+	.boottime_ms = system_boottime_ms,
 };
 
 void clock_set_source(const struct clock_source *source)
@@ -82,6 +94,11 @@ int64_t clock_realtime_ms(void)
 int64_t clock_monotonic_ms(void)
 {
 	return current.monotonic_ms(current.ctx);
+}
+
+int64_t clock_boottime_ms(void)
+{
+	return current.boottime_ms ? current.boottime_ms(current.ctx) : clock_monotonic_ms();
 }
 
 int64_t clock_kernel_coarse_ns(void)

@@ -74,7 +74,7 @@ void hlc_init(struct hlc *h, uint64_t floor)
 
 void hlc_refer(struct hlc *h, int64_t now_ms, int64_t tolerance_ms)
 {
-	int64_t reference = now_ms - clock_monotonic_ms();
+	int64_t reference = now_ms - clock_boottime_ms();
 
 	atomic_store(&h->tolerance_ms, tolerance_ms);
 	atomic_store(&h->reference_ms, reference ? reference : 1);
@@ -86,7 +86,7 @@ int64_t hlc_wall_ms(const struct hlc *h)
 
 	if (!reference)
 		return wall;
-	int64_t elsewhere = clock_monotonic_ms() + reference;
+	int64_t elsewhere = clock_boottime_ms() + reference;
 	int64_t apart = wall > elsewhere ? wall - elsewhere : elsewhere - wall;
 	return apart > atomic_load(&h->tolerance_ms) ? elsewhere : wall;
 }

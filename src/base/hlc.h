@@ -31,7 +31,7 @@ bool stamp_parse(const char *text, struct stamp *ret) MUST_CHECK;
 /* A clock. Thread-safe, lock-free. */
 struct hlc {
 	_Atomic uint64_t last;
-	_Atomic int64_t reference_ms; /* hlc_refer's time less clock_monotonic_ms(); 0: none */
+	_Atomic int64_t reference_ms; /* hlc_refer's time less clock_boottime_ms(); 0: none */
 	_Atomic int64_t tolerance_ms;
 };
 
@@ -41,7 +41,7 @@ void hlc_init(struct hlc *h, uint64_t floor);
  * hlc_wall_ms(). */
 uint64_t hlc_now(struct hlc *h);
 /* now_ms (above 0) is what the time is elsewhere. As long as the wall clock is more than tolerance_ms
- * away from it, the time is counted from there on, on the monotonic clock. */
+ * away from it, the time is counted from there on, as clock_boottime_ms goes on. */
 void hlc_refer(struct hlc *h, int64_t now_ms, int64_t tolerance_ms);
 /* The time, in milliseconds since 1970: the wall clock's, unless that is known to be wrong. */
 int64_t hlc_wall_ms(const struct hlc *h);

@@ -313,7 +313,10 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 {
 	struct sim sim = {.seed = seed, .verbose = verbose, .now_ms = EPOCH_MS};
 	struct sim *s = &sim;
-	struct clock_source source = {sim_realtime_ns, sim_monotonic_ms, sim_sleep_ms, s};
+	struct clock_source source = {.realtime_ns = sim_realtime_ns,
+		.monotonic_ms = sim_monotonic_ms,
+		.sleep_ms = sim_sleep_ms,
+		.ctx = s};
 
 	random_seed_deterministic(seed);
 	clock_set_source(&source);

@@ -22,6 +22,7 @@ static void system_clock(void **state)
 	assert_true(clock_monotonic_ms() - start >= 20);
 	clock_sleep_ms(0);
 	clock_sleep_ms(-5);
+	assert_true(clock_boottime_ms() >= start); /* it counts what the other one does, and more */
 }
 
 struct virtual_time {
@@ -38,6 +39,11 @@ static int64_t virtual_monotonic_ms(void *ctx)
 	return ((struct virtual_time *)ctx)->ms - 1000;
 }
 
+static int64_t virtual_boottime_ms(void *ctx)
+{
+	return ((struct virtual_time *)ctx)->ms + 1;
+}
+
 static void virtual_sleep_ms(void *ctx, int64_t ms)
 {
 	((struct virtual_time *)ctx)->ms += ms;
@@ -46,13 +52,20 @@ static void virtual_sleep_ms(void *ctx, int64_t ms)
 static void simulated_clock(void **state)
 {
 	struct virtual_time now = {.ms = 5000};
-	const struct clock_source source = {
-		virtual_realtime_ns, virtual_monotonic_ms, virtual_sleep_ms, &now};
+	struct clock_source source = {.realtime_ns = virtual_realtime_ns,
+		.monotonic_ms = virtual_monotonic_ms,
+		.sleep_ms = virtual_sleep_ms,
+		.ctx = &now};
 
 	clock_set_source(&source);
 	clock_sleep_ms(3600000);
 	assert_true(clock_realtime_ns() == INT64_C(3605000999999));
 	assert_true(clock_realtime_ms() == 3605000);
+	assert_true(clock_monotonic_ms() == 3604000);
+	assert_true(clock_boottime_ms() == 3604000);
+	source.boottime_ms = virtual_boottime_ms;
+	clock_set_source(&source);
+	assert_true(clock_boottime_ms() == 3605001);
 	assert_true(clock_monotonic_ms() == 3604000);
 	clock_set_source(NULL);
 	assert_true(clock_realtime_ms() / 1000 >= (int64_t)time(NULL) - 1);

@@ -56,6 +56,56 @@ static void changes_are_found(void **state UNUSED)
 	assert_string_equal(text, "2000+1 ");
 }
 
+static void keep(struct cache *c, const char *p, size_t n, uint8_t hash[SHA256_SIZE])
+{
+	static uint64_t ino; /* of one only the newest are kept */
+	struct content_mapper m;
+
+	map_of(p, n, n, &m);
+	sha256(p, n, hash);
+	content_map_keep(c, &m, ++ino, hash);
+}
+
+static bool has_grown(struct cache *c, const uint8_t *base, const uint8_t *now)
+{
+	struct conn *conn;
+	bool grown;
+
+	assert_int_equal(cache_read_begin(c, &conn), 0);
+	assert_int_equal(content_map_grown(conn, base, now, &grown), 0);
+	cache_read_end(conn);
+	return grown;
+}
+
+static void growth_is_told_from_change(void **state)
+{
+	struct cache *c = ((struct fixture *)*state)->cache;
+	static char text[4096];
+	uint8_t short_one[SHA256_SIZE], full[SHA256_SIZE], more[SHA256_SIZE], other[SHA256_SIZE],
+		unknown[SHA256_SIZE] = {1};
+
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = (char)(i * 2654435761u >> 21);
+	keep(c, text, 2005, short_one);
+	keep(c, text, 2000, full);
+	keep(c, text, 4000, more);
+	assert_true(has_grown(c, short_one, more));
+	assert_true(has_grown(c, full, more));
+	assert_true(has_grown(c, full, short_one));
+	assert_false(has_grown(c, more, full));
+	assert_false(has_grown(c, more, more));
+	assert_false(has_grown(c, unknown, more));
+	assert_false(has_grown(c, more, unknown));
+	/* In the last block, which was not full, and in one that was. */
+	text[2003] ^= 1;
+	keep(c, text, 4000, other);
+	assert_true(has_grown(c, short_one, other));
+	text[1999] ^= 1;
+	keep(c, text, 4001, other);
+	assert_false(has_grown(c, full, other));
+	assert_false(has_grown(c, short_one, other));
+}
+
 /* As bytes and as a number, in pieces of any length, alone and beside others. */
 static void zeros_are_zeros(void **state UNUSED)
 {
@@ -230,6 +280,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(changes_are_found),
+		TEST(growth_is_told_from_change),
 		cmocka_unit_test(zeros_are_zeros),
 		cmocka_unit_test(small_content_has_none),
 		cmocka_unit_test(large_content_has_large_blocks),

@@ -268,6 +268,35 @@ static void test_long_directory_and_old_socket(void **state)
 	assert_non_null(strstr(err.text, path));
 }
 
+/* A daemon that does not serve yet, and whose queue is full: who only wants to know is not held up. */
+static void test_full_queue(void **state)
+{
+	char dir[64] = "/tmp/meridian-control.XXXXXX";
+	int fd[CONTROL_CLIENTS_MAX];
+	struct control *control;
+	struct err err = {0};
+
+	assert_non_null(mkdtemp(dir));
+	assert_true(control_is_gone(dir));
+	assert_int_equal(control_open(dir, handler, NULL, &control, &err), 0);
+	assert_false(control_is_gone(dir));
+	alarm(20); /* ends the program where something blocks */
+	for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		fd[i] = control_connect(dir, NULL);
+		assert_true(fd[i] >= 0);
+	}
+	/* The kernel takes one or two more. */
+	for (size_t i = 0; i < 16; i++)
+		assert_false(control_is_gone(dir));
+	alarm(0);
+	for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		close(fd[i]);
+	control_stop(control);
+	assert_true(control_is_gone(dir));
+	assert_int_equal(rmdir(dir), 0);
+	assert_true(control_is_gone(dir));
+}
+
 static void test_mount_table(void **state)
 {
 	static const char table[] = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
@@ -305,6 +334,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_before_it_serves, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_long_directory_and_old_socket, setup, teardown),
+		cmocka_unit_test(test_full_queue),
 		cmocka_unit_test(test_mount_table),
 	};
 

@@ -6,9 +6,11 @@
 #include "cache/outbox.h"
 #include "replicator/delta.h"
 #include "replicator/delta_pace.h"
+#include "replicator/internal.h"
 #include "replicator/segment.h"
 #include "src/base/metrics.h"
 #include "src/base/random.h"
+#include "tests/sim/store_mem.h"
 
 enum { SIZE = 3 << 20, BLOCK = 16 << 10 };
 
@@ -359,6 +361,264 @@ static void too_much_in_the_end_is_sent_whole(void **state)
 	assert_int_equal(cluster_backlog(c, 0), 0);
 }
 
+/* ---- logs that grow by more than a delta has ---- */
+
+enum { TOOK_MS = 1000, GROWTH = 3 << 19, PAUSE_MS = (DELTA_PACE_SHARE - 1) * TOOK_MS };
+
+static bool pass_time; /* while an object of the log is sent */
+static void (*meanwhile)(struct cluster *c);
+
+static enum store_result slow_put(void *ctx, const char *op, const char *key, bool did_happen)
+{
+	if (pass_time && !did_happen && strcmp(op, "put") == 0 && strcmp(key, "d/log") == 0) {
+		cluster_now_ms += TOOK_MS;
+		if (meanwhile)
+			meanwhile(ctx);
+	}
+	return STORE_OK;
+}
+
+static struct store *with_slow_puts(
+	struct cluster *c, unsigned node, unsigned region UNUSED, struct store *inner)
+{
+	return node == 0 ? store_fault_new(inner, slow_put, c) : inner;
+}
+
+/* The log was sent once, and nobody waits for it any more. */
+static void begin_log(struct cluster *c)
+{
+	cluster_stop_node(c, 0, true);
+	c->wrap = with_slow_puts;
+	cluster_start_node(c, 0);
+	cluster_mkdir(c, 0, "d");
+	cluster_mkdir(c, 0, "e");
+	cluster_settle(c);
+	cluster_write(c, 0, "d/log", body, SIZE);
+	pass_time = true;
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE); /* the first one is not delayed */
+	object_size(c, 1, "d/log", SIZE);
+	cluster_pull(c, 1);
+	assert_int_equal(cluster_resolve(c, 1, "d/log").size, SIZE);
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
+static void end_log(struct cluster *c)
+{
+	meanwhile = NULL;
+	pass_time = false;
+	cluster_now_ms += 3600000;
+	cluster_settle(c);
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
+static void a_log_that_grows_fast_is_paced(void **state)
+{
+	struct cluster *c = *state;
+
+	begin_log(c);
+	append(c, 0, "d/log", body + SIZE, GROWTH);
+	cluster_puts(c, 0, "d/after", "beside it");
+	cluster_puts(c, 0, "e/other", "elsewhere");
+	cluster_push(c, 0);
+	cluster_pull(c, 1);
+	object_size(c, 0, "d/log", SIZE);
+	assert_int_equal(cluster_resolve(c, 1, "d/log").size, SIZE);
+	cluster_expect_absent(c, 1, "d/after");
+	cluster_expect(c, 1, "e/other", "elsewhere");
+	/* The second region's time began after the first one's. */
+	cluster_now_ms += PAUSE_MS - TOOK_MS - 1;
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE);
+	cluster_now_ms += TOOK_MS + 1;
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE + GROWTH);
+	object_size(c, 1, "d/log", SIZE + GROWTH);
+	cluster_push(c, 0);
+	cluster_pull(c, 1);
+	assert_int_equal(cluster_resolve(c, 1, "d/log").size, SIZE + GROWTH);
+	cluster_expect(c, 1, "d/after", "beside it");
+	end_log(c);
+	expect(c, 1, "d/log", SIZE + GROWTH);
+}
+
+static void a_file_that_is_rewritten_is_not(void **state)
+{
+	struct cluster *c = *state;
+
+	begin_log(c);
+	for (size_t i = 0; i < SIZE; i += BLOCK)
+		body[i] ^= 1;
+	cluster_write(c, 0, "d/log", body, SIZE + GROWTH);
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE + GROWTH);
+	object_size(c, 1, "d/log", SIZE + GROWTH);
+	/* Nor is one that got shorter. */
+	for (size_t i = 0; i < SIZE; i += BLOCK)
+		body[i] ^= 1;
+	cluster_write(c, 0, "d/log", body, SIZE);
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE);
+	end_log(c);
+	expect(c, 1, "d/log", SIZE);
+}
+
+static void nor_is_one_that_somebody_waits_for(void **state)
+{
+	struct cluster *c = *state;
+
+	begin_log(c);
+	struct delta_pace *pace = &c->node[0].replicator->pace;
+	append(c, 0, "d/log", body + SIZE, GROWTH);
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE);
+	cluster_now_ms += PAUSE_MS / 3; /* it is not looked at all the time */
+	atomic_fetch_add(&pace->hurry, 1);
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE + GROWTH);
+	atomic_fetch_sub(&pace->hurry, 1);
+	append(c, 0, "d/log", body + SIZE + GROWTH, GROWTH);
+	cluster_push(c, 0);
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE + GROWTH);
+	cluster_now_ms += PAUSE_MS / 3;
+	atomic_store(&pace->awaited, true);
+	cluster_push(c, 0);
+	object_size(c, 0, "d/log", SIZE + 2 * GROWTH);
+	atomic_store(&pace->awaited, false);
+	end_log(c);
+	expect(c, 1, "d/log", SIZE + 2 * GROWTH);
+}
+
+/* A program that never stops, and a sealer whose patience is over in the middle of it. */
+static unsigned written;
+
+static void write_on(struct cluster *c)
+{
+	bool did;
+
+	append(c, 0, "d/log", body + SIZE + GROWTH + written, 1000);
+	written += 1000;
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	cluster_now_ms += 2 * SEAL_PATIENCE_MS;
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+}
+
+static void each_version_that_is_sent_is_announced(void **state)
+{
+	struct cluster *c = *state;
+	bool did;
+
+	begin_log(c);
+	append(c, 0, "d/log", body + SIZE, GROWTH);
+	cluster_push(c, 0);
+	cluster_now_ms += PAUSE_MS;
+	meanwhile = write_on;
+	written = 0;
+	assert_int_equal(replicator_step_objects(c->node[0].replicator, 1, 64, &did), 0);
+	meanwhile = NULL;
+	object_size(c, 1, "d/log", SIZE + GROWTH);
+	/* It came, and is still to be announced. */
+	assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+	assert_int_equal(replicator_step_announce(c->node[0].replicator, 1, &did), 0);
+	assert_true(did);
+	cluster_pull(c, 1);
+	struct inode inode = cluster_resolve(c, 1, "d/log");
+	assert_int_equal(inode.size, SIZE + GROWTH);
+	end_log(c);
+	expect(c, 1, "d/log", SIZE + GROWTH + written);
+}
+
+/* In parts, to a bucket in memory, while the file goes on. */
+static struct store *bucket[CLUSTER_REGIONS];
+
+static enum store_result first_part(void *ctx, const char *op, const char *key, bool did_happen)
+{
+	if (strcmp(op, "part") == 0 && !did_happen && meanwhile) {
+		void (*once)(struct cluster *c) = meanwhile;
+
+		meanwhile = NULL;
+		once(ctx);
+	}
+	return STORE_OK;
+}
+
+static struct store *with_parts(
+	struct cluster *c, unsigned node, unsigned region, struct store *inner)
+{
+	static const struct store_limits limits = {.put_max = BLOCK,
+		.object_max = 4 * SIZE,
+		.part_min = BLOCK,
+		.part_max = SIZE / 3,
+		.parts_max = 100};
+
+	if (node != 0)
+		return inner;
+	store_close(inner);
+	bucket[region] = store_mem_new(STORE_MEM_ALL);
+	store_mem_set_limits(bucket[region], &limits);
+	return store_fault_new(bucket[region], first_part, c);
+}
+
+/* As a flush does: without patience. */
+static void seal_at_once(struct cluster *c)
+{
+	assert_int_equal(sealer_seal_all(c->node[0].replicator->sealer, NULL, NULL), 0);
+}
+
+static void grow(struct cluster *c)
+{
+	append(c, 0, "d/log", body + SIZE + GROWTH, GROWTH);
+	seal_at_once(c);
+}
+
+static void rewrite(struct cluster *c)
+{
+	cluster_write(c, 0, "d/log", body + BLOCK, SIZE);
+	seal_at_once(c);
+}
+
+/* 0: there is none. */
+static uint64_t size_in_bucket(unsigned region)
+{
+	struct store_object object = {0};
+	struct store_error error = {0};
+	enum store_result r = store_head(bucket[region], "d/log", &object, NULL, NULL, &error);
+
+	assert_true(r == STORE_OK || r == STORE_ABSENT);
+	return r == STORE_OK ? object.size : 0;
+}
+
+static void an_upload_goes_on_when_its_file_grows(void **state)
+{
+	struct cluster *c = *state;
+	bool did;
+
+	cluster_stop_node(c, 0, true);
+	c->wrap = with_parts;
+	cluster_start_node(c, 0);
+	cluster_mkdir(c, 0, "d");
+	cluster_write(c, 0, "d/log", body, SIZE);
+	cluster_settle(c);
+	append(c, 0, "d/log", body + SIZE, GROWTH);
+	seal_at_once(c);
+	meanwhile = grow;
+	assert_int_equal(replicator_step_objects(c->node[0].replicator, 0, 64, &did), 0);
+	assert_null(meanwhile);
+	assert_int_equal(size_in_bucket(0), SIZE + GROWTH);
+	/* One that takes its place is not sent on. */
+	cluster_settle(c);
+	assert_int_equal(size_in_bucket(0), SIZE + 2 * GROWTH);
+	cluster_write(c, 0, "d/log", body + 2 * BLOCK, SIZE);
+	seal_at_once(c);
+	meanwhile = rewrite;
+	assert_int_equal(replicator_step_objects(c->node[0].replicator, 0, 64, &did), 0);
+	assert_null(meanwhile);
+	assert_int_equal(size_in_bucket(0), SIZE + 2 * GROWTH);
+	end_log(c);
+	assert_int_equal(size_in_bucket(0), SIZE);
+}
+
 static void a_kill_takes_nothing(void **state)
 {
 	struct cluster *c = *state;
@@ -394,6 +654,11 @@ int main(void)
 		TEST(an_object_that_lags_is_followed),
 		TEST(a_wrong_result_is_not_taken),
 		TEST(too_much_in_the_end_is_sent_whole),
+		TEST(a_log_that_grows_fast_is_paced),
+		TEST(a_file_that_is_rewritten_is_not),
+		TEST(nor_is_one_that_somebody_waits_for),
+		TEST(each_version_that_is_sent_is_announced),
+		TEST(an_upload_goes_on_when_its_file_grows),
 		TEST(a_kill_takes_nothing),
 	};
 

@@ -77,6 +77,32 @@ static void a_wrong_wall_clock_is_not_followed(void **state)
 	clock_set_source(NULL);
 }
 
+static int64_t suspended;
+
+static int64_t boottime_ms(void *ctx)
+{
+	return monotonic + suspended;
+}
+
+/* A machine that slept is not told that its wall clock is wrong, nor stamps with a time of before. */
+static void what_is_referred_to_goes_on_in_suspension(void **state)
+{
+	const struct clock_source source = {
+		.realtime_ns = wall_ns, .monotonic_ms = monotonic_ms, .boottime_ms = boottime_ms};
+	struct hlc h;
+
+	clock_set_source(&source);
+	hlc_init(&h, 0);
+	wall_ms = 10000;
+	hlc_refer(&h, 10400, 500);
+	suspended = 7200000;
+	wall_ms += 7200000;
+	assert_int_equal(hlc_wall_ms(&h), 7210000);
+	wall_ms = 10000; /* not set after it */
+	assert_int_equal(hlc_wall_ms(&h), 7210400);
+	clock_set_source(NULL);
+}
+
 #define PER_THREAD 20000
 
 struct taker {
@@ -266,6 +292,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clock_follows_and_never_returns),
 		cmocka_unit_test(a_wrong_wall_clock_is_not_followed),
+		cmocka_unit_test(what_is_referred_to_goes_on_in_suspension),
 		cmocka_unit_test(values_are_unique_across_threads),
 		cmocka_unit_test(stamps),
 		cmocka_unit_test(vector_basics),

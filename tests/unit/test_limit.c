@@ -32,7 +32,8 @@ static void fake_sleep(void *ctx UNUSED, int64_t ms)
 	now_ms += ms;
 }
 
-static const struct clock_source source = {fake_realtime, fake_monotonic, fake_sleep, NULL};
+static const struct clock_source source = {
+	.realtime_ns = fake_realtime, .monotonic_ms = fake_monotonic, .sleep_ms = fake_sleep};
 
 /* Calls stay inside until the gate opens; who entered is noted in order. */
 static struct mutex lock;

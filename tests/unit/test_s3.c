@@ -6,12 +6,15 @@
 #include <errno.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "replicator/store/layers.h"
 #include "replicator/store/s3_request.h"
 #include "src/base/buf.h"
+#include "src/base/clock.h"
 #include "tests/unit/canned_server.h"
 
 #define DATED(status) "HTTP/1.1 " status "\r\nDate: Fri, 24 May 2013 00:00:00 GMT\r\n"
@@ -130,6 +133,55 @@ static void test_put_request(void **state)
 	assert_int_equal(t->server.body[0], 4);
 	assert_true(store_clock_skew_ms(t->s) < -86400000LL * 365);
 	end(t);
+}
+
+/* The system's clock, on a machine that is suspended all the time. */
+static int64_t now_of(clockid_t clock)
+{
+	struct timespec t;
+
+	assert_int_equal(clock_gettime(clock, &t), 0);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int64_t real_ns(void *ctx UNUSED)
+{
+	return now_of(CLOCK_REALTIME);
+}
+
+static int64_t awake_ms(void *ctx UNUSED)
+{
+	return now_of(CLOCK_MONOTONIC) / 1000000;
+}
+
+static void sleep_on(void *ctx UNUSED, int64_t ms)
+{
+	usleep((useconds_t)ms * 1000);
+}
+
+static int64_t jumping_ms(void *ctx)
+{
+	static _Atomic int64_t suspended;
+
+	return awake_ms(ctx) + (suspended += 10000);
+}
+
+/* An answer that lay here meanwhile tells a time of the past. */
+static void test_suspended(void **state)
+{
+	static const struct clock_source source = {.realtime_ns = real_ns,
+		.monotonic_ms = awake_ms,
+		.sleep_ms = sleep_on,
+		.boottime_ms = jumping_ms};
+	const struct canned_step steps[] = {{.reply = FULL("ETag: \"e1\"\r\n")}};
+
+	clock_set_source(&source);
+	struct run *t = start(steps, 1);
+	struct buf b CLEANUP(buf_done) = {0};
+	assert_int_equal(get(t, &b), STORE_OK);
+	assert_int_equal(store_clock_ms(t->s), 0);
+	end(t);
+	clock_set_source(NULL);
 }
 
 /* An hour's wrong clock costs one request: the next ones are signed with the store's time. */
@@ -598,6 +650,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_key_too_long_with_prefix),
 		cmocka_unit_test(test_put_request),
+		cmocka_unit_test(test_suspended),
 		cmocka_unit_test(test_wrong_clock),
 		cmocka_unit_test(test_read_classification),
 		cmocka_unit_test(test_write_classification),

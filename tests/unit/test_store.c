@@ -160,6 +160,31 @@ static int64_t monotonic(void *ctx)
 	return monotonic_ms;
 }
 
+static int64_t suspended_ms;
+
+static int64_t boottime(void *ctx)
+{
+	return monotonic_ms + suspended_ms;
+}
+
+static void clock_of_the_store_goes_on_while_the_machine_is_suspended(void **state)
+{
+	const struct clock_source source = {
+		.realtime_ns = wall_ns, .monotonic_ms = monotonic, .boottime_ms = boottime};
+	struct store *s = store_retry_new(store_stats_new(store_mem_new(STORE_MEM_ALL)), 1, 1000);
+	int64_t told = wall_ms + 100;
+
+	clock_set_source(&source);
+	suspended_ms = 7000;
+	store_clock_note(s, told);
+	suspended_ms += 7200000;
+	wall_ms += 7200000;
+	assert_int_equal(store_clock_ms(s), told + 7200000);
+	assert_int_equal(store_clock_skew_ms(s), 100);
+	clock_set_source(NULL);
+	store_close(s);
+}
+
 static void clock_of_the_store(void **state)
 {
 	const struct clock_source source = {.realtime_ns = wall_ns, .monotonic_ms = monotonic};
@@ -192,6 +217,7 @@ int main(void)
 		cmocka_unit_test(kinds_of_store),
 		cmocka_unit_test(counts),
 		cmocka_unit_test(clock_of_the_store),
+		cmocka_unit_test(clock_of_the_store_goes_on_while_the_machine_is_suspended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
