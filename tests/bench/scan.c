@@ -3,6 +3,9 @@
  *
  *     scan DIRECTORY FILES
  *
+ * Exits with 1 when a scan does not see everything, asks for what it should not, or takes more than half of the 200 MB
+ * that are promised.
+ *
  * Three scans: nothing is known of the bucket (each object is asked for), everything is known, and a hundredth of the
  * objects was replaced by another tool. Entries are put, not shown in the tree: fill.c measures that. */
 #include <inttypes.h>
@@ -24,7 +27,11 @@ struct made_up {
 	uint64_t files;
 	uint64_t node;
 	unsigned generation; /* of every hundredth object */
+	char volume[1024];   /* .meridian/volume.json, as it was put; of Meridian's own the only one that is kept */
+	size_t volume_len;
 };
+
+#define VOLUME_KEY ".meridian/volume.json"
 
 static const char body[4096];
 static uint8_t hash_of_body[SHA256_SIZE];
@@ -116,6 +123,8 @@ static enum store_result get(struct store *s, const char *key, uint64_t offset U
 {
 	struct store_object object;
 
+	if (strcmp(key, VOLUME_KEY) == 0 && of(s)->volume_len)
+		return sink->write(sink->ctx, of(s)->volume, of(s)->volume_len) == 0 ? STORE_OK : STORE_LOCAL;
 	if (strncmp(key, ".meridian/", 10) == 0)
 		return STORE_ABSENT;
 	enum store_result r = head(s, key, o ? o : &object, meta, call, error);
@@ -123,11 +132,18 @@ static enum store_result get(struct store *s, const char *key, uint64_t offset U
 										: STORE_LOCAL;
 }
 
-static enum store_result put(struct store *s UNUSED, const char *key UNUSED,
-	const struct store_source *source UNUSED, const struct store_meta *meta UNUSED,
+static enum store_result put(struct store *s, const char *key,
+	const struct store_source *source, const struct store_meta *meta UNUSED,
 	const struct store_condition *condition UNUSED, char *etag UNUSED,
 	const struct store_call *call UNUSED, struct store_error *error UNUSED)
 {
+	struct made_up *m = of(s);
+
+	if (strcmp(key, VOLUME_KEY) != 0)
+		return STORE_OK;
+	CHECK(source->size <= sizeof(m->volume));
+	CHECK(source->read(source->ctx, 0, m->volume, source->size) == (ssize_t)source->size);
+	m->volume_len = source->size;
 	return STORE_OK;
 }
 
@@ -138,13 +154,16 @@ static enum store_result drop(struct store *s UNUSED, const char *key UNUSED,
 	return STORE_OK;
 }
 
-static enum store_result copy(struct store *s UNUSED, const char *from UNUSED,
+static enum store_result copy(struct store *s, const char *from,
 	const char *to UNUSED, const struct store_meta *meta UNUSED, const char *match UNUSED,
 	char *etag, const struct store_call *call UNUSED, struct store_error *error UNUSED)
 {
-	if (etag)
-		snprintf(etag, STORE_ETAG_SIZE, "copied");
-	return STORE_OK;
+	struct store_object o;
+	enum store_result r = head(s, from, &o, NULL, NULL, NULL);
+
+	if (r == STORE_OK && etag)
+		snprintf(etag, STORE_ETAG_SIZE, "%s", o.etag);
+	return r;
 }
 
 static void leave(struct store *s UNUSED)
@@ -201,7 +220,10 @@ static long peak_kib(void)
 	return kib;
 }
 
-static void scan(struct replicator *r, const char *what)
+enum { RESIDENT_MAX_MIB = 100 };
+
+/* looked: how many objects are to be asked for. False: not as promised. */
+static bool scan(struct replicator *r, const char *what, uint64_t files, uint64_t looked)
 {
 	const struct reconcile_request q = {.path = {"", 0}};
 	struct reconcile_counts counts;
@@ -212,10 +234,12 @@ static void scan(struct replicator *r, const char *what)
 	int code = reconciler_scan(r->reconciler, &q, &counts, &err);
 	if (code < 0)
 		fprintf(stderr, "scan: %s\n", err.text);
+	long mib = peak_kib() / 1024;
 	printf("%s: %.1f s, %ld MiB resident at most, %" PRIu64 " objects, %" PRIu64
 	       " asked for, %" PRIu64 " overwritten\n",
-		what, (double)(clock_monotonic_ms() - start) / 1000, peak_kib() / 1024,
-		counts.objects, counts.looked, counts.found[FOUND_OVERWRITE]);
+		what, (double)(clock_monotonic_ms() - start) / 1000, mib, counts.objects, counts.looked,
+		counts.found[FOUND_OVERWRITE]);
+	return code == 0 && counts.objects == files && counts.looked == looked && mib <= RESIDENT_MAX_MIB;
 }
 
 int main(int argc, char **argv)
@@ -245,11 +269,11 @@ int main(int argc, char **argv)
 	struct region *region = &r->regions.region[0];
 	region->state = REGION_UP;
 	region->checked = region->probed = true;
-	scan(r, "nothing known");
-	scan(r, "everything known");
+	bool ok = scan(r, "nothing known", m.files, m.files);
+	ok = scan(r, "everything known", m.files, 0) && ok;
 	m.generation = 1;
-	scan(r, "a hundredth replaced");
+	ok = scan(r, "a hundredth replaced", m.files, (m.files + 99) / 100) && ok;
 	replicator_free(r);
 	cache_close(c);
-	return 0;
+	return ok ? 0 : 1;
 }

@@ -168,7 +168,8 @@ class Regions(unittest.TestCase):
         while not b.region("region-2")["read_last"]:
             read_block()
             self.assertLess(time.monotonic(), end, b.status_text())
-        self.assertEqual(from_which(lambda: [read_block() for _ in range(4)], 4 * MIB), 1)
+        # Two that happen to follow each other have what follows read ahead: some may be here.
+        self.assertEqual(from_which(lambda: [read_block() for _ in range(4)], 2 * MIB), 1)
         wait_until("pulled from the other region", lambda: b.status()["pull_region"] == "region-1", 30)
         slow = b.region("region-2")
         self.assertGreater(slow["latency_ms"], 500)

@@ -441,6 +441,80 @@ static void test_away_tail(void **state)
 	away(*state, true);
 }
 
+static uint64_t conflicts(struct cluster *c, unsigned n)
+{
+	struct replicator_status *s = cluster_status(c, n);
+	uint64_t found = s->conflicts;
+
+	free(s);
+	return found;
+}
+
+static const char *sought;
+static bool found_content;
+
+static int seek_content(
+	const char *path, const struct stat *st, int type, struct FTW *ftw UNUSED)
+{
+	char text[64] = "";
+	FILE *f;
+
+	if (type != FTW_F || st->st_size >= (off_t)sizeof(text) || !(f = fopen(path, "r")))
+		return 0;
+	found_content |= fgets(text, sizeof(text), f) && strcmp(text, sought) == 0;
+	fclose(f);
+	return 0;
+}
+
+/* The server's disk has a content file with that text, whatever shows it. */
+static bool has_content(struct cluster *c, unsigned n, const char *text)
+{
+	sought = text;
+	found_content = false;
+	assert_int_equal(nftw(c->node[n].state, seek_content, 16, FTW_PHYS), 0);
+	return found_content;
+}
+
+/* What it had changed and not pushed before it was away meets what others did meanwhile, of which only a
+ * checkpoint tells. */
+static void test_away_conflict(void **state)
+{
+	struct cluster *c = *state;
+
+	fill(c);
+	steps(c, 0);
+	down_all(c, true);
+	cluster_puts(c, 1, "d/a", "earlier than theirs");
+	cluster_puts(c, 1, "d/b", "earlier than the removal");
+	cluster_push(c, 1);
+	cluster_stop_node(c, 1, true);
+	down_all(c, false);
+	cluster_now_ms += HOUR_MS;
+	cluster_puts(c, 0, "d/a", "theirs");
+	cluster_unlink(c, 0, "d/b");
+	cluster_puts(c, 0, "d/c", "earlier than ours");
+	write_checkpoints(c, 2);
+	cluster_now_ms += 8 * DAY_MS;
+	write_checkpoints(c, 3);
+	down_all(c, true);
+	cluster_start_node(c, 1);
+	cluster_puts(c, 1, "d/c", "ours");
+	cluster_push(c, 1);
+	down_all(c, false);
+	cluster_now_ms += 600000;
+	cluster_settle(c);
+	for (unsigned n = 0; n < 2; n++) {
+		cluster_expect(c, n, "d/a", "theirs");
+		cluster_expect_absent(c, n, "d/b");
+		cluster_expect(c, n, "d/c", "ours");
+	}
+	assert_true(conflicts(c, 1) >= 3);
+	assert_true(has_content(c, 1, "earlier than theirs"));
+	assert_true(has_content(c, 1, "earlier than the removal"));
+	assert_true(has_content(c, 0, "earlier than ours"));
+	assert_int_equal(cluster_backlog(c, 0) + cluster_backlog(c, 1), 0);
+}
+
 /* Days go by, in which both servers do what they do. */
 static void live(struct cluster *c, unsigned days)
 {
@@ -563,6 +637,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_not_covered, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away_tail, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_away_conflict, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_nobodys_home, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_lease, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(
