@@ -28,12 +28,14 @@ struct region {
 	unsigned id;
 	char name[REGION_NAME_SIZE];
 	uint64_t rows;
+	bool whole; /* it has everything that this server knows of */
 	bool wanted;
 };
 
 static int load_regions(struct conn *conn, struct region list[REGION_MAX], unsigned *count)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT id, name, rows FROM region ORDER BY id");
+	sqlite3_stmt *s = conn_statement(conn, "SELECT id, name, rows, rows = 0 AND seed_after IS NULL"
+					       " AND resync = 0 FROM region ORDER BY id");
 	unsigned n = 0;
 	int r;
 
@@ -47,6 +49,7 @@ static int load_regions(struct conn *conn, struct region list[REGION_MAX], unsig
 		}
 		list[n].id = (unsigned)id;
 		list[n].rows = (uint64_t)sqlite3_column_int64(s, 2);
+		list[n].whole = sqlite3_column_int(s, 3) != 0;
 		list[n++].wanted = false;
 	}
 	*count = n;
@@ -99,9 +102,42 @@ static int retire(struct conn *conn, const struct region *region)
 	return r ? r : conn_run_int(conn, "DELETE FROM region WHERE id = ?1", region->id);
 }
 
+/* Content that is not here has to be in a region that stays. Reads all inodes where all content is here. */
+static int check_content(
+	struct conn *conn, const struct region *list, unsigned count, struct err *err)
+{
+	const char *goes = NULL;
+	bool elsewhere = false;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (list[i].wanted && list[i].whole)
+			return 0;
+		if (!list[i].wanted)
+			goes = list[i].name;
+	}
+	if (!goes)
+		return 0;
+	int r = conn_exists(conn, conn_statement(conn, "SELECT 1 FROM inode WHERE state = 2 LIMIT 1"),
+		&elsewhere);
+	if (r)
+		return err_errno(err, r, "cannot read the inodes");
+	return elsewhere ? err_set(err, -EBUSY,
+				   "region \"%s\" is no longer configured, content of files that is "
+				   "not in this cache may be nowhere else, and no other region has "
+				   "everything\n"
+				   "hint: name it again beside the new one until meridian flush --wait "
+				   "is through, or give it up with meridian mount --drop-regions",
+				   goes)
+			 : 0;
+}
+
 static int retire_unwanted(
 	struct conn *conn, const struct region *list, unsigned count, bool force, struct err *err)
 {
+	int checked = force ? 0 : check_content(conn, list, count, err);
+
+	if (checked)
+		return checked;
 	for (unsigned i = 0; i < count; i++) {
 		int r;
 

@@ -9,7 +9,8 @@
 
 /* Ids of the named regions, 0 to REGION_MAX - 1, stable for the life of the state; names not
  * listed are retired with their outbox rows (err tells how many rows that drops; refused with
- * -EBUSY when there are any, unless force). A region that is new while entries exist is seeded: it
+ * -EBUSY when there are any, or when content that is not here may be nowhere but in a region that goes, unless
+ * force). A region that is new while entries exist is seeded: it
  * gets an outbox row for each live entry, and for each tombstone where its bucket was the volume's before,
  * by region_seed. */
 int region_register(struct cache *c, const char *const *names, unsigned count, bool force,

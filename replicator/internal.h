@@ -30,6 +30,16 @@ struct announce_thread {
 
 #define REFRESH_THREADS 4
 
+/* Work that a local failure, a full disk say, keeps from getting on. */
+struct stopped_work {
+	const int *of; /* who does it: its last code; NULL: none */
+	const char *what;
+	int code;
+};
+
+/* A thread that does such work: as many as there may be. */
+#define STOPPED_WORK_MAX (REGION_MAX + REFRESH_THREADS + 8)
+
 struct replicator {
 	struct cache *cache;
 	struct replicator_options o; /* numbers only; its strings are not kept */
@@ -49,13 +59,14 @@ struct replicator {
 	struct reconciler *reconciler;
 	struct durable *durable;
 
-	struct mutex lock; /* rank REPLICATOR; guards the six below */
+	struct mutex lock; /* rank REPLICATOR; guards the seven below */
 	struct cond cond;
 	uint64_t generation; /* raised when there may be something to do */
 	bool hurry;	     /* somebody flushes: nothing is gathered any longer */
 	bool seal_now;	     /* somebody's fsync waits for the sealer */
 	uint64_t send_now;   /* a bit for each region (by index) that an fsync waits for */
 	bool stopping;
+	struct stopped_work stopped[STOPPED_WORK_MAX];
 
 	int64_t durable_next_ms; /* the durable thread's */
 

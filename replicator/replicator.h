@@ -170,6 +170,8 @@ struct region_status {
 	char error[256];     /* last failure, "" when none since the last success */
 };
 
+#define REPLICATOR_STOPPED_SIZE 256
+
 struct replicator_status {
 	char volume_id[40];
 	uint64_t node;
@@ -180,6 +182,8 @@ struct replicator_status {
 	uint64_t journal_oldest_ms;
 	bool renaming; /* a directory's rename is being turned into changes of names */
 	struct seal_progress rename;
+	/* What a failure on this machine, a full disk say, keeps from getting on, and why; "": nothing. */
+	char stopped[REPLICATOR_STOPPED_SIZE];
 	char pull_region[REGION_NAME_SIZE]; /* pulled from now */
 	int64_t pull_last_ms;		    /* realtime of the last complete pull; 0: never */
 	/* age of the newest merged segment when merged; -1: none yet */

@@ -85,6 +85,21 @@ static int counts(struct replicator *r, struct conn *conn, struct replicator_sta
 	return entry_count(conn, &s->entries, &s->tombstones);
 }
 
+static void stopped_work(struct replicator *r, char text[REPLICATOR_STOPPED_SIZE])
+{
+	size_t n = 0;
+
+	mutex_lock(&r->lock);
+	for (unsigned i = 0; i < STOPPED_WORK_MAX && n < REPLICATOR_STOPPED_SIZE; i++) {
+		const struct stopped_work *s = &r->stopped[i];
+
+		if (s->of)
+			n += (size_t)snprintf(text + n, REPLICATOR_STOPPED_SIZE - n, "%s%s: %s",
+				n ? ", " : "", s->what, strerror(-s->code));
+	}
+	mutex_unlock(&r->lock);
+}
+
 int replicator_status(struct replicator *r, struct replicator_status *ret)
 {
 	struct replicator_status *s = calloc(1, sizeof(*s));
@@ -108,6 +123,7 @@ int replicator_status(struct replicator *r, struct replicator_status *ret)
 	for (unsigned i = 0; i < r->regions.count; i++)
 		trash_status(r->trash, i, &s->region[i].trash);
 	s->renaming = sealer_progress(r->sealer, &s->rename);
+	stopped_work(r, s->stopped);
 	s->durable_waiting = durable_waiting(r->durable);
 	puller_status(r->puller, &pull);
 	memcpy(s->pull_region, pull.region, sizeof(s->pull_region));

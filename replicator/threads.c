@@ -62,17 +62,35 @@ void replicator_wait_ms(struct replicator *r, int64_t ms, uint64_t *seen, bool u
 	mutex_unlock(&r->lock);
 }
 
-/* A local failure (disk full) is said once, and tried again at leisure. */
+static void note_stopped(struct replicator *r, const char *what, int code, const int *of)
+{
+	struct stopped_work *place = NULL;
+
+	mutex_lock(&r->lock);
+	for (unsigned i = 0; i < STOPPED_WORK_MAX; i++) {
+		struct stopped_work *s = &r->stopped[i];
+
+		if (s->of == of || (!s->of && !place))
+			place = s;
+		if (s->of == of)
+			break;
+	}
+	if (place)
+		*place = (struct stopped_work){code < 0 ? of : NULL, what, code};
+	mutex_unlock(&r->lock);
+}
+
+/* A local failure (disk full) is said once, stands in the status, and is tried again at leisure. */
 static void local_failure(struct replicator *r, const char *what, int code, int *last)
 {
 	if (code == *last)
 		return;
 	*last = code;
+	note_stopped(r, what, code, last);
 	if (code < 0)
 		log_error("%s stopped, trying again error=\"%s\"", what, strerror(-code));
 	else
 		log_info("%s goes on", what);
-	(void)r;
 }
 
 static void *seal_loop(void *arg)

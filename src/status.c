@@ -286,6 +286,8 @@ static void local_notes(const struct status *s, struct buf *out)
 			"set it right\n",
 			text_age(off_ms < 0 ? -off_ms : off_ms, figure),
 			off_ms < 0 ? "behind" : "ahead of");
+	if (s->replicator.stopped[0])
+		buf_printf(out, "  warning    cannot go on, and tries again: %s\n", s->replicator.stopped);
 	if (s->usage.state_volatile)
 		buf_printf(out,
 			"  warning    the state directory %s is in memory: what is not pushed dies "
@@ -559,6 +561,7 @@ char *status_json(const struct status *s)
 		json_put_int(j, "total", (int64_t)r->rename.total);
 		json_end(j);
 	}
+	json_put_str(j, "stopped", r->stopped);
 	json_put_int(j, "journal_rows", (int64_t)r->journal_rows);
 	json_put_int(j, "journal_oldest_ms", (int64_t)r->journal_oldest_ms);
 	json_put_int(j, "journal_oldest_age_ms", age(s, (int64_t)r->journal_oldest_ms));

@@ -2,6 +2,7 @@
 space again."""
 import errno
 import os
+import subprocess
 import unittest
 
 from harness import World, converge, main, wait_until
@@ -55,6 +56,36 @@ class Full(unittest.TestCase):
         converge(a, b)
         self.assertEqual({p.name: p.read_bytes() for p in b.mount.iterdir()}, kept)
         world.close()
+
+    def test_full_while_it_reads_along(self):
+        """What another server writes does not fit: the merge stops in the middle, `status` says so, and it goes on when there is
+        room, also after a kill; a program's own small write still finds the reserve."""
+        world = World()
+        regions = world.directories("east", "west")
+        small = world.mount_tmpfs("small", "40m")
+        a = world.server("a", regions)
+        b = world.server("b", regions, home="west", state=small / "state")
+        a.start()
+        b.start()
+        for n in range(10):
+            (a.mount / f"d{n}").mkdir()
+            for i in range(200):
+                (a.mount / f"d{n}" / f"f{i}").write_bytes(world.random.randbytes(30_000))
+        a.flush()
+
+        def stopped():
+            return "merging: No space left on device" in b.status()["stopped"]
+
+        wait_until(lambda: f"it is said\n{b.status_text()}", stopped, 60)
+        self.assertIn("cannot go on, and tries again: merging: No space left", b.status_text())
+        b.kill()
+        b.start()
+        wait_until(lambda: f"it is said again\n{b.status_text()}", stopped, 60)
+        subprocess.run(["mount", "-o", "remount,size=400m", small], check=True)
+        converge(a, b)
+        self.assertEqual(b.status()["stopped"], "")
+        self.assertNotIn("cannot go on", b.status_text())
+        world.end(a, b)
 
 
 if __name__ == "__main__":

@@ -641,6 +641,32 @@ static void a_kill_takes_nothing(void **state)
 	assert_int_equal(cluster_backlog(c, 0), 0);
 }
 
+/* The object of a growing log takes at most a quarter of the time, and none while somebody waits for nothing but it. */
+static void the_object_keeps_to_its_share(void **state UNUSED)
+{
+	static struct delta_pace p;
+	struct slice log = slice_of("log");
+	int64_t start;
+
+	delta_pace_init(&p);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, log), 0);
+	start = clock_monotonic_ms() - 60000;
+	delta_pace_sent(&p, 0, log, start);
+	assert_in_range(delta_pace_wait_ms(&p, 0, log), 179000, 180000);
+	assert_int_equal(delta_pace_wait_ms(&p, 1, log), 0);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, slice_of("other")), 0);
+	atomic_fetch_add(&p.hurry, 1);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, log), 0);
+	atomic_fetch_sub(&p.hurry, 1);
+	atomic_store(&p.awaited, true);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, log), 0);
+	atomic_store(&p.awaited, false);
+	/* A quick one, too, has a pause behind it. */
+	delta_pace_sent(&p, 0, log, clock_monotonic_ms());
+	assert_in_range(delta_pace_wait_ms(&p, 0, log), 4000, 5000);
+	delta_pace_done(&p);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -660,6 +686,7 @@ int main(void)
 		TEST(each_version_that_is_sent_is_announced),
 		TEST(an_upload_goes_on_when_its_file_grows),
 		TEST(a_kill_takes_nothing),
+		cmocka_unit_test(the_object_keeps_to_its_share),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

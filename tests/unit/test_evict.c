@@ -224,13 +224,27 @@ static void what_a_region_lacks_stays(void **state)
 static void each_name_counts(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t ino = make_pushed(f, "f", "text");
+	struct outbox_change change = {.key = slice_of("elsewhere"), .size = 4};
 	struct inode inode;
+	struct conn *conn;
+	unsigned ids[2];
+	uint64_t ino;
 
+	add_regions(f, ids);
+	ino = make_pushed(f, "f", "text");
 	assert_int_equal(tree_link(f->cache, ino, ROOT_INO, slice_of("g"), &inode), 0);
 	journal_clear(f);
 	assert_int_equal(evict(f, ino), EVICT_DIRTY);
 	put_entry(f, ino, "g", cache_node(f->cache));
+	/* Also one that the file has no more, which may be any that a region waits for. */
+	change.stamp = cache_stamp(f->cache);
+	conn = fixture_begin(f);
+	assert_int_equal(outbox_enqueue(conn, &change), 0);
+	fixture_commit(conn);
+	assert_int_equal(evict(f, ino), EVICT_UNPUSHED);
+	conn = fixture_begin(f);
+	assert_int_equal(outbox_drop(conn, change.key), 0);
+	fixture_commit(conn);
 	assert_int_equal(evict(f, ino), EVICT_DONE);
 }
 

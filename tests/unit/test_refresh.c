@@ -2,6 +2,7 @@
 #include "tests/unit/cluster.h"
 
 #include "cache/evict.h"
+#include "cache/internal.h"
 #include "cache/refresh.h"
 
 static char big[200000];
@@ -124,6 +125,26 @@ static void test_all(void **state)
 	assert_int_equal(waiting(c), 0);
 }
 
+static void test_full(void **state)
+{
+	struct cluster *c = *state;
+	struct cache *reader = c->node[1].cache;
+	uint64_t ino;
+
+	refresh_set_mode(reader, REFRESH_ALL);
+	ino = write_big(c, "one", 'a');
+	assert_true(work(c));
+	assert_true(is_here(c, ino));
+	reader->cache_size = sizeof(big) / 2;
+	ino = write_big(c, "two", 'b');
+	assert_false(work(c));
+	assert_false(is_here(c, ino));
+	assert_int_equal(waiting(c), 1);
+	reader->cache_size = 0;
+	assert_true(work(c));
+	assert_true(is_here(c, ino));
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -131,6 +152,7 @@ int main(void)
 		CLUSTER_TEST(test_cached),
 		CLUSTER_TEST(test_lazy),
 		CLUSTER_TEST(test_all),
+		CLUSTER_TEST(test_full),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

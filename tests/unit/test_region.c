@@ -204,6 +204,35 @@ static void removals_go_where_the_bucket_was_the_volumes(void **state)
 	fixture_commit(conn);
 }
 
+static void content_that_is_elsewhere_keeps_its_region(void **state)
+{
+	struct fixture *f = *state;
+	unsigned ids[2];
+	struct conn *conn;
+
+	assert_int_equal(reg(f, "east", NULL, false, ids), 0);
+	conn = fixture_begin(f);
+	put_entry(conn, "evicted", KIND_FILE, 10);
+	assert_int_equal(sqlite3_exec(conn->db,
+				 "INSERT INTO inode(ino, parent, name, mode, uid, gid, nlink, size, mtime_ns,"
+				 " ctime_ns, atime_ns, state, dirty, xattrs, generation, sealed)"
+				 " VALUES(99, 1, x'65', 33188, 0, 0, 1, 10, 0, 0, 0, 2, 0, 0, 0, 0)",
+				 NULL, NULL, NULL),
+		SQLITE_OK);
+	fixture_commit(conn);
+	/* A new one instead of it has nothing; beside it, it gets everything first. */
+	assert_int_equal(reg(f, "new", NULL, false, ids), -EBUSY);
+	assert_int_equal(reg(f, "east", "new", false, ids), 0);
+	assert_int_equal(reg(f, "new", NULL, false, ids), -EBUSY);
+	seed(f, ids[1]);
+	assert_int_equal(reg(f, "new", NULL, false, ids), -EBUSY);
+	conn = fixture_begin(f);
+	assert_int_equal(outbox_drop(conn, slice_of("evicted")), 0);
+	fixture_commit(conn);
+	assert_int_equal(reg(f, "new", NULL, false, ids), 0);
+	assert_int_equal(reg(f, "other", NULL, true, ids), 0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -213,6 +242,7 @@ int main(void)
 		TEST(bad_names_are_refused),
 		TEST(a_region_with_a_backlog_is_not_dropped_silently),
 		TEST(a_new_region_gets_what_is_there),
+		TEST(content_that_is_elsewhere_keeps_its_region),
 		TEST(removals_go_where_the_bucket_was_the_volumes),
 	};
 
