@@ -13,6 +13,8 @@
 #include "cache/content_delta.h"
 #include "src/base/metrics.h"
 
+/* Half of what readers take, though nearly all of it would fit: what is in a segment goes before everything else,
+ * does not wait for rate_limit, and costs its bytes beside the object that follows anyway. */
 uint64_t delta_limit(uint64_t inline_max, uint64_t size)
 {
 	uint64_t limit = 16 * inline_max;

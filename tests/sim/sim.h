@@ -187,6 +187,8 @@ void sim_unseen_tick(struct sim *s);			      /* a step reads the clock */
 void sim_unseen_forget(struct sim *s, unsigned n, uint64_t ino); /* it is written over */
 void sim_unseen_before(struct sim *s, unsigned n);	      /* an operation on the node's tree */
 void sim_unseen_after(struct sim *s, unsigned n);
+/* What the node has learnt of others may be in no segment: it came with a checkpoint, or from an object. */
+void sim_unseen_learnt(struct sim *s, unsigned n);
 void sim_unseen_published(struct sim *s, const uint8_t hash[SHA256_SIZE]);
 void sim_unseen_check(struct sim *s);
 uint64_t sim_unseen_checks(void);

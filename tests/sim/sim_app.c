@@ -289,6 +289,7 @@ void sim_app_crowd(struct sim *s)
 	}
 	for (unsigned round = 0; round < 16; round++) {
 		s->now_ms += 30000; /* beyond backoffs */
+		sim_net_deliver_late(s, false); /* no network holds a request for longer */
 		for (unsigned i = 0; i < ARRAY_SIZE(paths); i++) {
 			unsigned n = round % 2 ? to : from;
 			struct target t = look_up(&s->node[n], paths[i]);

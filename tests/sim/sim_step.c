@@ -144,6 +144,7 @@ bool sim_step(struct sim *s, unsigned n, unsigned which)
 		sim_marker_check(s, n);
 	}
 	node->running = false;
+	sim_unseen_learnt(s, n);
 	static const char *const names[] = {"seal", "announce", "objects", "pull", "evict", "durable",
 		"upkeep", "checkpoint"};
 	if (did)

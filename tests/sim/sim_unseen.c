@@ -28,7 +28,7 @@ struct write {
 	uint64_t ino;
 	uint8_t hash[SHA256_SIZE];
 	bool named; /* before the operation under way */
-	bool found; /* in what was published */
+	bool found; /* in what was published, or another node knows it */
 	bool kept;  /* by a conflict */
 };
 
@@ -135,6 +135,7 @@ void sim_unseen_write(struct sim *s, unsigned n, struct file *file)
 	size = pread(file_fd(file), text, sizeof text, 0);
 	CHECK(size >= len);
 	sha256(text, (size_t)size, w->hash);
+	w->found = false;
 }
 
 void sim_unseen_tick(struct sim *s)
@@ -194,6 +195,27 @@ void sim_unseen_published(struct sim *s, const uint8_t hash[SHA256_SIZE])
 
 		w->found |= memcmp(w->hash, hash, SHA256_SIZE) == 0;
 	}
+}
+
+void sim_unseen_learnt(struct sim *s, unsigned n)
+{
+	struct conn *conn;
+
+	if (!s->unseen || !s->unseen->count)
+		return;
+	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
+	for (unsigned p = 0; p < SIM_PATHS; p++) {
+		struct entry e CLEANUP(entry_done) = {0};
+
+		if (entry_get(conn, slice_of(sim_paths[p]), &e) < 0 || e.kind != KIND_FILE)
+			continue;
+		for (unsigned i = 0; i < s->unseen->count; i++) {
+			struct write *w = &s->unseen->list[i];
+
+			w->found |= w->node != n && memcmp(w->hash, e.hash, sizeof w->hash) == 0;
+		}
+	}
+	cache_read_end(conn);
 }
 
 struct kept {
