@@ -3,8 +3,10 @@
  * now.
  *
  * One batch is up to BATCH rows, one transaction: read the rows, prepare (hash what is dirty,
- * outside), then in the transaction verify, apply, remove the rows. A RENAME_DIR row stands alone
- * between batches (seal_tree.c), after everything that came before it. One that takes long is done by and
+ * outside), then in the transaction verify, apply, remove the rows. A RENAME_DIR row is sealed with its
+ * batch like so many renames of files (seal_whole.c), all of them or, when one has to wait, none: for
+ * STUCK_MS at most. One with too much below it, or which has waited for so long, stands alone
+ * between batches (seal_tree.c), after everything that came before it, and is done by and
  * by: what comes after it goes on meanwhile, but for keys below either of its names, and for further
  * directories' renames, which wait for it.
  *
@@ -39,6 +41,8 @@
 #define TURN_MS 20
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 #define RENAMES_MAX 16u
+#define STUCK_MS 60000
+#define STUCK_ROUNDS 16u
 #define BEHIND_MAX 8u /* batches behind a rename that are looked through for something to seal */
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
@@ -52,8 +56,10 @@ int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_ca
 	s->options = *o;
 	s->inline_cache = inline_cache;
 	s->rows = calloc(BATCH, sizeof(*s->rows));
-	if (!s->rows || seal_set_init(&s->set, 2 * BATCH)) {
+	s->starts = calloc(BATCH + 1, sizeof(*s->starts));
+	if (!s->rows || !s->starts || seal_set_init(&s->set, 4 * BATCH + 2)) {
 		free(s->rows);
+		free(s->starts);
 		free(s);
 		return -ENOMEM;
 	}
@@ -72,6 +78,7 @@ void sealer_free(struct sealer *s)
 	mutex_done(&s->lock);
 	mutex_done(&s->progress_lock);
 	free(s->rows);
+	free(s->starts);
 	free(s);
 }
 
@@ -177,7 +184,7 @@ static void hold(struct round *round, struct slice key)
 
 static struct seal_target *target_of(struct sealer *s, unsigned at)
 {
-	return &s->set.targets[s->set.order[at]];
+	return &s->set.targets[s->set.order[at] & SEAL_INDEX];
 }
 
 static bool is_below(struct slice key, const struct key *dir)
@@ -199,7 +206,25 @@ static void block_renamed(struct sealer *s, const struct round *round)
 	}
 }
 
-/* Spreads "not now": over the directory of each blocked key, and over the two keys of a rename. */
+/* The keys of one row are sealed together. True: further ones have to wait. */
+static bool tie_row(struct sealer *s, unsigned row, struct round *round)
+{
+	unsigned blocked = 0, count = s->starts[row + 1] - s->starts[row];
+
+	for (unsigned i = 0; i < count; i++)
+		blocked += target_of(s, s->starts[row] + i)->blocked;
+	if (!blocked || blocked == count)
+		return false;
+	for (unsigned i = 0; i < count; i++) {
+		struct seal_target *t = target_of(s, s->starts[row] + i);
+
+		t->blocked = true;
+		hold(round, t->key);
+	}
+	return true;
+}
+
+/* Spreads "not now": over the directory of each blocked key, and over the keys of a rename. */
 static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 {
 	bool again = true;
@@ -221,21 +246,8 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 				hold_dir(round, t->key);
 			}
 		}
-		for (unsigned i = 0, at = 0; i < count; i++) {
-			struct seal_target *key = target_of(s, at), *hint;
-
-			if (s->rows[i].op != JOURNAL_RENAME) {
-				at++;
-				continue;
-			}
-			hint = target_of(s, at + 1);
-			at += 3;
-			if (key->blocked == hint->blocked)
-				continue;
-			key->blocked = hint->blocked = again = true;
-			hold(round, key->key);
-			hold(round, hint->key);
-		}
+		for (unsigned i = 0; i < count; i++)
+			again |= tie_row(s, i, round);
 	}
 	return round->held_failed ? -ENOMEM : 0;
 }
@@ -247,10 +259,9 @@ static int remove_rows(struct sealer *s, struct conn *conn, unsigned count)
 	unsigned run = 0; /* how many before this one are to go */
 	int r = 0;
 
-	for (unsigned i = 0, at = 0; !r && i < count; i++) {
-		bool blocked = target_of(s, at)->blocked;
+	for (unsigned i = 0; !r && i < count; i++) {
+		bool blocked = target_of(s, s->starts[i])->blocked;
 
-		at += s->rows[i].op == JOURNAL_RENAME ? 3 : 1;
 		if (!blocked)
 			run++;
 		if (run && (blocked || i + 1 == count)) {
@@ -308,15 +319,71 @@ static void add_row(struct sealer *s, const struct journal_row *row)
 	}
 }
 
-static int seal_rows(struct sealer *s, unsigned count, struct round *round)
+/* As many of the rows as go into one set. */
+static int add_rows(struct sealer *s, const struct round *round, unsigned count, unsigned *ret)
 {
-	int r;
+	unsigned n = 0;
+	bool fits = true;
+	int r = 0;
 
 	seal_set_clear(&s->set);
-	for (unsigned i = 0; i < count; i++)
-		add_row(s, &s->rows[i]);
-	r = seal_set_prepare(s, &s->set, &round->failure);
-	return r ? r : seal_set_commit(s, count, round);
+	for (; n < count; n++) {
+		const struct journal_row *row = &s->rows[n];
+		bool parts = s->going.seq == row->seq || round->renames_count ||
+			     (s->stuck.given_up && s->stuck.seq == row->seq);
+
+		s->starts[n] = s->set.order_count;
+		if (row->op != JOURNAL_RENAME_DIR)
+			fits = seal_set_has_room(&s->set, 3);
+		else if (parts)
+			fits = false;
+		else
+			r = seal_whole_add(s, row, &fits);
+		if (r || !fits)
+			break;
+		if (row->op != JOURNAL_RENAME_DIR)
+			add_row(s, row);
+	}
+	s->starts[n] = s->set.order_count;
+	*ret = n;
+	return r;
+}
+
+/* A directory's rename that waits for one file, which may never be had, is done by parts in the end; what waits
+ * behind it does not begin to wait then. */
+static void note_stuck(struct sealer *s, unsigned count)
+{
+	struct seal_stuck *stuck = &s->stuck;
+	int64_t now = clock_monotonic_ms();
+	unsigned i = 0;
+
+	for (; i < count; i++) {
+		if (s->rows[i].op != JOURNAL_RENAME_DIR)
+			continue;
+		if (target_of(s, s->starts[i])->blocked)
+			break;
+		if (stuck->seq == s->rows[i].seq)
+			*stuck = (struct seal_stuck){0};
+	}
+	if (i == count)
+		return;
+	if (stuck->seq != s->rows[i].seq &&
+		(!stuck->given_up || now - stuck->noted_ms > STUCK_MS))
+		*stuck = (struct seal_stuck){.since_ms = now};
+	stuck->seq = s->rows[i].seq;
+	stuck->noted_ms = now;
+	stuck->given_up |= ++stuck->rounds >= STUCK_ROUNDS && now - stuck->since_ms > STUCK_MS;
+}
+
+static int seal_rows(struct sealer *s, unsigned count, struct round *round)
+{
+	int r = seal_set_prepare(s, &s->set, &round->failure);
+
+	if (!r)
+		r = seal_set_commit(s, count, round);
+	if (!r)
+		note_stuck(s, count);
+	return r;
 }
 
 static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
@@ -352,7 +419,7 @@ static int put_off(struct round *round, const struct journal_row *row, bool *ret
 	return 0;
 }
 
-/* A portion of a RENAME_DIR; behind one that is not at its end the next ones wait. */
+/* A portion of a RENAME_DIR that is done by parts; behind one that is not at its end the next ones wait. */
 static int rename_step(struct sealer *s, struct round *round, const struct journal_row *row)
 {
 	bool did = false, end = false, more = true;
@@ -362,13 +429,15 @@ static int rename_step(struct sealer *s, struct round *round, const struct journ
 		round->did |= did;
 	else
 		round->renamed |= did;
+	if (end && s->stuck.seq == row->seq)
+		s->stuck.seq = 0;
 	if (!r && !end)
 		r = put_off(round, row, &more);
 	round->end |= !more;
 	return r;
 }
 
-/* One batch, or one RENAME_DIR. */
+/* One batch, or a part of one RENAME_DIR. */
 static int round_step(struct sealer *s, struct round *round)
 {
 	unsigned count = 0, n = 0;
@@ -379,11 +448,12 @@ static int round_step(struct sealer *s, struct round *round)
 	round->end = count == 0;
 	if (count == 0)
 		return 0;
-	while (n < count && s->rows[n].op != JOURNAL_RENAME_DIR)
-		n++;
+	r = add_rows(s, round, count, &n);
+	if (r)
+		return r;
 	if (n) {
 		round->after = s->rows[n - 1].seq;
-		s->read_end = count < BATCH ? s->rows[count - 1].seq : 0;
+		s->read_end = count < BATCH ? s->rows[n - 1].seq : 0;
 		r = seal_rows(s, n, round);
 		s->read_end = 0;
 		return r;

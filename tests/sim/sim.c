@@ -181,6 +181,7 @@ static void random_event(struct sim *s, unsigned n)
 		sim_order_write(s, n);
 		sim_marker_event(s, n);
 		sim_marker_event(s, n);
+		sim_renamed_event(s, n);
 		break;
 	case 11:
 	case 12:
@@ -267,6 +268,7 @@ static void heal(struct sim *s)
 			if (r == 0) {
 				sim_order_check(s, n);
 				sim_marker_check(s, n);
+				sim_renamed_check(s, n);
 			}
 			did |= d;
 			did |= sim_durability_step(s, n);
@@ -319,6 +321,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	clock_set_source(&source);
 	sim_unseen_begin(s);
 	sim_marker_begin(s);
+	sim_renamed_begin(s);
 	s->nodes = 2 + (unsigned)random_below(SIM_NODES_MAX - 1);
 	s->regions = 1 + (unsigned)random_below(SIM_REGIONS_MAX);
 	s->optional = s->regions > 1 && sim_chance(30) && seed % 4; /* the others are scanned */
@@ -381,6 +384,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose)
 	sim_net_done(s);
 	sim_order_done();
 	sim_marker_done(s);
+	sim_renamed_done(s);
 	sim_replaced_done(s);
 	sim_unseen_done(s);
 	clock_set_source(NULL);
@@ -399,6 +403,7 @@ static bool all_met(uint64_t seeds, uint64_t requests)
 		{0, requests > 0, "no request was made: nothing was simulated"},
 		{100, sim_order_checks() > 0, "no two files' order was compared"},
 		{100, sim_marker_checks() > 0, "no wandering file was looked at"},
+		{100, sim_renamed_happened(), "no file of a renamed directory was looked at"},
 		{100, pairs > 0, "no two names had to be one inode"},
 		{100, sim_unseen_checks() > 0, "nothing was written unseen"},
 		{100, sim_covered_checks() > 0, "no object was removed"},

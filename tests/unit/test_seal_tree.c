@@ -74,14 +74,14 @@ static void a_long_rename_is_left_and_gone_on_with(void **state)
 	struct server *s = *state;
 	unsigned left = 2;
 
-	make_tree(s, 1200);
+	make_tree(s, 2500);
 	seal(s);
 	do_rename(s, "old", "new");
 	assert_int_equal(sealer_seal_all(s->sealer, end_at, &left), -ETIMEDOUT);
 	assert_int_equal(left, 0);
 	assert_true(journal_rows(s) > 0);
 	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
-	check_tree(s, 1200);
+	check_tree(s, 2500);
 }
 
 static bool is_sealed(struct server *s, const char *key)
@@ -187,6 +187,136 @@ static void one_key_below_a_renamed_directory(void **state)
 	check_tree(s, 4);
 }
 
+static bool is_whole(struct server *s, const struct outbox_row *rows, unsigned n)
+{
+	struct conn *conn;
+	bool closed = false;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(outbox_cut_closed(conn, s->region, rows, n, &closed), 0);
+	cache_read_end(conn);
+	return closed;
+}
+
+/* Nobody sees some of the names of a directory, in whatever order they were changed. */
+static void a_small_directory_is_one_cut(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	unsigned count;
+
+	make_tree(s, 8);
+	seal(s);
+	outbox_empty(s);
+	do_rename(s, "old", "new");
+	do_write(s, "new/f001", "changed after");
+	seal(s);
+	assert_int_equal(journal_rows(s), 0);
+	count = outbox_rows(s, OUTBOX_ANNOUNCE, rows);
+	assert_int_equal(count, 22);
+	for (unsigned i = 0; i < count; i++) {
+		assert_false(is_whole(s, &rows[i], 1));
+		assert_true(i == 0 || rows[i].first > rows[i - 1].first);
+	}
+	/* All of the new name with both names in the root, then the old one, then what was below that. */
+	for (unsigned i = 1; i <= count; i++)
+		assert_int_equal(is_whole(s, rows, i), i == 12 || i == 18 || i == 22);
+	free(rows);
+}
+
+static const char *moved_to(struct server *s, const char *key, struct outbox_row *row)
+{
+	struct conn *conn;
+
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(outbox_get(conn, s->region, slice_of(key), row), 0);
+	cache_read_end(conn);
+	return row->moved_to.len ? row->moved_to.p : "";
+}
+
+/* What is renamed or changed right before and after its directory is renamed, is known by what it is called
+ * in the end: its former names wait for that. */
+static void former_names_know_the_last_one(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *row = calloc(1, sizeof(*row));
+
+	make_tree(s, 8);
+	do_mkdir(s, "other");
+	do_write(s, "other/a", "a");
+	seal(s);
+	outbox_empty(s);
+	do_rename(s, "other/a", "old/a");
+	do_rename(s, "old/f001", "old/b");
+	do_rename(s, "old/f003", "other/c");
+	do_write(s, "old/f005", "changed before");
+	do_rename(s, "old", "new");
+	do_rename(s, "new/f007", "new/d");
+	do_rename(s, "new/sub/f000", "other/e");
+	do_rename(s, "new", "newest");
+	seal(s);
+	assert_string_equal(moved_to(s, "other/a", row), "newest/a");
+	assert_string_equal(moved_to(s, "old/f001", row), "newest/b");
+	assert_string_equal(moved_to(s, "old/f003", row), "other/c");
+	assert_string_equal(moved_to(s, "old/f005", row), "newest/f005");
+	assert_string_equal(moved_to(s, "old/f007", row), "newest/d");
+	assert_string_equal(moved_to(s, "old/sub/f000", row), "other/e");
+	assert_string_equal(moved_to(s, "old/sub/f002", row), "newest/sub/f002");
+	free(row);
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
+	carry_all(&s[0], &s[1]);
+	assert_converged(&s[0], &s[1]);
+	assert_content(&s[1], "newest/d", "old/f007");
+}
+
+static int64_t now_ms;
+
+static int64_t realtime(void *ctx UNUSED)
+{
+	return (1700000000000 + now_ms) * 1000000;
+}
+
+static int64_t monotonic(void *ctx UNUSED)
+{
+	return now_ms;
+}
+
+/* One file that cannot be had holds back the directory, but not for ever. */
+static void a_file_that_waits_holds_the_rename(void **state)
+{
+	const struct clock_source source = {realtime, monotonic, NULL, NULL};
+	struct server *s = *state;
+	struct inode i = {.size = (uint64_t)8 << 30};
+	bool did;
+
+	make_tree(s, 8);
+	seal(s);
+	do_write(s, "old/large", "");
+	assert_int_equal(
+		tree_setattr(s->cache, ino_of(s, slice_of("old/large")), SET_SIZE, &i, &i), 0);
+	content_stop_hashing(s->cache, 0);
+	do_rename(s, "old", "new");
+	do_write(s, "new/f001", "changed after");
+	clock_set_source(&source);
+	for (now_ms = 1000; now_ms < 60000; now_ms += 1000) {
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+		assert_false(is_sealed(s, "new/f001"));
+		assert_true(is_sealed(s, "old/f001"));
+	}
+	for (; now_ms < 70000; now_ms += 1000)
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+	clock_set_source(NULL);
+	assert_true(is_sealed(s, "new/f003"));
+	assert_false(is_sealed(s, "old/f003"));
+	assert_false(is_sealed(s, "new/large"));
+	content_stop_hashing(s->cache, INT64_MAX);
+	do_write(s, "new/large", "small");
+	for (unsigned n = 0; n < 60 && journal_rows(s); n++)
+		seal(s);
+	assert_true(is_sealed(s, "new/large"));
+	assert_true(is_sealed(s, "new/f001"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -195,6 +325,9 @@ int main(void)
 		TEST(others_go_on_during_a_long_rename),
 		TEST(directory_rename_and_new_one),
 		TEST(one_key_below_a_renamed_directory),
+		TEST(a_small_directory_is_one_cut),
+		TEST(former_names_know_the_last_one),
+		TEST(a_file_that_waits_holds_the_rename),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
