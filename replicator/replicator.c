@@ -207,7 +207,9 @@ static int make_parts(struct replicator *r)
 	struct sealer_options so = {.inline_max = r->o.inline_max,
 		.seal_after_ms = r->o.seal_after_ms,
 		.region_up = takes_uploads,
-		.region_ctx = &r->regions};
+		.region_ctx = &r->regions,
+		.set_size = r->o.seal_set_size,
+		.set_max = r->o.seal_set_max};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
 	struct checkpointer_options co = {.cache = r->cache,
 		.interval_ms = r->o.checkpoint_interval_ms,

@@ -10,6 +10,10 @@
  * by: what comes after it goes on meanwhile, but for keys below either of its names, and for further
  * directories' renames, which wait for it.
  *
+ * A set has room for so many keys. Where it is full before the batch is at its end the rest is another
+ * set's; but when that would change keys of this one again, it gets more room, up to SEAL_SET_MAX. Beyond that
+ * these keys wait, as those that change meanwhile, while what else is in the set is sealed and makes room.
+ *
  * Order within a directory: a peer must never see a later change of this server without its earlier
  * ones. All rows of a batch get their numbers in the outbox in one transaction (how: seal_set.c),
  * and when one key of a directory cannot be sealed now, no row of that directory is sealed in this
@@ -57,7 +61,11 @@ int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_ca
 	s->inline_cache = inline_cache;
 	s->rows = calloc(BATCH, sizeof(*s->rows));
 	s->starts = calloc(BATCH + 1, sizeof(*s->starts));
-	if (!s->rows || !s->starts || seal_set_init(&s->set, 4 * BATCH + 2)) {
+	if (!s->options.set_size)
+		s->options.set_size = SEAL_SET_SIZE;
+	if (!s->options.set_max)
+		s->options.set_max = SEAL_SET_MAX;
+	if (!s->rows || !s->starts || seal_set_init(&s->set, s->options.set_size)) {
 		free(s->rows);
 		free(s->starts);
 		free(s);
@@ -319,13 +327,14 @@ static void add_row(struct sealer *s, const struct journal_row *row)
 	}
 }
 
-/* As many of the rows as go into one set. */
-static int add_rows(struct sealer *s, const struct round *round, unsigned count, unsigned *ret)
+/* As many of the rows as go into one set; *fit is of the next one. */
+static int add_rows(struct sealer *s, const struct round *round, unsigned count, unsigned *ret,
+	enum seal_fit *fit)
 {
 	unsigned n = 0;
-	bool fits = true;
 	int r = 0;
 
+	*fit = SEAL_FITS;
 	seal_set_clear(&s->set);
 	for (; n < count; n++) {
 		const struct journal_row *row = &s->rows[n];
@@ -334,18 +343,52 @@ static int add_rows(struct sealer *s, const struct round *round, unsigned count,
 
 		s->starts[n] = s->set.order_count;
 		if (row->op != JOURNAL_RENAME_DIR)
-			fits = seal_set_has_room(&s->set, 3);
+			*fit = seal_set_has_room(&s->set, 3) ? SEAL_FITS : SEAL_FULL;
 		else if (parts)
-			fits = false;
+			*fit = SEAL_PARTS;
 		else
-			r = seal_whole_add(s, row, &fits);
-		if (r || !fits)
+			r = seal_whole_add(s, row, fit);
+		if (r || *fit != SEAL_FITS)
 			break;
 		if (row->op != JOURNAL_RENAME_DIR)
 			add_row(s, row);
 	}
 	s->starts[n] = s->set.order_count;
 	*ret = n;
+	return r;
+}
+
+/* Rows behind the set change what is in it: its keys would be sealed in a state that is ahead of what was changed
+ * beside them meanwhile, and the former names of what moves on could not wait for the last one. */
+static bool is_torn(struct sealer *s, unsigned from, unsigned count)
+{
+	bool torn = false;
+
+	for (unsigned i = from; !torn && i < count; i++) {
+		const struct journal_row *row = &s->rows[i];
+		bool below = row->op == JOURNAL_RENAME_DIR;
+
+		torn = seal_set_touches(&s->set, key_slice(&row->key), below, false) ||
+		       (row->hint.len &&
+			       seal_set_touches(&s->set, key_slice(&row->hint), below, false));
+	}
+	return torn;
+}
+
+/* As add_rows; the set grows where it would be torn, or has no room for one row. */
+static int fill_set(struct sealer *s, const struct round *round, unsigned count, unsigned *ret)
+{
+	const unsigned max = s->options.set_max;
+	enum seal_fit fit;
+	int r = add_rows(s, round, count, ret, &fit);
+
+	while (!r && fit == SEAL_FULL && s->set.max < max && (!*ret || is_torn(s, *ret, count))) {
+		r = seal_set_resize(&s->set, s->set.max < max / 2 ? 2 * s->set.max : max);
+		if (!r)
+			r = add_rows(s, round, count, ret, &fit);
+		metric_add(METRIC_SETS_GROWN, 1);
+	}
+	metric_add(METRIC_SETS_CUT, fit == SEAL_FULL);
 	return r;
 }
 
@@ -448,7 +491,7 @@ static int round_step(struct sealer *s, struct round *round)
 	round->end = count == 0;
 	if (count == 0)
 		return 0;
-	r = add_rows(s, round, count, &n);
+	r = fill_set(s, round, count, &n);
 	if (r)
 		return r;
 	if (n) {
@@ -456,6 +499,8 @@ static int round_step(struct sealer *s, struct round *round)
 		s->read_end = count < BATCH ? s->rows[n - 1].seq : 0;
 		r = seal_rows(s, n, round);
 		s->read_end = 0;
+		if (!r && s->set.max > s->options.set_size)
+			r = seal_set_resize(&s->set, s->options.set_size);
 		return r;
 	}
 	round->after = s->rows[0].seq;
@@ -482,6 +527,8 @@ int sealer_step(struct sealer *s, bool *did)
 		behind += round.renamed;
 	}
 	s->patient = false;
+	s->overtaken_rounds = s->overtaken ? s->overtaken_rounds + 1 : 0;
+	s->overtaken = false;
 	mutex_unlock(&s->lock);
 	*did = round.did || round.renamed;
 	return r ? r : round.failure;

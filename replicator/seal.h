@@ -23,8 +23,14 @@ struct sealer_options {
 	 * that is sealed then gets there, and the file's directory with it. */
 	bool (*region_up)(void *ctx, unsigned region);
 	void *region_ctx;
+	/* Keys that are sealed in one transaction, at least 3; and as many as these at most where what belongs together
+	 * would be torn. 0: the two below. Only tests have a reason for others. */
+	unsigned set_size;
+	unsigned set_max;
 };
 
+#define SEAL_SET_SIZE 8002u /* a full batch of renames, and with it the largest directory that is sealed whole */
+#define SEAL_SET_MAX 32008u /* the tree's writers wait for so many for about a second */
 #define SEAL_PATIENCE_MS 30000u
 #define SEAL_PATIENCE_BYTES 4000u
 

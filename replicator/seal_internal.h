@@ -130,6 +130,7 @@ struct sealer {
 	struct buf bytes; /* of the file being sealed */
 	bool patient;	  /* sealer_step: may leave for the next round what is better sealed then */
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
+	bool overtaken;		   /* in this round */
 	unsigned overtaken_rounds; /* in a row */
 	struct seal_wait waits[SEAL_WAITS];
 	struct seal_renaming going;
@@ -141,6 +142,8 @@ struct sealer {
 };
 
 int seal_set_init(struct seal_set *set, unsigned max) MUST_CHECK;
+/* Clears the set. A failure leaves its size as it was. */
+int seal_set_resize(struct seal_set *set, unsigned max) MUST_CHECK;
 void seal_set_done(struct seal_set *set);
 void seal_set_clear(struct seal_set *set);
 /* Notes one change of key; the key is borrowed until the set is cleared. Returns its index. There
@@ -150,6 +153,8 @@ unsigned seal_set_add(struct seal_set *set, struct slice key, uint64_t time);
 bool seal_set_has_room(const struct seal_set *set, unsigned changes);
 /* NULL: the set does not have it. */
 struct seal_target *seal_set_find(struct seal_set *set, struct slice key);
+/* Whether a change of key (and of all below it) concerns targets that are not blocked; block: they are then. */
+bool seal_set_touches(struct seal_set *set, struct slice key, bool below, bool block);
 /* Memory for keys, until the set is cleared; NULL: there is none. */
 char *seal_set_room(struct seal_set *set, size_t size);
 /* The changes from position begin of order on are one: those of a directory are seen all or none. */
@@ -171,9 +176,14 @@ int seal_set_apply(
 
 #define WHOLE_NAMES 2000u
 
-/* Adds a RENAME_DIR row to s->set, with all below it. *ret: false when those are too many, or too many for
- * what is left of the set; which is untouched then. */
-int seal_whole_add(struct sealer *s, const struct journal_row *row, bool *ret) MUST_CHECK;
+enum seal_fit {
+	SEAL_FITS,
+	SEAL_FULL,  /* too much for what is left of the set */
+	SEAL_PARTS, /* it goes into no set */
+};
+
+/* Adds a RENAME_DIR row to s->set, with all below it. The set is untouched unless *ret is SEAL_FITS. */
+int seal_whole_add(struct sealer *s, const struct journal_row *row, enum seal_fit *ret) MUST_CHECK;
 
 /* ---- seal_tree.c ---- */
 

@@ -84,6 +84,18 @@ void seal_set_done(struct seal_set *set)
 	*set = (struct seal_set){0};
 }
 
+int seal_set_resize(struct seal_set *set, unsigned max)
+{
+	struct seal_set other;
+	int r = seal_set_init(&other, max);
+
+	if (r)
+		return r;
+	seal_set_done(set);
+	*set = other;
+	return 0;
+}
+
 /* FNV-1a; keys are local paths. Never 0. */
 static uint64_t hash_of(struct slice key)
 {
@@ -135,6 +147,25 @@ struct seal_target *seal_set_find(struct seal_set *set, struct slice key)
 	unsigned at = *find_slot(set, key);
 
 	return at ? &set->targets[at - 1] : NULL;
+}
+
+bool seal_set_touches(struct seal_set *set, struct slice key, bool below, bool block)
+{
+	struct seal_target *at = seal_set_find(set, key);
+	bool any = at && !at->blocked;
+
+	if (any)
+		at->blocked = block;
+	for (unsigned i = 0; below && i < set->count; i++) {
+		struct seal_target *t = &set->targets[i];
+
+		if (t->blocked || t->key.len <= key.len || t->key.p[key.len] != '/' ||
+			memcmp(t->key.p, key.p, key.len) != 0)
+			continue;
+		any = true;
+		t->blocked = block;
+	}
+	return any;
 }
 
 char *seal_set_room(struct seal_set *set, size_t size)
@@ -347,50 +378,27 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 
 /* ---- inside ---- */
 
-struct overtaken {
-	struct seal_set *set;
-	bool any;
-};
-
 static int block_key(void *ctx, struct slice key, bool below)
 {
-	struct overtaken *o = ctx;
-	unsigned at = *find_slot(o->set, key);
+	struct sealer *s = ctx;
 
-	if (at && !o->set->targets[at - 1].blocked)
-		o->set->targets[at - 1].blocked = o->any = true;
-	for (unsigned i = 0; below && i < o->set->count; i++) {
-		struct seal_target *t = &o->set->targets[i];
-
-		if (!t->blocked && t->key.len > key.len && t->key.p[key.len] == '/' &&
-			memcmp(t->key.p, key.p, key.len) == 0)
-			t->blocked = o->any = true;
-	}
+	s->overtaken |= seal_set_touches(&s->set, key, below, true);
 	return 0;
 }
 
 /* A key that changed again since the batch was read may be taken in that newer state, ahead of what changed beside
  * it before: it and its directory wait for the next round, whose batch has all of that. Not for ever: where the same
  * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are. */
-static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set *set)
+static int block_overtaken(struct sealer *s, struct conn *conn)
 {
-	struct overtaken o = {.set = set};
-	int r;
-
-	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX) {
-		s->overtaken_rounds = 0;
+	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX)
 		return 0;
-	}
-	r = journal_keys_since(conn, s->read_end, block_key, &o);
-	if (r)
-		return r;
-	s->overtaken_rounds = o.any ? s->overtaken_rounds + 1 : 0;
-	return 0;
+	return journal_keys_since(conn, s->read_end, block_key, s);
 }
 
 int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
-	int overtaken = block_overtaken(s, conn, set);
+	int overtaken = block_overtaken(s, conn);
 
 	if (overtaken)
 		return overtaken;

@@ -163,7 +163,7 @@ static int add_names(struct sealer *s, const struct journal_row *row, const stru
 	return 0;
 }
 
-int seal_whole_add(struct sealer *s, const struct journal_row *row, bool *ret)
+int seal_whole_add(struct sealer *s, const struct journal_row *row, enum seal_fit *ret)
 {
 	CLEANUP(names_done) struct names below = {0};
 	CLEANUP(names_done) struct names left = {0};
@@ -171,7 +171,7 @@ int seal_whole_add(struct sealer *s, const struct journal_row *row, bool *ret)
 	unsigned count;
 	int r = read_names(s, row, &below, &left);
 
-	*ret = false;
+	*ret = SEAL_PARTS;
 	if (r || below.count > WHOLE_NAMES || left.count > WHOLE_NAMES)
 		return r;
 	r = add_changed(&s->set, &row->hint, &left);
@@ -181,9 +181,14 @@ int seal_whole_add(struct sealer *s, const struct journal_row *row, bool *ret)
 	if (!names)
 		return -ENOMEM;
 	count = merge_names(names, &below, &left);
-	if (count > WHOLE_NAMES || !seal_set_has_room(&s->set, 2 * (count + 1)))
+	if (count > WHOLE_NAMES)
 		return 0;
+	if (!seal_set_has_room(&s->set, 2 * (count + 1))) {
+		*ret = SEAL_FULL;
+		return 0;
+	}
 	r = add_names(s, row, names, count, below.bytes.len + left.bytes.len);
-	*ret = !r;
+	if (!r)
+		*ret = SEAL_FITS;
 	return r == -ENAMETOOLONG ? 0 : r;
 }
