@@ -103,6 +103,7 @@ struct round {
 	bool end;	  /* no row was left */
 	bool did;
 	bool renamed; /* a part of a directory's rename, the rest of which is to come */
+	bool stuck;   /* the first directory's rename that has to wait was noted */
 	struct {
 		struct key from, to;
 	} * renames; /* that are to come, before what is sealed now; RENAMES_MAX */
@@ -393,8 +394,9 @@ static int fill_set(struct sealer *s, const struct round *round, unsigned count,
 }
 
 /* A directory's rename that waits for one file, which may never be had, is done by parts in the end; what waits
- * behind it does not begin to wait then. */
-static void note_stuck(struct sealer *s, unsigned count)
+ * behind it does not begin to wait then. Only the first one that waits is noted: with more of them in turns none
+ * would ever have waited for long. */
+static void note_stuck(struct sealer *s, unsigned count, struct round *round)
 {
 	struct seal_stuck *stuck = &s->stuck;
 	int64_t now = clock_monotonic_ms();
@@ -408,8 +410,9 @@ static void note_stuck(struct sealer *s, unsigned count)
 		if (stuck->seq == s->rows[i].seq)
 			*stuck = (struct seal_stuck){0};
 	}
-	if (i == count)
+	if (i == count || round->stuck)
 		return;
+	round->stuck = true;
 	if (stuck->seq != s->rows[i].seq &&
 		(!stuck->given_up || now - stuck->noted_ms > STUCK_MS))
 		*stuck = (struct seal_stuck){.since_ms = now};
@@ -425,7 +428,7 @@ static int seal_rows(struct sealer *s, unsigned count, struct round *round)
 	if (!r)
 		r = seal_set_commit(s, count, round);
 	if (!r)
-		note_stuck(s, count);
+		note_stuck(s, count, round);
 	return r;
 }
 

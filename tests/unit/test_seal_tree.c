@@ -405,6 +405,39 @@ static void a_large_rename_tears_nothing(void **state)
 	check_tree(s, 2500);
 }
 
+/* Two that wait, in different batches: each is given up in the end, the second one right behind the first. */
+static void renames_that_wait_are_given_up_in_turn(void **state)
+{
+	const struct clock_source source = {realtime, monotonic, NULL, NULL};
+	struct server *s = *state;
+	bool did;
+
+	server_cramp(s, 10, 10);
+	content_stop_hashing(s->cache, 0);
+	do_mkdir(s, "a");
+	do_mkdir(s, "c");
+	do_write(s, "a/file", "a");
+	do_write(s, "c/file", "c");
+	seal(s);
+	write_huge(s, "a/large");
+	do_rename(s, "a", "b");
+	write_huge(s, "c/large");
+	do_rename(s, "c", "d");
+	clock_set_source(&source);
+	for (now_ms = 1000; now_ms < 60000; now_ms += 1000) {
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+		assert_false(is_sealed(s, "b/file"));
+		assert_false(is_sealed(s, "d/file"));
+	}
+	for (; now_ms < 70000; now_ms += 1000)
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+	clock_set_source(NULL);
+	assert_true(is_sealed(s, "b/file"));
+	assert_true(is_sealed(s, "d/file"));
+	assert_false(is_sealed(s, "d/large"));
+	content_stop_hashing(s->cache, INT64_MAX);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -419,6 +452,7 @@ int main(void)
 		TEST(renames_in_a_row_are_one),
 		TEST(renames_in_a_row_come_to_an_end),
 		TEST(a_large_rename_tears_nothing),
+		TEST(renames_that_wait_are_given_up_in_turn),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
