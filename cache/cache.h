@@ -30,6 +30,7 @@
 
 #include "src/base/attribute.h"
 #include "src/base/err.h"
+#include "src/base/fnv.h"
 #include "src/base/hlc.h"
 
 #define KEY_MAX 1024	   /* bytes of a path */
@@ -50,6 +51,12 @@ static inline struct slice slice_of(const char *s)
 static inline bool slice_equal(struct slice a, struct slice b)
 {
 	return a.len == b.len && (a.len == 0 || memcmp(a.p, b.p, a.len) == 0);
+}
+
+/* FNV-1a (src/base/fnv.h). */
+static inline uint64_t slice_hash(struct slice s)
+{
+	return fnv1a(FNV1A_BASIS, s.p, s.len);
 }
 
 /* A key by value. */

@@ -207,11 +207,9 @@ void durability_wait(struct cache *c, uint64_t ino, durability_done_fn done, voi
 
 static int add_name(void *ctx, struct slice key)
 {
-	uint64_t *sum = ctx, h = 14695981039346656037u;
+	uint64_t *sum = ctx;
 
-	for (size_t i = 0; i < key.len; i++)
-		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
-	*sum += h | 1; /* in whatever order */
+	*sum += slice_hash(key) | 1; /* in whatever order */
 	return 0;
 }
 

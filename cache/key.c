@@ -123,14 +123,12 @@ size_t key_escaped_len(struct slice s)
 	return len;
 }
 
-/* FNV-1a (Fowler, Noll, Vo), then the finaliser of MurmurHash3, since the last bytes of a name move
+/* FNV-1a, then the finaliser of MurmurHash3, since the last bytes of a name move
  * few bits of the former. Part of the database's format. */
 int64_t name_place(struct slice name)
 {
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
+	uint64_t h = slice_hash(name);
 
-	for (size_t i = 0; i < name.len; i++)
-		h = (h ^ (uint8_t)name.p[i]) * UINT64_C(0x100000001b3);
 	h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd);
 	h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
 	h ^= h >> 33;

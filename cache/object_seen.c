@@ -7,6 +7,7 @@
 #include "cache/object_seen.h"
 
 #include <errno.h>
+#include <endian.h>
 #include <string.h>
 
 #include "cache/db.h"
@@ -15,14 +16,13 @@
 
 uint64_t object_seen_tag(const char *etag, uint64_t size)
 {
-	uint64_t h = 14695981039346656037u;
+	const uint64_t size_le = htole64(size);
+	uint64_t h;
 
 	if (!etag[0])
 		return 0;
-	for (const char *p = etag; *p; p++)
-		h = (h ^ (uint8_t)*p) * 1099511628211u;
-	for (unsigned i = 0; i < 64; i += 8)
-		h = (h ^ ((size >> i) & 0xff)) * 1099511628211u;
+	h = slice_hash(slice_of(etag));
+	h = fnv1a(h, &size_le, sizeof(size_le));
 	return h ? h : 1;
 }
 

@@ -259,21 +259,17 @@ int outbox_enqueue_in(struct conn *conn, unsigned region, const struct outbox_ch
 	return r ? r : enqueue_region(conn, region, change, number);
 }
 
-/* Unless the region has a row for the key. */
+/* Unless the region has a row for the key that does as much. */
 static int add_missing(struct conn *conn, unsigned region, const struct outbox_change *change)
 {
-	struct stored_row old, row;
+	struct stored_row old;
 	uint64_t number;
-	bool added;
 	int r = outbox_row_find(conn, region, change->key, &old);
 
-	if (r || old.id)
+	if (r || (old.id && (change->object_only || !state_announced(old.state))))
 		return r;
 	r = counter_add(conn, COUNTER_ORDER, 1, &number);
-	if (r)
-		return r;
-	row = new_row(change, number);
-	return outbox_row_add(conn, region, change->key, &row, &added);
+	return r ? r : take_over(conn, region, change, number);
 }
 
 int outbox_seed(struct conn *conn, unsigned region, struct slice key, const struct entry *e)

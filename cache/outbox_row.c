@@ -16,12 +16,7 @@
 
 uint64_t outbox_dir_hash(struct slice key)
 {
-	struct slice dir = key.len ? key_parent(key) : key;
-	uint64_t h = 14695981039346656037u;
-
-	for (size_t i = 0; i < dir.len; i++)
-		h = (h ^ (uint8_t)dir.p[i]) * 1099511628211u;
-	return h;
+	return slice_hash(key.len ? key_parent(key) : key);
 }
 
 /* ---- rows ---- */

@@ -7,7 +7,8 @@
  *
  * A new region is seeded in batches beside everything else, and one that comes back after it was out
  * (resync.c) likewise; seed_after tells how far that got. What changes meanwhile gets its rows as
- * ever.
+ * ever. Removals are seeded, too, where the bucket was the volume's before this server used it: it may
+ * have the paths, and servers that read its log may have heard of nothing else.
  */
 
 #include <errno.h>
@@ -199,7 +200,7 @@ static int register_names(struct conn *conn, const char *const *names, unsigned 
 	for (unsigned i = 0; !r && i < count; i++) {
 		if (known[i])
 			continue;
-		r = add_region(conn, names[i], used, live > 0, &ids[i]);
+		r = add_region(conn, names[i], used, live > 0 || tombstones > 0, &ids[i]);
 		if (r)
 			err_errno(err, r, "cannot add region \"%s\"", names[i]);
 	}
@@ -239,6 +240,7 @@ struct seeding {
 	unsigned region;
 	unsigned count;
 	bool resync;
+	bool known; /* the bucket was the volume's before */
 	int64_t from_ms; /* of a resync */
 	struct key last;
 };
@@ -289,11 +291,11 @@ static int seed_after(struct conn *conn, unsigned region, struct key *ret)
 	return r;
 }
 
-static int read_resync(struct seeding *seeding)
+static int read_mode(struct seeding *seeding)
 {
 	sqlite3_stmt *s = conn_statement(seeding->conn,
 		"UPDATE region SET resync_seen = resync_seen + ?2 WHERE id = ?1"
-		" RETURNING resync = 2, resync_from");
+		" RETURNING resync = 2, resync_from, used = 2");
 	int r;
 
 	bind_int(s, 1, seeding->region);
@@ -303,6 +305,7 @@ static int read_resync(struct seeding *seeding)
 		return r ? r : -EIO;
 	seeding->resync = sqlite3_column_int(s, 0) != 0;
 	seeding->from_ms = sqlite3_column_int64(s, 1);
+	seeding->known = sqlite3_column_int(s, 2) != 0;
 	sqlite3_reset(s);
 	return 0;
 }
@@ -321,10 +324,10 @@ static int seed_batch(struct conn *conn, unsigned region, bool *more)
 	/* The empty key stands for the beginning, where the root's own entry is. */
 	if (from.len == 0)
 		from.p = NULL;
-	r = read_resync(&seeding);
+	r = read_mode(&seeding);
 	if (!r)
-		r = entry_scan(
-			conn, slice_of(""), from, !seeding.resync, SEED_BATCH, seed_key, &seeding);
+		r = entry_scan(conn, slice_of(""), from, !seeding.resync && !seeding.known, SEED_BATCH,
+			seed_key, &seeding);
 	if (r)
 		return r;
 	/* Fewer than asked for: the end. So a batch that ends at the root's own entry cannot begin
@@ -366,27 +369,43 @@ int region_seed(struct cache *c, unsigned region, bool *more)
 	return r || *more ? r : resync_masks_load(c);
 }
 
-/* ---- used ---- */
-
-int region_used(struct conn *conn, unsigned region, bool *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM region WHERE id = ?1 AND used = 1");
-
-	bind_int(s, 1, region);
-	return conn_exists(conn, s, ret);
-}
-
-int region_set_used(struct cache *c, unsigned region)
+/* Runs sql, which takes the region, in a transaction of its own. */
+static int change(struct cache *c, const char *sql, unsigned region)
 {
 	struct conn *conn;
 	int r = cache_begin(c, &conn);
 
 	if (r)
 		return r;
-	r = conn_run_int(conn, "UPDATE region SET used = 1 WHERE id = ?1", region);
+	r = conn_run_int(conn, sql, region);
 	if (r) {
 		cache_rollback(conn);
 		return r;
 	}
 	return cache_commit(conn);
+}
+
+int region_seed_again(struct cache *c, unsigned region)
+{
+	int r = change(c, "UPDATE region SET seed_after = x'', used = 2 WHERE id = ?1", region);
+
+	return r ? r : resync_masks_load(c);
+}
+
+/* ---- used ---- */
+
+int region_used(struct conn *conn, unsigned region, bool *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT 1 FROM region WHERE id = ?1 AND used <> 0");
+
+	bind_int(s, 1, region);
+	return conn_exists(conn, s, ret);
+}
+
+int region_set_used(struct cache *c, unsigned region, bool known)
+{
+	return change(c,
+		known ? "UPDATE region SET used = 2 WHERE id = ?1"
+		      : "UPDATE region SET used = 1 WHERE id = ?1",
+		region);
 }

@@ -42,7 +42,8 @@ void entry_encode(const struct entry *e, struct buf *b);
 /* -EIO when it is malformed. ret is overwritten on success only. */
 int entry_decode(struct slice encoded, struct entry *ret) MUST_CHECK;
 
-/* An outbox row for one region, unless it has one for that key: for a region that is new. */
+/* An outbox row for one region, unless it has one for that key which is still to be announced: for a region that
+ * is new, or came back. */
 int outbox_seed(
 	struct conn *conn, unsigned region, struct slice key, const struct entry *e) MUST_CHECK;
 /* Removes all rows of a region. */

@@ -25,7 +25,7 @@ const char *const schema_replication[] = {
 	" bytes INTEGER NOT NULL DEFAULT 0,"
 	" parked INTEGER NOT NULL DEFAULT 0,"
 	" unannounced INTEGER NOT NULL DEFAULT 0,"
-	" used INTEGER NOT NULL DEFAULT 0," /* its bucket was seen to be this volume's */
+	" used INTEGER NOT NULL DEFAULT 0," /* its bucket was seen to be this volume's: 1; and was before: 2 */
 	" optional INTEGER NOT NULL DEFAULT 0," /* see resync.c, as the next */
 	" resync INTEGER NOT NULL DEFAULT 0,"
 	" resync_from INTEGER NOT NULL DEFAULT 0,"

@@ -75,15 +75,6 @@ void deliverer_free(struct deliverer *d)
 	free(d);
 }
 
-static uint64_t key_hash(const struct key *k)
-{
-	uint64_t h = 14695981039346656037u;
-
-	for (size_t i = 0; i < k->len; i++)
-		h = (h ^ (uint8_t)k->p[i]) * 1099511628211u;
-	return h;
-}
-
 static int due_rows(
 	struct deliverer *d, enum lane lane, unsigned max, struct outbox_row *rows, unsigned *count)
 {
@@ -176,7 +167,7 @@ static bool is_busy(const struct deliverer *d, uint64_t hash)
 
 static void not_busy(struct deliverer *d, const struct key *key)
 {
-	uint64_t hash = key_hash(key);
+	uint64_t hash = slice_hash(key_slice(key));
 
 	for (unsigned i = 0; i < d->busy_count; i++) {
 		if (d->busy[i] == hash) {
@@ -194,7 +185,7 @@ static unsigned queue_rows(
 
 	mutex_lock(&d->lock);
 	for (unsigned i = 0; i < count; i++) {
-		uint64_t hash = key_hash(&rows[i].key);
+		uint64_t hash = slice_hash(key_slice(&rows[i].key));
 
 		if (is_busy(d, hash) || d->busy_count == DELIVER_BUSY_MAX ||
 			!lane_put(&d->lanes, lane, &rows[i]))

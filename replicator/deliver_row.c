@@ -32,6 +32,7 @@
 #include "replicator/sources.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/metrics.h"
 #include "src/base/random.h"
 
 enum {
@@ -240,6 +241,14 @@ static bool find_sources(struct deliverer *d, struct job *j, struct opener *o, s
 	return j->fate == FATE_NONE;
 }
 
+static void note_kept(const struct deliverer *d, const struct job *j)
+{
+	metric_add(METRIC_FOREIGN_KEPT, 1);
+	log_warn("what another tool wrote was written over or removed, after a copy to"
+		 " .meridian/conflicts/foreign/ region=%s path=\"%s\"",
+		d->o.region->name, j->row.key.p);
+}
+
 void deliver_row(struct deliverer *d, struct job *j)
 {
 	AUTO_FREE struct sources *sources = malloc(sizeof(*sources));
@@ -278,6 +287,7 @@ void deliver_row(struct deliverer *d, struct job *j)
 		.call = &call,
 		.key = key_slice(&j->row.key),
 		.entry = &entry,
+		.regions = d->o.region->all,
 		/* A large body is not sent in vain. */
 		.fresh = j->row.fresh &&
 			 (j->row.state == OUTBOX_UPLOAD || entry.size <= d->o.inline_max) &&
@@ -299,6 +309,8 @@ void deliver_row(struct deliverer *d, struct job *j)
 	j->lost = j->gone && (entry.content_stamp.node == cache_node(d->o.cache) || foreign);
 	j->was_here = !j->row.unfetched && !foreign;
 	j->untold = opener.searched || j->row.state == OUTBOX_UPLOAD;
+	if (outcome.kept && result == STORE_OK)
+		note_kept(d, j);
 	if (outcome.copied)
 		atomic_fetch_add(&d->o.region->bytes_copied, entry.size);
 	if (outcome.refused)

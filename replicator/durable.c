@@ -92,15 +92,6 @@ int durable_new(const struct durable_options *o, struct durable **ret)
 
 /* ---- items ---- */
 
-static uint64_t hash_key(struct slice key)
-{
-	uint64_t h = 14695981039346656037u;
-
-	for (size_t i = 0; i < key.len; i++)
-		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
-	return h;
-}
-
 static void drop_items(struct durable *d, struct wait *w)
 {
 	mutex_lock(&d->lock);
@@ -125,7 +116,7 @@ static int put_item(struct durable *d, struct wait *w, struct slice key, struct 
 		return -ENOMEM;
 	mutex_lock(&d->lock);
 	w->items[w->count++] =
-		(struct item){.key = copy, .len = key.len, .hash = hash_key(key), .stamp = stamp};
+		(struct item){.key = copy, .len = key.len, .hash = slice_hash(key), .stamp = stamp};
 	mutex_unlock(&d->lock);
 	return 0;
 }
@@ -180,7 +171,7 @@ void durable_told(struct durable *d, unsigned region, struct slice key, struct s
 
 	if (!d || atomic_load(&d->sending) == 0)
 		return;
-	hash = hash_key(key);
+	hash = slice_hash(key);
 	mutex_lock(&d->lock);
 	for (struct wait *w = d->first; w; w = w->next) {
 		for (unsigned i = 0; i < w->count; i++) {
@@ -234,7 +225,7 @@ static int look_at_row(void *ctx, struct slice key, struct stamp stamp)
 {
 	struct listing *l = ctx;
 	struct wait *w = l->w;
-	uint64_t hash = hash_key(key);
+	uint64_t hash = slice_hash(key);
 
 	for (unsigned i = 0; i < w->count; i++) {
 		const struct item *item = &w->items[i];

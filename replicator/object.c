@@ -9,7 +9,8 @@
  *   foreign           kept below .meridian/conflicts/foreign/, then overwritten
  *   newer everywhere  done, superseded
  *   content newer there, or the same bytes: copied onto itself with the merged metadata
- *   ours newer        PUT If-Match with the merged metadata
+ *   ours newer        PUT If-Match with the merged metadata; first kept like a foreign one when it is another
+ *                     tool's that a scan took over, which ours did not know of: no server has it as its own
  *
  * A tombstone removes both forms (`a` and `a/`), each only if what is there is older, after a copy
  * to the trash; of a path of one writer, only the form that is there.
@@ -32,6 +33,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "replicator/foreign.h"
 #include "replicator/parts.h"
 #include "replicator/store/layers.h"
 #include "replicator/upload.h"
@@ -192,7 +194,28 @@ static enum store_result keep_foreign(struct delivery *d, const char *key, const
 	}
 	suffix[n] = '\0';
 	keep_key(to, ".meridian/conflicts/foreign/", key, suffix);
+	/* Another server may have kept it and written over it since the look: a copy without a condition would
+	 * put what that wrote in the place of what it kept. */
+	if (!has(d, STORE_CAP_COPY_IF_MATCH)) {
+		enum store_result r = store_head(d->q->store, to, NULL, NULL, &d->call, d->error);
+
+		if (r != STORE_ABSENT)
+			return r;
+	}
+	d->outcome->kept = true;
 	return keep(d, key, s, to);
+}
+
+/* The bytes there are in no server's cache, and nobody who saw them wrote over them. */
+static bool is_only_here(const struct delivery *d, const struct seen *s)
+{
+	struct stamp theirs = s->theirs.entry.content_stamp;
+
+	if (s->foreign || s->torn)
+		return true;
+	return d->q->regions && s->theirs.entry.kind != KIND_DIR &&
+	       foreign_is_node(d->q->regions, theirs.node) &&
+	       vector_get(&d->q->entry->vector, theirs.node) < theirs.time;
 }
 
 /* Removes the version that was seen, and just_now: right before. STORE_PRECONDITION: it is another one by now. */
@@ -559,6 +582,11 @@ static enum store_result write_over(
 							     : STORE_CAP_COPY_IF_MATCH);
 		return put_metadata(d, &m, s, etag);
 	}
+	if (is_only_here(d, s)) {
+		r = keep_foreign(d, d->key, s);
+		if (r != STORE_OK)
+			return r;
+	}
 	d->over = s->theirs.entry.kind == KIND_FILE && !s->torn ? s : NULL;
 	r = put_content(d, &m.entry, m.omitted, s->object.etag, etag);
 	d->over = NULL;
@@ -705,6 +733,11 @@ enum store_result object_adopt(const struct object_request *q, const struct stor
 	int code = object_key_from_path(q->key, q->entry->kind == KIND_DIR, d.key);
 	if (code == 0)
 		code = make_meta(&d, q->entry, false, &meta);
+	/* Another version may be there by the time of the copy; the ETag of what came in parts is not kept by it. */
+	bool tells = !has(&d, STORE_CAP_COPY_IF_MATCH) && has(&d, STORE_CAP_COPY) &&
+		     !strchr(there->etag, '-') && !copied_in_parts(&d, &s);
+	if (code == 0 && tells && object_meta_set_copied(&meta, there->etag) == -ENOMEM)
+		code = -ENOMEM;
 	if (code < 0)
 		return store_error_local(error, code, "metadata");
 	if (!has(&d, STORE_CAP_COPY_IF_MATCH)) {
@@ -718,5 +751,7 @@ enum store_result object_adopt(const struct object_request *q, const struct stor
 	if (!has(&d, STORE_CAP_COPY))
 		return adopt_again(&d, there, &meta, etag);
 	enum store_result r = copy_seen(&d, d.key, &s, d.key, &meta, etag);
-	return r == STORE_ABSENT ? STORE_PRECONDITION : r;
+	if (r == STORE_ABSENT || (r == STORE_OK && tells && strcmp(etag, there->etag) != 0))
+		r = STORE_PRECONDITION;
+	return r;
 }

@@ -10,6 +10,8 @@
 #include "replicator/object_copy.h"
 #include "replicator/object_key.h"
 
+struct regions;
+
 /* What an object's metadata says about its path. entry.target is never set: a symlink's hash is
  * that of its target. */
 struct object_entry {
@@ -42,6 +44,8 @@ struct object_request {
 	const struct store_call *call;
 	struct slice key;	   /* not the root */
 	const struct entry *entry; /* a tombstone removes */
+	/* NULL, or those whose tools' versions (foreign.h) are kept when they lose against the entry. */
+	const struct regions *regions;
 	bool fresh; /* hint: nothing is there yet; of a tombstone: it has one writer */
 	/* Of a live entry: where its content lies already, maybe: first under a former name, then in
 	 * the bucket of another region. Of a tombstone: sources[0] is the name that the content has
@@ -61,6 +65,7 @@ struct object_request {
 /* Valid whatever the result is. */
 struct object_outcome {
 	bool superseded; /* the store holds a newer version */
+	bool kept;	 /* what another tool wrote was copied before */
 	bool put;	 /* an object may have come into being by this */
 	bool uncertain;	 /* of some write it is not known whether, and when, the store gets it */
 	char etag[STORE_ETAG_SIZE]; /* of what was written last; "": not known */

@@ -21,7 +21,7 @@
  * Logs that nobody pulls from (puller_read): who writes a checkpoint of such a region must have merged all
  * of its log, so it is read between the pulls. What was merged of it before, while it stood in for another
  * one, does not count, for then earlier segments were taken as known: it begins anew, once (the table
- * region_read).
+ * region_read). So it does when another region becomes the home region than was before.
  *
  * With threads a few segments are fetched ahead of their merge (pull_ahead.c).
  *
@@ -600,7 +600,10 @@ static int read_others(struct puller *p, const struct region *pulled, bool *did)
 int puller_step(struct puller *p, bool *did)
 {
 	*did = false;
-	int r = pull_held(p->cache, &p->o.merger, did);
+	int r = p->begun ? 0 : begin_reading(p, &p->o.regions->region[p->o.home]);
+	p->begun = r == 0;
+	if (r == 0)
+		r = pull_held(p->cache, &p->o.merger, did);
 	if (r < 0)
 		return r;
 	struct region *region = choose(p);

@@ -73,6 +73,7 @@ struct puller {
 	uint64_t node;
 	unsigned current; /* index of the region pulled from */
 	struct pull_region_state region[REGION_MAX];
+	bool begun; /* the home region's log counts as read from its beginning */
 	struct name *page; /* PAGE_NAMES */
 	struct ahead *ahead;
 	struct wait wait[WAITS_MAX];

@@ -511,6 +511,7 @@ static int check(struct scan *s, struct err *err)
 	}
 	if (r < 0)
 		return err_errno(err, r, "cannot read the state");
+	seeding &= s->q->deletes != DELETES_RESTORE; /* which takes nothing for removed */
 	return seeding || resync.state != RESYNC_NONE ? err_set(err, -EAGAIN, "region \"%s\" is new and still being filled",
 				 region->name)
 		       : 0;

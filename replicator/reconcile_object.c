@@ -207,6 +207,13 @@ static bool ask(struct scan *s, struct item *i)
 	scan_add(s, &s->counts.looked, 1);
 	if (!(small ? request_body(s, i, NULL) : request_head(s, i)))
 		return false;
+	if (i->there && !i->hashed && !object_meta_is_whole(&i->meta, i->object.etag)) {
+		char etag[STORE_ETAG_SIZE];
+
+		memcpy(etag, i->object.etag, sizeof(etag));
+		if (!request_body(s, i, etag))
+			return false;
+	}
 	i->asked = true;
 	i->ours = i->there && object_meta_is_of(&i->meta, i->c->key) &&
 		  object_meta_to_entry(&i->meta, i->object.size, i->directory, &i->theirs) == 0;

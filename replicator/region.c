@@ -111,6 +111,14 @@ bool region_up(struct region *r, enum region_use use)
 	return up;
 }
 
+bool region_is_used(struct region *r)
+{
+	mutex_lock(&r->lock);
+	bool used = r->used;
+	mutex_unlock(&r->lock);
+	return used;
+}
+
 /* The backlog need not wait for its own pauses any more. After a start what was given up is tried
  * once more, too: the operator may have put right what was in its way. */
 static void retry_backlog(struct region *r)

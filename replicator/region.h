@@ -93,6 +93,8 @@ void regions_done(struct regions *all); /* closes the stores */
 bool region_begin(struct region *r, enum region_use use) MUST_CHECK;
 /* The same without ever talking to it. */
 bool region_up(struct region *r, enum region_use use) MUST_CHECK;
+/* Its bucket was seen to be this volume's, now or in an earlier run. */
+bool region_is_used(struct region *r) MUST_CHECK;
 /* Reports how a use that began ended: an answer of any sort closes the breaker's count, passing
  * failures open it, a denied write stops writes only. what names the request, for the text. */
 void region_end(struct region *r, enum region_use use, enum store_result result,
@@ -116,7 +118,8 @@ void regions_compare_clocks(struct regions *all);
 
 /* volume.c: reads, compares or creates volume.json of a region; errors as of region_check. */
 int volume_check(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
-/* For an operator who fills a bucket again: puts volume.json there where it is gone, and checks the region. */
+/* For an operator who fills a bucket again: puts volume.json there where it is gone, has the region seeded again
+ * (region_seed_again), and checks it. */
 int volume_put_back(struct region *r, int64_t deadline_ms, struct err *err) MUST_CHECK;
 
 #endif

@@ -395,14 +395,6 @@ static void *preflight_region(void *arg)
 	}
 }
 
-static bool region_was_used(struct region *r)
-{
-	mutex_lock(&r->lock);
-	bool used = r->used;
-	mutex_unlock(&r->lock);
-	return used;
-}
-
 int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *err)
 {
 	struct preflight *all = calloc(r->regions.count, sizeof(*all));
@@ -422,7 +414,7 @@ int replicator_preflight(struct replicator *r, int64_t timeout_ms, struct err *e
 		if (all[i].started)
 			CHECK(pthread_join(all[i].thread, NULL) == 0);
 		bool lasting = all[i].code == -EMEDIUMTYPE || all[i].code == -EPROTONOSUPPORT ||
-			       (all[i].code == -EACCES && !region_was_used(all[i].region));
+			       (all[i].code == -EACCES && !region_is_used(all[i].region));
 		if (lasting && code == 0)
 			code = err_set(err, all[i].code, "%s", all[i].err.text);
 	}

@@ -186,7 +186,8 @@ static void *pull_loop(void *arg)
 	return NULL;
 }
 
-/* What is still to be listed waits while the region has enough to do, so that its outbox stays small. */
+/* What is still to be listed waits while the region has enough to do, so that its outbox stays small, and
+ * until it is known whether its bucket was the volume's before (region_seed). */
 static int upkeep_region(struct replicator *r, struct region *region, bool *more)
 {
 	struct outbox_stats stats = {0};
@@ -203,7 +204,7 @@ static int upkeep_region(struct replicator *r, struct region *region, bool *more
 	if (code == 0 && seeding)
 		code = outbox_stats(conn, region->id, &stats);
 	cache_read_end(conn);
-	if (code < 0 || !seeding || stats.rows >= SEED_ROWS_MAX)
+	if (code < 0 || !seeding || stats.rows >= SEED_ROWS_MAX || !region_is_used(region))
 		return code;
 	code = region_seed(r->cache, region->id, &seeding);
 	*more |= seeding;

@@ -241,12 +241,9 @@ static int vanished(const struct region *r, struct err *err)
 }
 
 /* Before anything else is sent. */
-static int note_used(struct region *r, struct err *err)
+static int note_used(struct region *r, bool known, struct err *err)
 {
-	mutex_lock(&r->lock);
-	bool used = r->used;
-	mutex_unlock(&r->lock);
-	int code = used ? 0 : region_set_used(r->all->cache, r->id);
+	int code = region_is_used(r) ? 0 : region_set_used(r->all->cache, r->id, known);
 	if (code < 0)
 		return err_errno(err, code, "region \"%s\": cannot record its use", r->name);
 	mutex_lock(&r->lock);
@@ -289,11 +286,9 @@ int volume_check(struct region *r, int64_t deadline_ms, struct err *err)
 	if (code < 0)
 		return code;
 	code = read_id(r, deadline_ms, theirs, err);
-	mutex_lock(&r->lock);
-	bool used = r->used;
-	mutex_unlock(&r->lock);
-	if (code == -ENOENT && used)
+	if (code == -ENOENT && region_is_used(r))
 		return vanished(r, err);
+	bool known = code == 0;
 	if (code == -ENOENT) {
 		memcpy(theirs, ours, sizeof(theirs));
 		code = create(r, deadline_ms, theirs, err);
@@ -305,13 +300,13 @@ int volume_check(struct region *r, int64_t deadline_ms, struct err *err)
 			"region \"%s\": the bucket belongs to another volume (%s; this one is %s)\n"
 			"hint: check the region's url, or use an empty bucket or prefix",
 			r->name, theirs, ours);
-	code = note_used(r, err);
+	code = note_used(r, known, err);
 	if (code < 0)
 		return code;
 	mutex_lock(&r->lock);
-	bool known = r->checked;
+	bool checked = r->checked;
 	mutex_unlock(&r->lock);
-	if (!known)
+	if (!checked)
 		put_node(r, deadline_ms);
 	return 0;
 }
@@ -326,6 +321,10 @@ int volume_put_back(struct region *r, int64_t deadline_ms, struct err *err)
 	code = read_id(r, deadline_ms, theirs, err);
 	if (code != -ENOENT)
 		return code;
+	/* Before it is put back, as afterwards nobody knows that the log was gone. */
+	code = region_seed_again(r->all->cache, r->id);
+	if (code < 0)
+		return err_errno(err, code, "region \"%s\": cannot record that it is to be filled", r->name);
 	memcpy(theirs, ours, sizeof(theirs));
 	code = create(r, deadline_ms, theirs, err);
 	if (code < 0 || region_up(r, REGION_READ))

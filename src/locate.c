@@ -169,3 +169,10 @@ int locate(const char *what, struct location *ret, struct err *err)
 	}
 	return locate_name(what, ret, err);
 }
+
+int locate_path(const char *path, struct location *ret, struct err *err)
+{
+	*ret = (struct location){0};
+	int r = locate_mount(path, ret, err);
+	return r > 0 ? err_set(err, -ENOENT, "%s: not on a Meridian mount", path) : r;
+}

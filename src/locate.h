@@ -18,5 +18,7 @@ void location_done(struct location *l); /* also the CLEANUP function */
 /* What NULL: the only mounted volume. -ENOENT when there is no such thing, -EINVAL when it is
  * ambiguous. The daemon may not be running all the same. */
 int locate(const char *what, struct location *ret, struct err *err) MUST_CHECK;
+/* A path on a mount of a volume, and nothing else. -ENOENT when it is not on one. */
+int locate_path(const char *path, struct location *ret, struct err *err) MUST_CHECK;
 
 #endif

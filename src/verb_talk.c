@@ -211,20 +211,16 @@ static void show_lines(void *ctx, bool progress, const char *text)
 	printf("%s\n", text);
 }
 
-/* Asks for one PATH; a name without a slash is one, too. */
+/* Asks for one PATH. */
 static int request_content(const char *verb, const char *path, struct err *err)
 {
 	struct location l CLEANUP(location_done) = {0};
-	struct buf what CLEANUP(buf_done) = {0};
 	const char *words[2] = {verb};
 	bool open_line = false;
 	int fd AUTO_CLOSE = -1;
 	int r;
 
-	buf_printf(&what, "%s%s", path[0] == '/' ? "" : "./", path);
-	if (what.failed)
-		return err_errno(err, -ENOMEM, "%s", path);
-	r = locate(buf_str(&what), &l, err);
+	r = locate_path(path, &l, err);
 	if (r < 0)
 		return r;
 	fd = connect_to(&l, NULL, err);

@@ -364,14 +364,31 @@ static int run_version(const struct verb_arguments *a)
 	return printf("meridian %s\n", MERIDIAN_VERSION) < 0 ? EXIT_RETRY : EXIT_OK;
 }
 
+static bool is_of(const struct verb *v, const char *name)
+{
+	size_t n = strlen(name);
+
+	return strncmp(v->name, name, n) == 0 && v->name[n] == ' ';
+}
+
+/* The verbs whose first word is name. False: there are none. */
+static bool group_help(const char *name, struct buf *out)
+{
+	for (size_t i = 0; i < verb_count; i++) {
+		if (is_of(&verbs[i], name))
+			buf_printf(out, "usage: meridian %s %s\n  %s\n", verbs[i].name,
+				verbs[i].operands, verbs[i].summary);
+	}
+	return out->len > 0;
+}
+
 static int unknown_verb(const char *name)
 {
 	struct text_nearest nearest = {.name = name};
 	struct err err = {0};
-	size_t n = strlen(name);
 
 	for (size_t i = 0; i < verb_count; i++) {
-		if (strncmp(verbs[i].name, name, n) != 0 || verbs[i].name[n] != ' ')
+		if (!is_of(&verbs[i], name))
 			continue;
 		(void)err_set(&err, -EINVAL,
 			"%s: needs a second word\nhint: for example meridian %s", name,
@@ -398,6 +415,8 @@ static int run_help(const struct verb_arguments *a)
 		verbs_help(&out);
 		return print(&out);
 	}
+	if (a->operands == 1 && group_help(words[0], &out))
+		return print(&out);
 	v = find_verb((int)a->operands, words, &used);
 	if (!v || used != (int)a->operands)
 		return unknown_verb(a->operand[0]);
@@ -468,5 +487,7 @@ int verbs_main(int argc, char **argv)
 		return run_verb(v, argc - 1 - used, argv + 1 + used);
 	if (looks_like_mount(argc - 1, argv + 1))
 		return run_verb(&verbs[0], argc - 1, argv + 1);
+	if (wants_help(argc - 2, argv + 2) && group_help(argv[1], &out))
+		return print(&out);
 	return unknown_verb(argv[1]);
 }

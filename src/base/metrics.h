@@ -34,6 +34,8 @@
 	X(OBJECTS_DELETED, "objects_deleted_total", "Objects removed from a region")               \
 	X(OBJECTS_SUPERSEDED, "objects_superseded_total",                                          \
 		"Writes skipped because the region has newer")                                     \
+	X(FOREIGN_KEPT, "foreign_kept_total",                                                        \
+		"Objects of other tools that were written over or removed, after a copy")              \
 	X(OBJECTS_CORRUPT, "objects_corrupt_total", "Bodies that did not match their checksum")    \
 	X(CONTENT_FETCHED, "content_fetched_total", "Files fetched from a region on first use")    \
 	X(CONTENT_EVICTED, "content_evicted_total", "Files whose content was given up here")       \

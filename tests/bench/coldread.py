@@ -1,12 +1,13 @@
 """A cold sequential read beside curl, printed as the table of docs/benchmarks.md ("A cold read of a large file"):
 
     TMPDIR=/dev/shm MERIDIAN=build/src/meridian PYTHONPATH=tests/mount python3 tests/bench/coldread.py
-        [size=1024] [rounds=9] [rtt=20,80] [also=MERIDIAN2,MERIDIAN3] [profile=FILE] [option.KEY=VALUE]
+        [size=1024] [rounds=9] [rtt=20,80] [link=1000,2500] [also=MERIDIAN2,MERIDIAN3] [profile=FILE] [option.KEY=VALUE]
 
 One Ceph gateway (memstore) of this machine has a file. In turns: a program reads it in order through a mount where none of it is, and curl
 fetches it with 8 and with 4 ranges at once, into files, as one process (-Z) and as one for each range. TMPDIR holds state and files:
 size=1024 needs 3 GiB of it besides the memory of the store (1 GiB more for each build). rtt=: the store is as many milliseconds away, for
-all of them, by the delaying ports of delay.c (BENCH: where that lies), a table each; also=: other builds of the daemon that take their turn
+all of them, by the delaying ports of delay.c (BENCH: where that lies), a table each; link=: what it sends passes a link of so many
+Mbit/s (a queueing discipline on the loopback of a network namespace of its own), a table each; also=: other builds of the daemon that take their turn
 too; profile=: what perf records of the first read, of the whole machine; curl=: with how many ranges, or "no"."""
 import os
 import pathlib
@@ -68,7 +69,18 @@ class Cold:
         self.url = client.generate_presigned_url("get_object", Params={"Bucket": self.ceph.buckets[0], "Key": "app/large"}, ExpiresIn=36000)
         self.curl = ["curl", "-sSf", "--no-progress-meter", "--noproxy", "*"]
         self.parts = self.world.dir / "parts"
+        self.links = [int(rate) for rate in options["link"].split(",")] if "link" in options else [None]
+        if "link" in options:
+            port = int(self.ceph.env()["S3_ENDPOINT_1"].rsplit(":", 1)[1])
+            self.queue("qdisc add dev lo root handle 1: htb default 1")
+            self.queue("class add dev lo parent 1: classid 1:1 htb rate 100gbit quantum 200000")
+            self.queue("class add dev lo parent 1: classid 1:2 htb rate 100gbit quantum 200000")
+            self.queue(f"filter add dev lo parent 1: protocol ip u32 match ip sport {port} 0xffff flowid 1:2")
         self.gateway = [int(pid) for pid in subprocess.run(["pgrep", "-f", str(self.ceph.dir)], stdout=subprocess.PIPE, text=True, check=True).stdout.split()]
+
+    @staticmethod
+    def queue(what):
+        subprocess.run(["tc", *what.split()], check=True)
 
     def store_seconds(self):
         return sum(cpu_seconds(pid) for pid in self.gateway if os.path.exists(f"/proc/{pid}"))
@@ -144,13 +156,19 @@ class Cold:
         for ms in self.rtts:
             if ms is not None:
                 self.line.rtt(ms)
-            self.compare("" if ms is None else f", {ms} ms away")
+            for rate in self.links:
+                if rate is not None:
+                    self.queue(f"class change dev lo parent 1: classid 1:2 htb rate {rate}mbit burst 256k quantum 200000")
+                self.compare(("" if ms is None else f", {ms} ms away") + ("" if rate is None else f", over {rate} Mbit/s"))
 
 
 def main():
-    bench = None
+    bench, options = None, dict(word.split("=", 1) for word in sys.argv[1:])
+    if "link" in options and "IN_NAMESPACE" not in os.environ:
+        os.environ["IN_NAMESPACE"] = "1"
+        os.execvp("unshare", ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, *sys.argv])
     try:
-        bench = Cold(dict(word.split("=", 1) for word in sys.argv[1:]))
+        bench = Cold(options)
         bench.run()
     finally:
         if bench and bench.line:

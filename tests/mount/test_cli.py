@@ -204,6 +204,15 @@ class Cli(unittest.TestCase):
             run = self.run_it(*arguments)
             self.assertEqual((run.returncode, run.stderr), (0, ""), arguments)
             self.assertTrue(run.stdout)
+        for arguments in (("config", "--help"), ("help", "config")):
+            run = self.run_it(*arguments)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+            self.assertIn("meridian config check", run.stdout)
+            self.assertIn("meridian config show", run.stdout)
+        for verb in ("evict", "warmup"):
+            run = self.run_it(verb, "/etc/passwd")  # no configuration either
+            self.assertEqual((run.returncode, run.stdout), (1, ""))
+            self.assertEqual(run.stderr, f"meridian: {verb}: /etc/passwd: not on a Meridian mount\n")
 
     def test_config_check(self):
         server = self.world.server("check", self.regions)

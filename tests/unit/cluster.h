@@ -27,7 +27,9 @@
 #include "src/base/log.h"
 #include "tests/unit/scratch.h"
 
+#ifndef CLUSTER_NODES
 #define CLUSTER_NODES 2
+#endif
 #define CLUSTER_REGIONS 2
 
 struct cluster {

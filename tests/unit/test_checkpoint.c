@@ -342,6 +342,44 @@ static void test_retention(void **state)
 	free(s);
 }
 
+static unsigned segments_of(struct cluster *c, unsigned node)
+{
+	struct segment_id id;
+	unsigned found = 0;
+	struct names n;
+
+	list(c, 0, SEGMENT_PREFIX, &n);
+	for (unsigned i = 0; i < n.count; i++)
+		found += segment_name_parse(n.key[i] + strlen(SEGMENT_PREFIX), &id) &&
+			 id.node == cache_node(c->node[node].cache);
+	return found;
+}
+
+/* However old a segment is, it stays until both of the checkpoints that are kept say what it said. */
+static void test_not_covered(void **state)
+{
+	struct cluster *c = *state;
+
+	fill(c);
+	assert_true(steps(c, 0) > 0);
+	unsigned late = segments_of(c, 1);
+	cluster_puts(c, 1, "late", "late");
+	while (cluster_push(c, 1))
+		cluster_now_ms += 1000;
+	late = segments_of(c, 1) - late;
+	assert_true(late > 0);
+	cluster_now_ms += 8 * DAY_MS;
+	write_checkpoints(c, 3); /* the one who writes them has not read it */
+	assert_int_equal(segments_of(c, 1), late);
+	while (cluster_pull(c, 0))
+		;
+	cluster_expect(c, 0, "late", "late");
+	write_checkpoints(c, 1);
+	assert_int_equal(segments_of(c, 1), late);
+	write_checkpoints(c, 1);
+	assert_int_equal(segments_of(c, 1), 0);
+}
+
 /* One is away while segments go; tail: the writer is silent afterwards, so no gap would show. */
 static void away(struct cluster *c, bool tail)
 {
@@ -522,6 +560,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_new_server, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_damaged, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_retention, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_not_covered, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away_tail, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_nobodys_home, setup, cluster_teardown),

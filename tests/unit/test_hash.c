@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "src/base/fnv.h"
 #include "src/base/hash.h"
 
 static void assert_hex(const uint8_t *p, size_t n, const char *want)
@@ -16,6 +17,16 @@ static void assert_hex(const uint8_t *p, size_t n, const char *want)
 
 	hex_encode(p, n, text);
 	assert_string_equal(text, want);
+}
+
+/* Vectors of the algorithm's authors (draft-eastlake-fnv, test vectors for 64 bits). */
+static void fnv1a_vectors(void **state)
+{
+	assert_true(fnv1a(FNV1A_BASIS, NULL, 0) == UINT64_C(0xcbf29ce484222325));
+	assert_true(fnv1a(FNV1A_BASIS, "a", 1) == UINT64_C(0xaf63dc4c8601ec8c));
+	assert_true(fnv1a(FNV1A_BASIS, "foobar", 6) == UINT64_C(0x85944171f73967e8));
+	assert_true(fnv1a(fnv1a(FNV1A_BASIS, "foo", 3), "bar", 3) ==
+		    fnv1a(FNV1A_BASIS, "foobar", 6));
 }
 
 static void sha256_vectors(void **state)
@@ -119,6 +130,7 @@ static void base64(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(fnv1a_vectors),
 		cmocka_unit_test(sha256_vectors),
 		cmocka_unit_test(hmac_vectors),
 		cmocka_unit_test(md5_vectors),

@@ -170,6 +170,40 @@ static void a_new_region_gets_what_is_there(void **state)
 	fixture_commit(conn);
 }
 
+static void removals_go_where_the_bucket_was_the_volumes(void **state)
+{
+	struct fixture *f = *state;
+	struct outbox_stats stats = {0};
+	unsigned ids[2];
+	struct conn *conn;
+
+	assert_int_equal(reg(f, "east", NULL, false, ids), 0);
+	conn = fixture_begin(f);
+	put_entry(conn, "live", KIND_FILE, 10);
+	put_entry(conn, "removed", KIND_ABSENT, 0);
+	fixture_commit(conn);
+	for (unsigned known = 0; known < 2; known++) {
+		assert_int_equal(reg(f, "east", known ? "known" : "new", true, ids), 0);
+		assert_int_equal(region_set_used(f->cache, ids[1], known), 0);
+		seed(f, ids[1]);
+		conn = fixture_begin(f);
+		assert_int_equal(outbox_stats(conn, ids[1], &stats), 0);
+		assert_int_equal(stats.rows, 1 + known);
+		fixture_commit(conn);
+	}
+	/* Also when nothing else is left. */
+	conn = fixture_begin(f);
+	put_entry(conn, "live", KIND_ABSENT, 0);
+	fixture_commit(conn);
+	assert_int_equal(reg(f, "east", "again", true, ids), 0);
+	assert_int_equal(region_set_used(f->cache, ids[1], true), 0);
+	seed(f, ids[1]);
+	conn = fixture_begin(f);
+	assert_int_equal(outbox_stats(conn, ids[1], &stats), 0);
+	assert_int_equal(stats.rows, 2);
+	fixture_commit(conn);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -179,6 +213,7 @@ int main(void)
 		TEST(bad_names_are_refused),
 		TEST(a_region_with_a_backlog_is_not_dropped_silently),
 		TEST(a_new_region_gets_what_is_there),
+		TEST(removals_go_where_the_bucket_was_the_volumes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -402,6 +402,47 @@ static void test_emptied_bucket_is_filled(void **state)
 	expect_object(c, 0, "file", "content");
 }
 
+static int remove_found(void *ctx, const char *key, const struct store_object *object UNUSED)
+{
+	assert_int_equal(store_remove(ctx, key, NULL, NULL, NULL), STORE_OK);
+	return 0;
+}
+
+/* Who reads an emptied bucket and was away meanwhile hears of everything all the same. */
+static void test_emptied_log_is_told_again(void **state)
+{
+	struct cluster *c = *state;
+	struct reconcile_request q = {.path = {"", 0}, .deletes = DELETES_RESTORE, .alone = true};
+	struct store_config config = {.name = "x", .url = c->url[1]};
+	struct store_error error = {0};
+	struct err err = {0};
+	struct store *s;
+	bool more = true;
+
+	cluster_puts(c, 0, "removed", "x");
+	cluster_puts(c, 0, "changed", "x");
+	cluster_settle(c);
+	cluster_expect(c, 1, "removed", "x");
+	cluster_stop_node(c, 1, true);
+	cluster_unlink(c, 0, "removed");
+	cluster_puts(c, 0, "changed", "anew");
+	cluster_settle(c);
+	assert_int_equal(store_open(&config, &s, NULL), 0);
+	assert_int_equal(store_list(s, "", NULL, 0, remove_found, s, NULL, &error), STORE_OK);
+	store_close(s);
+	if (replicator_reconcile(c->node[0].replicator, "west", &q, NULL, &err) < 0)
+		fail_msg("%s", err.text);
+	while (more)
+		assert_int_equal(replicator_step_upkeep(c->node[0].replicator, &more), 0);
+	cluster_settle(c);
+	cluster_start_node(c, 1);
+	cluster_settle(c);
+	cluster_expect(c, 1, "changed", "anew");
+	cluster_expect_absent(c, 1, "removed");
+	expect_object(c, 1, "changed", "anew");
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
 /* A certificate that expired, say: what a first mount is refused for a later one goes on without. */
 static void test_denied(void **state)
 {
@@ -521,6 +562,61 @@ static void test_threads(void **state)
 		replicator_stop(c->node[n].replicator);
 }
 
+/* West is not configured for a while. */
+static void without_west(struct replicator_options *o)
+{
+	store_close(o->region[1].opened);
+	o->regions = 1;
+	o->home = 0;
+	o->force_regions = true;
+}
+
+static void restart(struct cluster *c, unsigned n, void (*tune)(struct replicator_options *o))
+{
+	bool more = true;
+
+	cluster_stop_node(c, n, true);
+	cluster_tune = tune;
+	cluster_start_node(c, n);
+	cluster_tune = NULL;
+	if (tune)
+		return;
+	cluster_push(c, n); /* it is known to answer */
+	while (more)
+		assert_int_equal(replicator_step_upkeep(c->node[n].replicator, &more), 0);
+}
+
+/* What was removed while a region was out of the configuration is removed there, too, and on who reads it. */
+static void test_region_named_again(void **state)
+{
+	struct cluster *c = *state;
+
+	cluster_mkdir(c, 0, "d");
+	cluster_puts(c, 0, "d/removed", "x");
+	cluster_puts(c, 0, "d/kept", "x");
+	cluster_settle(c);
+	cluster_expect(c, 1, "d/removed", "x");
+	restart(c, 0, without_west);
+	cluster_unlink(c, 0, "d/removed");
+	cluster_puts(c, 0, "d/kept", "changed");
+	for (unsigned i = 0; i < 3; i++) {
+		bool did;
+
+		assert_int_equal(replicator_step_seal(c->node[0].replicator, &did), 0);
+		assert_int_equal(replicator_step_announce(c->node[0].replicator, 0, &did), 0);
+		assert_int_equal(replicator_step_objects(c->node[0].replicator, 0, 64, &did), 0);
+	}
+	expect_object(c, 0, "d/removed", NULL);
+	expect_object(c, 1, "d/removed", "x");
+	restart(c, 0, NULL);
+	cluster_settle(c);
+	expect_object(c, 1, "d/removed", NULL);
+	expect_object(c, 1, "d/kept", "changed");
+	cluster_expect(c, 1, "d/kept", "changed");
+	cluster_expect_absent(c, 1, "d/removed");
+	assert_int_equal(cluster_backlog(c, 0), 0);
+}
+
 int main(void)
 {
 #define CLUSTER_TEST(fn) cmocka_unit_test_setup_teardown(fn, cluster_setup, cluster_teardown)
@@ -539,6 +635,8 @@ int main(void)
 		CLUSTER_TEST(test_other_volume_refused),
 		CLUSTER_TEST(test_emptied_bucket_is_held),
 		CLUSTER_TEST(test_emptied_bucket_is_filled),
+		CLUSTER_TEST(test_emptied_log_is_told_again),
+		CLUSTER_TEST(test_region_named_again),
 		CLUSTER_TEST(test_denied),
 		CLUSTER_TEST(test_newer_format_refused),
 		CLUSTER_TEST(test_one_volume_id),
