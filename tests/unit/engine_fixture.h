@@ -427,7 +427,7 @@ static inline void carry(struct server *from, struct server *to, const char *pat
 
 struct key_list {
 	unsigned count;
-	struct key keys[512];
+	struct key keys[4096];
 };
 
 static inline int take_key(void *ctx, struct slice key)

@@ -348,6 +348,9 @@ static void renames_in_a_row_are_one(void **state)
 	assert_string_equal(moved_to(s, "old/sub/f002", row), "new/sub/f002");
 	assert_true(metric_get(METRIC_SETS_GROWN) > grown);
 	free(row);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "new/f001", "changed meanwhile");
+	assert_converged(&s[0], &s[1]);
 }
 
 /* More than the largest set has room for are sealed, too, after some rounds. */
