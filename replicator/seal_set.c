@@ -378,27 +378,37 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 
 /* ---- inside ---- */
 
+struct overtaken {
+	struct seal_set *set;
+	bool any;
+};
+
 static int block_key(void *ctx, struct slice key, bool below)
 {
-	struct sealer *s = ctx;
+	struct overtaken *o = ctx;
 
-	s->overtaken |= seal_set_touches(&s->set, key, below, true);
+	o->any |= seal_set_touches(o->set, key, below, true);
 	return 0;
 }
 
 /* A key that changed again since the batch was read may be taken in that newer state, ahead of what changed beside
  * it before: it and its directory wait for the next round, whose batch has all of that. Not for ever: where the same
  * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are. */
-static int block_overtaken(struct sealer *s, struct conn *conn)
+static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
+	struct overtaken o = {.set = set};
+	int r;
+
 	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX)
 		return 0;
-	return journal_keys_since(conn, s->read_end, block_key, s);
+	r = journal_keys_since(conn, s->read_end, block_key, &o);
+	s->overtaken |= o.any;
+	return r;
 }
 
 int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
-	int overtaken = block_overtaken(s, conn);
+	int overtaken = block_overtaken(s, conn, set);
 
 	if (overtaken)
 		return overtaken;
