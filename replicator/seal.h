@@ -37,9 +37,10 @@ struct sealer_options {
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
 	struct sealer **ret) MUST_CHECK;
 void sealer_free(struct sealer *s);
-/* Seals up to about 2,000 waiting rows in order, in one or a few transactions; RENAME_DIR rows
- * are expanded in batches that start over after a crash, up to 2,000 names in one call beside other rows. *did: anything was sealed. Also journals
- * files open for longer than seal_after_ms and quiet directory times. */
+/* Seals up to about 2,000 waiting rows in order, in one or a few transactions, RENAME_DIR rows of up to 2,000
+ * names with them; of larger ones up to 2,000 names in one call beside other rows, in batches that start over
+ * after a crash. *did: anything was sealed. Also journals files open for longer than seal_after_ms and quiet
+ * directory times. */
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
 /* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
 int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
