@@ -156,14 +156,16 @@ int journal_pending(struct conn *conn, struct slice key, bool *ret)
 
 int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void *ctx)
 {
-	sqlite3_stmt *s = conn_statement(conn, "SELECT key, hint FROM journal WHERE seq > ?1");
+	sqlite3_stmt *s = conn_statement(conn, "SELECT key, hint, op FROM journal WHERE seq > ?1");
 	int r;
 
 	bind_int(s, 1, (int64_t)seq);
 	while ((r = conn_row(conn, s)) == 1) {
-		r = fn(ctx, column_slice(s, 0));
+		bool below = sqlite3_column_int(s, 2) == JOURNAL_RENAME_DIR;
+
+		r = fn(ctx, column_slice(s, 0), below);
 		if (!r && sqlite3_column_type(s, 1) != SQLITE_NULL)
-			r = fn(ctx, column_slice(s, 1));
+			r = fn(ctx, column_slice(s, 1), below);
 		if (r) {
 			sqlite3_reset(s);
 			break;

@@ -42,9 +42,9 @@ int journal_time(struct conn *conn, struct slice key, uint64_t *ret) MUST_CHECK;
  * the file at key is open and holds unsealed writes. */
 int journal_pending(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
 
-/* The keys, and the hints, of the rows that have come after row seq; the key is valid in the call
- * only. Stops at the first result of fn but 0, and returns it. */
-typedef int (*journal_key_fn)(void *ctx, struct slice key);
+/* The keys, and the hints, of the rows that have come after row seq, and whether all below them changed, too; the
+ * key is valid in the call only. Stops at the first result of fn but 0, and returns it. */
+typedef int (*journal_key_fn)(void *ctx, struct slice key, bool below);
 int journal_keys_since(struct conn *conn, uint64_t seq, journal_key_fn fn, void *ctx) MUST_CHECK;
 
 /* Puts a JOURNAL_PUT row for each name of ino that has none and for which except is false: they show

@@ -85,7 +85,7 @@ static struct stored_row new_row(const struct outbox_change *change, uint64_t nu
 	struct stored_row row = {
 		.dir = outbox_dir_hash(change->key),
 		.state = new_state(change),
-		.first = number,
+		.first = change->since ? change->since : number,
 		.last = number,
 		.since_ms = hlc_ms(change->stamp.time),
 		.stamp = change->stamp,
@@ -217,6 +217,16 @@ static int enqueue_region(
 			return r;
 	}
 	return take_over(conn, region, change, number);
+}
+
+int outbox_numbers(struct conn *conn, unsigned count, uint64_t *first)
+{
+	uint64_t last;
+	int r = counter_add(conn, COUNTER_ORDER, count, &last);
+
+	if (!r)
+		*first = last - count + 1;
+	return r;
 }
 
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change)

@@ -69,6 +69,9 @@ struct outbox_row {
 struct outbox_change {
 	struct slice key;
 	struct stamp stamp;
+	/* 0, or one of outbox_numbers: nobody sees this change before those of the directory that were
+	 * enqueued since then, nor those before this one */
+	uint64_t since;
 	uint64_t size;
 	bool upload;
 	bool fresh;
@@ -88,6 +91,9 @@ struct outbox_change {
 	const uint8_t *base;
 };
 int outbox_enqueue(struct conn *conn, const struct outbox_change *change) MUST_CHECK;
+/* The first of count numbers of the sequence, for outbox_change.since: each for one change, as no two rows
+ * have the same. Inside a write transaction. */
+int outbox_numbers(struct conn *conn, unsigned count, uint64_t *first) MUST_CHECK;
 /* Straight to OBJECT for one region, unless it has a row for that key: the object there is not what e
  * says. */
 int outbox_repair(
@@ -121,7 +127,7 @@ int outbox_hold_moved(struct conn *conn, unsigned region, const struct outbox_ro
 
 /* Up to max rows of a region in ANNOUNCE that may go into the next segment, in order of first.
  * They are taken directory by directory, the one whose oldest change (by last) waits longest
- * first, so that cuts are mostly closed; cost O(log n) a row, however many are held back. *more:
+ * first, and the last one, where it would be torn, another time, so that cuts are mostly closed; cost O(log n) a row, however many are held back. *more:
  * further ones may go. holds
  * may be NULL. */
 int outbox_announceable(struct conn *conn, unsigned region, unsigned max,

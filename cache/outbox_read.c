@@ -69,6 +69,8 @@ static int ready_of_dir(struct conn *conn, unsigned region, uint64_t dir,
 	while ((r = conn_row(conn, s)) == 1) {
 		if (*count == max) {
 			*more = true;
+			if (before && (int64_t)rows[max - 1].last > sqlite3_column_int64(s, 4))
+				*count = before; /* in one piece the next time */
 			sqlite3_reset(s);
 			return 0;
 		}

@@ -63,6 +63,27 @@ static int read_rows(
 	return r;
 }
 
+static void drop_from(struct announce_batch *b, unsigned at)
+{
+	for (unsigned i = at; i < b->count; i++) {
+		entry_done(&b->items[i].entry);
+		buf_done(&b->items[i].content);
+	}
+	b->count = at;
+	b->more = true;
+}
+
+/* The segment is full before row n. Changes that go together, of which that is not the first, begin the next
+ * one where they can. */
+static unsigned before_whole(const struct announce_batch *b, unsigned n)
+{
+	unsigned at = n;
+
+	while (at && b->rows[at - 1].last > b->rows[n].first)
+		at--;
+	return at ? at : n;
+}
+
 /* Rows and their entries in one view, until they may fill a segment. */
 static int gather_rows(struct announcer *a, struct conn *conn, struct announce_batch *b)
 {
@@ -78,7 +99,7 @@ static int gather_rows(struct announcer *a, struct conn *conn, struct announce_b
 		struct announce_item *item = &b->items[i];
 
 		if (bytes >= SEGMENT_BYTES_TARGET) {
-			b->more = true;
+			drop_from(b, before_whole(b, i));
 			break;
 		}
 		r = entry_get(conn, key_slice(&b->rows[i].key), &item->entry);
@@ -222,12 +243,7 @@ static int gather_content(struct announcer *a, struct announce_batch *b)
 			 b->items[i].content.len;
 		if (bytes < SEGMENT_BYTES_TARGET || i + 1 == b->count)
 			continue;
-		for (unsigned k = i + 1; k < b->count; k++) {
-			entry_done(&b->items[k].entry);
-			buf_done(&b->items[k].content);
-		}
-		b->count = i + 1;
-		b->more = true;
+		drop_from(b, before_whole(b, i + 1));
 	}
 	return 0;
 }

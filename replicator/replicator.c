@@ -213,7 +213,9 @@ static int make_parts(struct replicator *r)
 		.seal_after_ms = r->o.seal_after_ms,
 		.region_up = takes_uploads,
 		.region_busy = is_sending,
-		.region_ctx = r};
+		.region_ctx = r,
+		.set_size = r->o.seal_set_size,
+		.set_max = r->o.seal_set_max};
 	struct puller_options po = {.regions = &r->regions, .home = r->o.home};
 	struct checkpointer_options co = {.cache = r->cache,
 		.interval_ms = r->o.checkpoint_interval_ms,

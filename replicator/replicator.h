@@ -51,6 +51,7 @@ struct replicator_options {
 	enum refresh_mode refresh;
 	uint64_t lazy_min;	   /* files of at least so many bytes are read by ranges; 0: none */
 	int64_t seal_after_ms;	   /* 0: 5,000 */
+	unsigned seal_set_size, seal_set_max; /* as those of struct sealer_options */
 	int64_t segment_delay_ms;  /* 0: 250; how long changes are gathered */
 	int64_t poll_interval_ms;  /* 0: 1,000 */
 	int64_t max_clock_skew_ms; /* 0: 300,000 */

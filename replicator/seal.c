@@ -3,10 +3,16 @@
  * now.
  *
  * One batch is up to BATCH rows, one transaction: read the rows, prepare (hash what is dirty,
- * outside), then in the transaction verify, apply, remove the rows. A RENAME_DIR row stands alone
- * between batches (seal_tree.c), after everything that came before it. One that takes long is done by and
+ * outside), then in the transaction verify, apply, remove the rows. A RENAME_DIR row is sealed with its
+ * batch like so many renames of files (seal_whole.c), all of them or, when one has to wait, none: for
+ * STUCK_MS at most. One with too much below it, or which has waited for so long, stands alone
+ * between batches (seal_tree.c), after everything that came before it, and is done by and
  * by: what comes after it goes on meanwhile, but for keys below either of its names, and for further
  * directories' renames, which wait for it.
+ *
+ * A set has room for so many keys. Where it is full before the batch is at its end the rest is another
+ * set's; but when that would change keys of this one again, it gets more room, up to SEAL_SET_MAX. Beyond that
+ * these keys wait, as those that change meanwhile, while what else is in the set is sealed and makes room.
  *
  * Order within a directory: a peer must never see a later change of this server without its earlier
  * ones. All rows of a batch get their numbers in the outbox in one transaction (how: seal_set.c),
@@ -39,6 +45,8 @@
 #define TURN_MS 20
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 #define RENAMES_MAX 16u
+#define STUCK_MS 60000
+#define STUCK_ROUNDS 16u
 #define BEHIND_MAX 8u /* batches behind a rename that are looked through for something to seal */
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
@@ -52,8 +60,14 @@ int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_ca
 	s->options = *o;
 	s->inline_cache = inline_cache;
 	s->rows = calloc(BATCH, sizeof(*s->rows));
-	if (!s->rows || seal_set_init(&s->set, 2 * BATCH)) {
+	s->starts = calloc(BATCH + 1, sizeof(*s->starts));
+	if (!s->options.set_size)
+		s->options.set_size = SEAL_SET_SIZE;
+	if (!s->options.set_max)
+		s->options.set_max = SEAL_SET_MAX;
+	if (!s->rows || !s->starts || seal_set_init(&s->set, s->options.set_size)) {
 		free(s->rows);
+		free(s->starts);
 		free(s);
 		return -ENOMEM;
 	}
@@ -72,6 +86,7 @@ void sealer_free(struct sealer *s)
 	mutex_done(&s->lock);
 	mutex_done(&s->progress_lock);
 	free(s->rows);
+	free(s->starts);
 	free(s);
 }
 
@@ -88,6 +103,7 @@ struct round {
 	bool end;	  /* no row was left */
 	bool did;
 	bool renamed; /* a part of a directory's rename, the rest of which is to come */
+	bool stuck;   /* the first directory's rename that has to wait was noted */
 	struct {
 		struct key from, to;
 	} * renames; /* that are to come, before what is sealed now; RENAMES_MAX */
@@ -177,7 +193,7 @@ static void hold(struct round *round, struct slice key)
 
 static struct seal_target *target_of(struct sealer *s, unsigned at)
 {
-	return &s->set.targets[s->set.order[at]];
+	return &s->set.targets[s->set.order[at] & SEAL_INDEX];
 }
 
 static bool is_below(struct slice key, const struct key *dir)
@@ -199,7 +215,25 @@ static void block_renamed(struct sealer *s, const struct round *round)
 	}
 }
 
-/* Spreads "not now": over the directory of each blocked key, and over the two keys of a rename. */
+/* The keys of one row are sealed together. True: further ones have to wait. */
+static bool tie_row(struct sealer *s, unsigned row, struct round *round)
+{
+	unsigned blocked = 0, count = s->starts[row + 1] - s->starts[row];
+
+	for (unsigned i = 0; i < count; i++)
+		blocked += target_of(s, s->starts[row] + i)->blocked;
+	if (!blocked || blocked == count)
+		return false;
+	for (unsigned i = 0; i < count; i++) {
+		struct seal_target *t = target_of(s, s->starts[row] + i);
+
+		t->blocked = true;
+		hold(round, t->key);
+	}
+	return true;
+}
+
+/* Spreads "not now": over the directory of each blocked key, and over the keys of a rename. */
 static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 {
 	bool again = true;
@@ -221,21 +255,8 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 				hold_dir(round, t->key);
 			}
 		}
-		for (unsigned i = 0, at = 0; i < count; i++) {
-			struct seal_target *key = target_of(s, at), *hint;
-
-			if (s->rows[i].op != JOURNAL_RENAME) {
-				at++;
-				continue;
-			}
-			hint = target_of(s, at + 1);
-			at += 3;
-			if (key->blocked == hint->blocked)
-				continue;
-			key->blocked = hint->blocked = again = true;
-			hold(round, key->key);
-			hold(round, hint->key);
-		}
+		for (unsigned i = 0; i < count; i++)
+			again |= tie_row(s, i, round);
 	}
 	return round->held_failed ? -ENOMEM : 0;
 }
@@ -247,10 +268,9 @@ static int remove_rows(struct sealer *s, struct conn *conn, unsigned count)
 	unsigned run = 0; /* how many before this one are to go */
 	int r = 0;
 
-	for (unsigned i = 0, at = 0; !r && i < count; i++) {
-		bool blocked = target_of(s, at)->blocked;
+	for (unsigned i = 0; !r && i < count; i++) {
+		bool blocked = target_of(s, s->starts[i])->blocked;
 
-		at += s->rows[i].op == JOURNAL_RENAME ? 3 : 1;
 		if (!blocked)
 			run++;
 		if (run && (blocked || i + 1 == count)) {
@@ -308,15 +328,108 @@ static void add_row(struct sealer *s, const struct journal_row *row)
 	}
 }
 
+/* As many of the rows as go into one set; *fit is of the next one. */
+static int add_rows(struct sealer *s, const struct round *round, unsigned count, unsigned *ret,
+	enum seal_fit *fit)
+{
+	unsigned n = 0;
+	int r = 0;
+
+	*fit = SEAL_FITS;
+	seal_set_clear(&s->set);
+	for (; n < count; n++) {
+		const struct journal_row *row = &s->rows[n];
+		bool parts = s->going.seq == row->seq || round->renames_count ||
+			     (s->stuck.given_up && s->stuck.seq == row->seq);
+
+		s->starts[n] = s->set.order_count;
+		if (row->op != JOURNAL_RENAME_DIR)
+			*fit = seal_set_has_room(&s->set, 3) ? SEAL_FITS : SEAL_FULL;
+		else if (parts)
+			*fit = SEAL_PARTS;
+		else
+			r = seal_whole_add(s, row, fit);
+		if (r || *fit != SEAL_FITS)
+			break;
+		if (row->op != JOURNAL_RENAME_DIR)
+			add_row(s, row);
+	}
+	s->starts[n] = s->set.order_count;
+	*ret = n;
+	return r;
+}
+
+/* Rows behind the set change what is in it: its keys would be sealed in a state that is ahead of what was changed
+ * beside them meanwhile, and the former names of what moves on could not wait for the last one. */
+static bool is_torn(struct sealer *s, unsigned from, unsigned count)
+{
+	bool torn = false;
+
+	for (unsigned i = from; !torn && i < count; i++) {
+		const struct journal_row *row = &s->rows[i];
+		bool below = row->op == JOURNAL_RENAME_DIR;
+
+		torn = seal_set_touches(&s->set, key_slice(&row->key), below, false) ||
+		       (row->hint.len &&
+			       seal_set_touches(&s->set, key_slice(&row->hint), below, false));
+	}
+	return torn;
+}
+
+/* As add_rows; the set grows where it would be torn, or has no room for one row. */
+static int fill_set(struct sealer *s, const struct round *round, unsigned count, unsigned *ret)
+{
+	const unsigned max = s->options.set_max;
+	enum seal_fit fit;
+	int r = add_rows(s, round, count, ret, &fit);
+
+	while (!r && fit == SEAL_FULL && s->set.max < max && (!*ret || is_torn(s, *ret, count))) {
+		r = seal_set_resize(&s->set, s->set.max < max / 2 ? 2 * s->set.max : max);
+		if (!r)
+			r = add_rows(s, round, count, ret, &fit);
+		metric_add(METRIC_SETS_GROWN, 1);
+	}
+	metric_add(METRIC_SETS_CUT, fit == SEAL_FULL);
+	return r;
+}
+
+/* A directory's rename that waits for one file, which may never be had, is done by parts in the end; what waits
+ * behind it does not begin to wait then. Only the first one that waits is noted: with more of them in turns none
+ * would ever have waited for long. */
+static void note_stuck(struct sealer *s, unsigned count, struct round *round)
+{
+	struct seal_stuck *stuck = &s->stuck;
+	int64_t now = clock_monotonic_ms();
+	unsigned i = 0;
+
+	for (; i < count; i++) {
+		if (s->rows[i].op != JOURNAL_RENAME_DIR)
+			continue;
+		if (target_of(s, s->starts[i])->blocked)
+			break;
+		if (stuck->seq == s->rows[i].seq)
+			*stuck = (struct seal_stuck){0};
+	}
+	if (i == count || round->stuck)
+		return;
+	round->stuck = true;
+	if (stuck->seq != s->rows[i].seq &&
+		(!stuck->given_up || now - stuck->noted_ms > STUCK_MS))
+		*stuck = (struct seal_stuck){.since_ms = now};
+	stuck->seq = s->rows[i].seq;
+	stuck->noted_ms = now;
+	stuck->given_up |= ++stuck->rounds >= STUCK_ROUNDS && now - stuck->since_ms > STUCK_MS;
+}
+
 static int seal_rows(struct sealer *s, unsigned count, struct round *round)
 {
-	int r;
+	int r = seal_set_prepare(s, &s->set, &round->failure);
 
-	seal_set_clear(&s->set);
-	for (unsigned i = 0; i < count; i++)
-		add_row(s, &s->rows[i]);
-	r = seal_set_prepare(s, &s->set, &round->failure);
-	return r ? r : seal_set_commit(s, count, round);
+	if (!r)
+		r = seal_set_commit(s, count, round);
+	if (!r)
+		note_stuck(s, count, round);
+	return r;
 }
 
 static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
@@ -352,7 +465,7 @@ static int put_off(struct round *round, const struct journal_row *row, bool *ret
 	return 0;
 }
 
-/* A portion of a RENAME_DIR; behind one that is not at its end the next ones wait. */
+/* A portion of a RENAME_DIR that is done by parts; behind one that is not at its end the next ones wait. */
 static int rename_step(struct sealer *s, struct round *round, const struct journal_row *row)
 {
 	bool did = false, end = false, more = true;
@@ -362,13 +475,15 @@ static int rename_step(struct sealer *s, struct round *round, const struct journ
 		round->did |= did;
 	else
 		round->renamed |= did;
+	if (end && s->stuck.seq == row->seq)
+		s->stuck.seq = 0;
 	if (!r && !end)
 		r = put_off(round, row, &more);
 	round->end |= !more;
 	return r;
 }
 
-/* One batch, or one RENAME_DIR. */
+/* One batch, or a part of one RENAME_DIR. */
 static int round_step(struct sealer *s, struct round *round)
 {
 	unsigned count = 0, n = 0;
@@ -379,13 +494,16 @@ static int round_step(struct sealer *s, struct round *round)
 	round->end = count == 0;
 	if (count == 0)
 		return 0;
-	while (n < count && s->rows[n].op != JOURNAL_RENAME_DIR)
-		n++;
+	r = fill_set(s, round, count, &n);
+	if (r)
+		return r;
 	if (n) {
 		round->after = s->rows[n - 1].seq;
-		s->read_end = count < BATCH ? s->rows[count - 1].seq : 0;
+		s->read_end = count < BATCH ? s->rows[n - 1].seq : 0;
 		r = seal_rows(s, n, round);
 		s->read_end = 0;
+		if (!r && s->set.max > s->options.set_size)
+			r = seal_set_resize(&s->set, s->options.set_size);
 		return r;
 	}
 	round->after = s->rows[0].seq;
@@ -412,6 +530,8 @@ int sealer_step(struct sealer *s, bool *did)
 		behind += round.renamed;
 	}
 	s->patient = false;
+	s->overtaken_rounds = s->overtaken ? s->overtaken_rounds + 1 : 0;
+	s->overtaken = false;
 	mutex_unlock(&s->lock);
 	*did = round.did || round.renamed;
 	return r ? r : round.failure;

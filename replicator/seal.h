@@ -28,17 +28,24 @@ struct sealer_options {
 	 * after its pause, might fare the same. */
 	bool (*region_busy)(void *ctx, unsigned region, struct slice key);
 	void *region_ctx;
+	/* Keys that are sealed in one transaction, at least 3; and as many as these at most where what belongs together
+	 * would be torn. 0: the two below. Only tests have a reason for others. */
+	unsigned set_size;
+	unsigned set_max;
 };
 
+#define SEAL_SET_SIZE 8002u /* a full batch of renames, and with it the largest directory that is sealed whole */
+#define SEAL_SET_MAX 32008u /* the tree's writers wait for so many for about a second */
 #define SEAL_PATIENCE_MS 30000u
 #define SEAL_PATIENCE_BYTES 4000u
 
 int sealer_new(struct cache *c, const struct sealer_options *o, struct inline_cache *inline_cache,
 	struct sealer **ret) MUST_CHECK;
 void sealer_free(struct sealer *s);
-/* Seals up to about 2,000 waiting rows in order, in one or a few transactions; RENAME_DIR rows
- * are expanded in batches that start over after a crash, up to 2,000 names in one call beside other rows. *did: anything was sealed. Also journals
- * files open for longer than seal_after_ms and quiet directory times. */
+/* Seals up to about 2,000 waiting rows in order, in one or a few transactions, RENAME_DIR rows of up to 2,000
+ * names with them; of larger ones up to 2,000 names in one call beside other rows, in batches that start over
+ * after a crash. *did: anything was sealed. Also journals files open for longer than seal_after_ms and quiet
+ * directory times. */
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
 /* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
 int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;

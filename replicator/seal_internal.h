@@ -64,6 +64,16 @@ struct seal_target {
 	uint8_t base[SHA256_SIZE];
 };
 
+/* Bits of an item of order. */
+#define SEAL_TOGETHER 0x80000000u /* a change that is one with those beside it that have this bit … */
+#define SEAL_BEGINS 0x40000000u	  /* … from one with this bit on */
+#define SEAL_INDEX 0x3fffffffu
+
+struct seal_room {
+	struct seal_room *next;
+	char bytes[];
+};
+
 /* Keys that are sealed together. order names them by index, once for each change, oldest first. */
 struct seal_set {
 	struct seal_target *targets;
@@ -75,6 +85,7 @@ struct seal_set {
 	unsigned table_size;
 	unsigned *inodes; /* the same by inode, of leads whose inode has several names */
 	struct slice moved_from, moved_to; /* directories: what is below to was below from */
+	struct seal_room *room; /* for keys that are nowhere else */
 };
 
 /* A version that is on its way to a region, and holds back the next one of its key. */
@@ -83,6 +94,16 @@ struct seal_wait {
 	uint64_t version;  /* the first bytes of its hash */
 	int64_t end_ms;	   /* monotonic, as the other */
 	int64_t wanted_ms; /* when it was last asked for */
+};
+
+/* The rename of a small directory that could not be sealed with its batch, and since when there has been
+ * one. */
+struct seal_stuck {
+	uint64_t seq; /* of its row; 0: none */
+	int64_t since_ms; /* monotonic, as the next */
+	int64_t noted_ms;
+	unsigned rounds;
+	bool given_up; /* it is done by parts */
 };
 
 /* How far the rename of a directory has come. */
@@ -104,13 +125,16 @@ struct sealer {
 	sealer_tick_fn tick; /* of the call that has the lock, or NULL */
 	void *tick_ctx;
 	struct journal_row *rows;
+	unsigned *starts; /* where each row's part of set.order begins, and the end */
 	struct seal_set set;
 	struct buf bytes; /* of the file being sealed */
 	bool patient;	  /* sealer_step: may leave for the next round what is better sealed then */
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
+	bool overtaken;		   /* in this round */
 	unsigned overtaken_rounds; /* in a row */
 	struct seal_wait waits[SEAL_WAITS];
 	struct seal_renaming going;
+	struct seal_stuck stuck;
 	struct mutex progress_lock; /* a leaf; guards the two below */
 	bool renaming;
 	struct seal_progress progress;
@@ -118,11 +142,23 @@ struct sealer {
 };
 
 int seal_set_init(struct seal_set *set, unsigned max) MUST_CHECK;
+/* Clears the set. A failure leaves its size as it was. */
+int seal_set_resize(struct seal_set *set, unsigned max) MUST_CHECK;
 void seal_set_done(struct seal_set *set);
 void seal_set_clear(struct seal_set *set);
 /* Notes one change of key; the key is borrowed until the set is cleared. Returns its index. There
  * must be room. */
 unsigned seal_set_add(struct seal_set *set, struct slice key, uint64_t time);
+/* For so many changes of other keys. */
+bool seal_set_has_room(const struct seal_set *set, unsigned changes);
+/* NULL: the set does not have it. */
+struct seal_target *seal_set_find(struct seal_set *set, struct slice key);
+/* Whether a change of key (and of all below it) concerns targets that are not blocked; block: they are then. */
+bool seal_set_touches(struct seal_set *set, struct slice key, bool below, bool block);
+/* Memory for keys, until the set is cleared; NULL: there is none. */
+char *seal_set_room(struct seal_set *set, size_t size);
+/* The changes from position begin of order on are one: those of a directory are seen all or none. */
+void seal_set_together(struct seal_set *set, unsigned begin);
 
 /* Outside any transaction: reads the targets' states and takes the content of dirty files. A target
  * that cannot be sealed now is blocked; the first reason that will not pass by itself is returned
@@ -135,6 +171,19 @@ int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set) M
  * *sealed counts the new versions. */
 int seal_set_apply(
 	struct sealer *s, struct conn *conn, struct seal_set *set, unsigned *sealed) MUST_CHECK;
+
+/* ---- seal_whole.c ---- */
+
+#define WHOLE_NAMES 2000u
+
+enum seal_fit {
+	SEAL_FITS,
+	SEAL_FULL,  /* too much for what is left of the set */
+	SEAL_PARTS, /* it goes into no set */
+};
+
+/* Adds a RENAME_DIR row to s->set, with all below it. The set is untouched unless *ret is SEAL_FITS. */
+int seal_whole_add(struct sealer *s, const struct journal_row *row, enum seal_fit *ret) MUST_CHECK;
 
 /* ---- seal_tree.c ---- */
 

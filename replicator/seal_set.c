@@ -12,7 +12,7 @@
  * several times is enqueued where its first change stands and again where its last one stands, if
  * anything else was enqueued in between: its outbox row then spans both (first, last), and no cut
  * through the span is closed, so a peer never sees the key's present state without what was changed
- * next to it meanwhile, nor that without the key.
+ * next to it meanwhile, nor that without the key. Changes that are one (SEAL_TOGETHER) span all of themselves.
  *
  * Names of one file. A set may hold thousands of them, so what concerns the inode is done once, by the
  * first of them: taking the version, recording it, and journalling the names that are not in the set.
@@ -48,8 +48,19 @@ int seal_set_init(struct seal_set *set, unsigned max)
 	return -ENOMEM;
 }
 
+static void free_room(struct seal_set *set)
+{
+	while (set->room) {
+		struct seal_room *room = set->room;
+
+		set->room = room->next;
+		free(room);
+	}
+}
+
 void seal_set_clear(struct seal_set *set)
 {
+	free_room(set);
 	for (unsigned i = 0; i < set->count; i++) {
 		if (set->targets[i].looked)
 			local_state_done(&set->targets[i].local);
@@ -65,11 +76,24 @@ void seal_set_done(struct seal_set *set)
 {
 	if (set->targets && set->order && set->table && set->inodes)
 		seal_set_clear(set);
+	free_room(set);
 	free(set->targets);
 	free(set->order);
 	free(set->table);
 	free(set->inodes);
 	*set = (struct seal_set){0};
+}
+
+int seal_set_resize(struct seal_set *set, unsigned max)
+{
+	struct seal_set other;
+	int r = seal_set_init(&other, max);
+
+	if (r)
+		return r;
+	seal_set_done(set);
+	*set = other;
+	return 0;
 }
 
 /* FNV-1a; keys are local paths. Never 0. */
@@ -111,6 +135,55 @@ unsigned seal_set_add(struct seal_set *set, struct slice key, uint64_t time)
 	t->last = set->order_count;
 	set->order[set->order_count++] = *slot - 1;
 	return *slot - 1;
+}
+
+bool seal_set_has_room(const struct seal_set *set, unsigned changes)
+{
+	return set->count + changes <= set->max && set->order_count + changes <= 3 * set->max;
+}
+
+struct seal_target *seal_set_find(struct seal_set *set, struct slice key)
+{
+	unsigned at = *find_slot(set, key);
+
+	return at ? &set->targets[at - 1] : NULL;
+}
+
+bool seal_set_touches(struct seal_set *set, struct slice key, bool below, bool block)
+{
+	struct seal_target *at = seal_set_find(set, key);
+	bool any = at && !at->blocked;
+
+	if (any)
+		at->blocked = block;
+	for (unsigned i = 0; below && i < set->count; i++) {
+		struct seal_target *t = &set->targets[i];
+
+		if (t->blocked || t->key.len <= key.len || t->key.p[key.len] != '/' ||
+			memcmp(t->key.p, key.p, key.len) != 0)
+			continue;
+		any = true;
+		t->blocked = block;
+	}
+	return any;
+}
+
+char *seal_set_room(struct seal_set *set, size_t size)
+{
+	struct seal_room *room = malloc(sizeof(*room) + size);
+
+	if (!room)
+		return NULL;
+	room->next = set->room;
+	set->room = room;
+	return room->bytes;
+}
+
+void seal_set_together(struct seal_set *set, unsigned begin)
+{
+	for (unsigned i = begin; i < set->order_count; i++)
+		set->order[i] |= SEAL_TOGETHER;
+	set->order[begin] |= SEAL_BEGINS;
 }
 
 /* The lead of target at, which it is itself unless another target has the same inode. */
@@ -319,13 +392,11 @@ struct overtaken {
 	bool any;
 };
 
-static int block_key(void *ctx, struct slice key)
+static int block_key(void *ctx, struct slice key, bool below)
 {
 	struct overtaken *o = ctx;
-	unsigned at = *find_slot(o->set, key);
 
-	if (at && !o->set->targets[at - 1].blocked)
-		o->set->targets[at - 1].blocked = o->any = true;
+	o->any |= seal_set_touches(o->set, key, below, true);
 	return 0;
 }
 
@@ -337,15 +408,11 @@ static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set 
 	struct overtaken o = {.set = set};
 	int r;
 
-	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX) {
-		s->overtaken_rounds = 0;
+	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX)
 		return 0;
-	}
 	r = journal_keys_since(conn, s->read_end, block_key, &o);
-	if (r)
-		return r;
-	s->overtaken_rounds = o.any ? s->overtaken_rounds + 1 : 0;
-	return 0;
+	s->overtaken |= o.any;
+	return r;
 }
 
 int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
@@ -618,12 +685,14 @@ static struct slice new_name(struct seal_set *set, const struct seal_target *t, 
 	return (struct slice){NULL, 0};
 }
 
-static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target *t)
+static int enqueue(
+	struct sealer *s, struct conn *conn, const struct seal_target *t, uint64_t since)
 {
 	struct key name;
 	struct outbox_change change = {
 		.key = t->key,
 		.stamp = t->stamp,
+		.since = since,
 		.size = t->size,
 		.upload = t->size > s->options.inline_max,
 		.fresh = t->fresh && !t->enqueues, /* the second of a set leaves the first alone */
@@ -640,25 +709,42 @@ static int enqueue(struct sealer *s, struct conn *conn, const struct seal_target
 	return outbox_enqueue(conn, &change);
 }
 
+/* How many changes are one, from that at position begin on. */
+static unsigned together_from(const struct seal_set *set, unsigned begin)
+{
+	unsigned end = begin + 1;
+
+	while (end < set->order_count && (set->order[end] & SEAL_TOGETHER) &&
+		!(set->order[end] & SEAL_BEGINS))
+		end++;
+	return end - begin;
+}
+
 int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, unsigned *sealed)
 {
-	unsigned enqueues = 0, count = 0;
+	unsigned enqueues = 0, count = 0, begin = 0;
+	uint64_t since = 0;
 	int r = 0;
 
 	for (unsigned i = 0; !r && i < set->order_count; i++) {
-		struct seal_target *t = &set->targets[set->order[i]];
+		struct seal_target *t = &set->targets[set->order[i] & SEAL_INDEX];
+		bool together = set->order[i] & SEAL_TOGETHER;
 
-		if (t->blocked || t->lost)
+		if (set->order[i] & SEAL_BEGINS) {
+			begin = i;
+			r = outbox_numbers(conn, together_from(set, i), &since);
+		}
+		if (r || t->blocked || t->lost)
 			continue;
 		if (i == t->first) {
 			t->changed = false;
 			r = seal_target(s, conn, t);
 			count += !r && t->changed;
-		} else if (i != t->last || t->enqueues == enqueues) {
+		} else if (i != t->last || (t->enqueues == enqueues && !together)) {
 			continue;
 		}
 		if (!r && t->changed) {
-			r = enqueue(s, conn, t);
+			r = enqueue(s, conn, t, together ? since + (i - begin) : 0);
 			t->enqueues = ++enqueues;
 		}
 	}

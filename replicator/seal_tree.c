@@ -161,6 +161,7 @@ static int seal_list(struct sealer *s, const struct journal_row *row, const stru
 static int read_batch(struct sealer *s, bool walk, struct slice root, struct slice last,
 	struct key_list *list)
 {
+	const unsigned limit = s->set.max < BATCH ? s->set.max : BATCH;
 	struct conn *conn;
 	int r;
 
@@ -170,9 +171,9 @@ static int read_batch(struct sealer *s, bool walk, struct slice root, struct sli
 	if (r)
 		return r;
 	if (walk)
-		r = journal_walk(conn, root, last, BATCH, take_key, list);
+		r = journal_walk(conn, root, last, limit, take_key, list);
 	else
-		r = entry_scan(conn, root, last, true, BATCH, take_key, list);
+		r = entry_scan(conn, root, last, true, limit, take_key, list);
 	cache_read_end(conn);
 	return r;
 }

@@ -10,6 +10,8 @@
 /* X(identifier, exported name, help) */
 #define METRICS(X)                                                                                 \
 	X(RECORDS_SEALED, "records_sealed_total", "Changes turned into replicated records")        \
+	X(SETS_CUT, "sets_cut_total", "Batches sealed without all that was due, for want of room") \
+	X(SETS_GROWN, "sets_grown_total", "Batches for which there was made more room")            \
 	X(SEGMENTS_SENT, "segments_sent_total", "Segments accepted by a region")                   \
 	X(SEGMENTS_MERGED, "segments_merged_total", "Segments of other servers merged")            \
 	X(SEGMENTS_CORRUPT, "segments_corrupt_total",                                              \

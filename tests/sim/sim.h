@@ -64,6 +64,7 @@ struct sim {
 	bool crowded; /* the last events: see sim_app_crowd */
 	struct sim_unseen *unseen; /* NULL: nobody writes unseen */
 	struct sim_marker *marker;
+	struct sim_renamed *renamed;
 	uint64_t requests;
 	uint64_t lost_begins; /* answers to beginnings of uploads */
 	bool checkpoints;     /* are written, segments go, and servers are away or join */
@@ -114,6 +115,15 @@ void sim_marker_event(struct sim *s, unsigned n);
 void sim_marker_check(struct sim *s, unsigned n);
 uint64_t sim_marker_checks(void); /* how many files there were to look at */
 void sim_marker_done(struct sim *s);
+/* What the node sees of others is what they announced, in their order. */
+bool sim_marker_ordered(struct sim *s, unsigned n);
+
+/* sim_renamed.c: a directory of each node's own that gets other names. Checked after every pull. */
+void sim_renamed_begin(struct sim *s);
+void sim_renamed_event(struct sim *s, unsigned n);
+void sim_renamed_check(struct sim *s, unsigned n);
+bool sim_renamed_happened(void);
+void sim_renamed_done(struct sim *s);
 
 /* sim_flow.c: regions get slow; a node watches its regions, and leaves and takes back some. */
 void sim_flow_event(struct sim *s, unsigned n, unsigned r);

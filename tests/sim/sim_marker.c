@@ -3,7 +3,7 @@
  *
  * Every node has three directories of its own, of which one or two are there. In them it writes data
  * and then a mark, in place or by a temporary name, appends, removes, exchanges, and renames files to
- * and fro. One file, the token, is always there under some name.
+ * and fro, and the directories themselves. One file, the token, is always there under some name.
  *
  * What every other server must see, whatever regions do:
  *   1. each of the directories as it was at some moment: never a later change without the earlier ones;
@@ -192,6 +192,30 @@ static void move(struct sim *s, unsigned n, unsigned dir, unsigned name, unsigne
 	moment(s, n);
 }
 
+/* The directory gets the name of one that is not there, or they are exchanged, where all content is here. */
+static void move_dir(struct sim *s, unsigned n, unsigned dir, unsigned to)
+{
+	struct view *v = &s->marker->now[n], old = *v;
+	char from_key[32], to_key[32];
+
+	if (!v->dir[dir] || dir == to)
+		return;
+	dir_key(from_key, n, dir);
+	dir_key(to_key, n, to);
+	int r = tree_rename(s->node[n].cache, ROOT_INO, slice_of(from_key), ROOT_INO,
+		slice_of(to_key), v->dir[to] ? RENAME_EXCHANGE : 0);
+	sim_trace(s, "n%u marker directory %s %s: %d", n, from_key, to_key, r);
+	if (r == -EINVAL && v->dir[to])
+		return;
+	if (r < 0)
+		sim_fail(s, "n%u: rename %s %s: %d", n, from_key, to_key, r);
+	v->dir[dir] = old.dir[to];
+	v->dir[to] = true;
+	memcpy(v->file[dir], old.file[to], sizeof v->file[dir]);
+	memcpy(v->file[to], old.file[dir], sizeof v->file[to]);
+	moment(s, n);
+}
+
 static void drop(struct sim *s, unsigned n, unsigned dir, unsigned name)
 {
 	struct view *v = &s->marker->now[n];
@@ -258,7 +282,7 @@ void sim_marker_event(struct sim *s, unsigned n)
 	}
 	while (!v->dir[dir])
 		dir = (dir + 1) % DIRS;
-	switch (draw(s, 12)) {
+	switch (draw(s, 14)) {
 	case 0:
 	case 1:
 	case 2:
@@ -279,6 +303,10 @@ void sim_marker_event(struct sim *s, unsigned n)
 		break;
 	case 10:
 		drop(s, n, dir, name);
+		break;
+	case 11:
+	case 12:
+		move_dir(s, n, dir, draw(s, DIRS));
 		break;
 	default:
 		put(s, n, dir, name, draw(s, 2));
@@ -379,12 +407,17 @@ static bool has_strayed(struct sim *s, unsigned n)
 	return s->marker->strayed[n];
 }
 
+bool sim_marker_ordered(struct sim *s, unsigned n)
+{
+	/* As in sim_order.c; and what an optional region has got after a resync has no order. */
+	return !s->foreign && !s->completed && !s->optional && !has_strayed(s, n);
+}
+
 void sim_marker_check(struct sim *s, unsigned n)
 {
 	struct conn *conn;
 
-	/* As in sim_order.c; and what an optional region has got after a resync has no order. */
-	if (s->foreign || s->completed || s->optional || has_strayed(s, n))
+	if (!sim_marker_ordered(s, n))
 		return;
 	CHECK(cache_read_begin(s->node[n].cache, &conn) == 0);
 	for (unsigned writer = 0; writer < s->nodes; writer++)

@@ -142,6 +142,7 @@ bool sim_step(struct sim *s, unsigned n, unsigned which)
 	if (which == 3 && r == 0) {
 		sim_order_check(s, n);
 		sim_marker_check(s, n);
+		sim_renamed_check(s, n);
 	}
 	node->running = false;
 	sim_unseen_learnt(s, n);

@@ -37,6 +37,7 @@ struct server {
 	struct sealer *sealer;
 	unsigned region;
 	bool region_up; /* what the sealer is told */
+	unsigned set_size, set_max; /* the sealer's options; 0: its own */
 };
 
 static inline bool server_region_up(void *ctx, unsigned region)
@@ -51,7 +52,9 @@ static inline void server_open(struct server *s)
 	const struct sealer_options sealer = {.inline_max = INLINE_MAX,
 		.seal_after_ms = 5000,
 		.region_up = server_region_up,
-		.region_ctx = s};
+		.region_ctx = s,
+		.set_size = s->set_size,
+		.set_max = s->set_max};
 	const char *const region = "east";
 	struct err err = {0};
 
@@ -87,6 +90,15 @@ static inline void server_end(struct server *s)
 {
 	server_close(s);
 	nftw(s->dir, server_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Its sealer has no more room than that. */
+static inline void server_cramp(struct server *s, unsigned set_size, unsigned set_max)
+{
+	server_close(s);
+	s->set_size = set_size;
+	s->set_max = set_max;
+	server_open(s);
 }
 
 /* servers[0] and [1] as state. */
@@ -415,7 +427,7 @@ static inline void carry(struct server *from, struct server *to, const char *pat
 
 struct key_list {
 	unsigned count;
-	struct key keys[512];
+	struct key keys[4096];
 };
 
 static inline int take_key(void *ctx, struct slice key)

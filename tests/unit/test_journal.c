@@ -107,13 +107,14 @@ static void rows_are_read_counted_and_removed(void **state)
 	fixture_commit(conn);
 }
 
-static int collect_key(void *ctx, struct slice key)
+static int collect_key(void *ctx, struct slice key, bool below)
 {
 	char *text = ctx;
 
 	if (slice_equal(key, slice_of("stop")))
 		return -EINTR;
-	snprintf(text + strlen(text), 64 - strlen(text), "%.*s,", (int)key.len, key.p);
+	snprintf(text + strlen(text), 64 - strlen(text), "%.*s%s,", (int)key.len, key.p,
+		below ? "/" : "");
 	return 0;
 }
 
@@ -132,7 +133,7 @@ static void keys_that_came_later_are_told(void **state)
 	conn = fixture_begin(f);
 	assert_int_equal(journal_read(conn, 0, 1, &row, &count), 0);
 	assert_int_equal(journal_keys_since(conn, row.seq, collect_key, text), 0);
-	assert_string_equal(text, "b,c,b,");
+	assert_string_equal(text, "b,c/,b/,");
 	assert_int_equal(journal_append(conn, JOURNAL_PUT, slice_of("stop"), slice_of(""), 1), 0);
 	assert_int_equal(journal_keys_since(conn, row.seq, collect_key, text), -EINTR);
 	fixture_commit(conn);

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "replicator/seal_internal.h"
+#include "src/base/metrics.h"
 
 /* A large file that changes faster than it uploads: each version that is sealed gets there first. */
 static void hot_large_content_waits_for_its_upload(void **state)
@@ -226,6 +227,38 @@ static void interleaved_changes_span(void **state)
 	free(rows);
 }
 
+/* The same where the set has room for neither: they go into one all the same. */
+static void a_set_grows_where_it_would_be_torn(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	uint64_t cut = metric_get(METRIC_SETS_CUT), grown = metric_get(METRIC_SETS_GROWN);
+	char path[16];
+
+	server_cramp(s, 4, 64);
+	do_write(s, "mark", "1");
+	for (unsigned i = 0; i < 9; i++) {
+		snprintf(path, sizeof(path), "f%u", i);
+		do_write(s, path, "1");
+	}
+	do_write(s, "data", "2");
+	do_write(s, "mark", "2");
+	for (unsigned i = 0; i < 6; i++) {
+		snprintf(path, sizeof(path), "g%u", i);
+		do_write(s, path, "1");
+	}
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
+	assert_int_equal(outbox_rows(s, OUTBOX_ANNOUNCE, rows), 18); /* the root's time, too */
+	assert_string_equal(rows[0].key.p, "mark");
+	assert_string_equal(rows[10].key.p, "data");
+	for (unsigned i = 1; i < 17; i++)
+		assert_int_equal(cut_closed(s, rows, i), i >= 11);
+	/* What is not torn is cut, and the set is small again. */
+	assert_true(metric_get(METRIC_SETS_CUT) - cut > 1);
+	assert_in_range(metric_get(METRIC_SETS_GROWN) - grown, 1, 3);
+	free(rows);
+}
+
 static void rename_is_one_cut(void **state)
 {
 	struct server *s = *state;
@@ -400,6 +433,7 @@ int main(void)
 		TEST(wait_for_one_of_two_names),
 		TEST(overtaken_keys_wait),
 		TEST(interleaved_changes_span),
+		TEST(a_set_grows_where_it_would_be_torn),
 		TEST(rename_is_one_cut),
 		TEST(names_are_joined_when_one_is_sealed),
 		TEST(files_of_many_names),
