@@ -164,11 +164,17 @@ static int look_all(struct sealer *s, struct seal_set *set)
 
 static int take_version(struct sealer *s, struct seal_target *t)
 {
-	int r = content_seal(s->cache, t->local.ino, s->options.inline_max, &s->bytes, &t->version);
+	const struct content_snapshot *offer = seal_offer(s, t->local.ino);
+	int r = offer ? content_take_snapshot(s->cache, offer, &t->version)
+		      : content_seal(s->cache, t->local.ino, s->options.inline_max, &s->bytes,
+				&t->version);
 
 	if (r)
 		return r;
 	t->sealed = true;
+	t->offered = offer;
+	if (offer)
+		return 0;
 	if (s->inline_cache && t->version.size <= s->options.inline_max && !s->bytes.failed &&
 		s->bytes.len == t->version.size)
 		inline_cache_put(s->inline_cache, t->version.hash, s->bytes.data, s->bytes.len);
@@ -298,6 +304,7 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 		t->blocked |= lead->blocked;
 		t->lost = lead->lost;
 		t->sealed = lead->sealed;
+		t->offered = lead->offered;
 		t->version = lead->version;
 	}
 	return 0;
@@ -315,19 +322,26 @@ static int block_key(void *ctx, struct slice key)
 	struct overtaken *o = ctx;
 	unsigned at = *find_slot(o->set, key);
 
-	if (at && !o->set->targets[at - 1].blocked)
+	/* Of an offered one it is known what of its changes is taken. */
+	if (at && !o->set->targets[at - 1].blocked && !o->set->targets[at - 1].offered)
 		o->set->targets[at - 1].blocked = o->any = true;
 	return 0;
 }
 
 /* A key that changed again since the batch was read may be taken in that newer state, ahead of what changed beside
  * it before: it and its directory wait for the next round, whose batch has all of that. Not for ever: where the same
- * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are. */
+ * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are; behind a cut (seal_offer.c), after
+ * a few snapshots. */
 static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
 	struct overtaken o = {.set = set};
 	int r;
 
+	if (s->cut_end) {
+		r = journal_keys_since(conn, s->cut_end, block_key, &o);
+		s->cut_overtakes = o.any;
+		return r;
+	}
 	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX) {
 		s->overtaken_rounds = 0;
 		return 0;
