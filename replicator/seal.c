@@ -19,6 +19,10 @@
  * that changes all the time, may be shown in a state that is ahead of its neighbours' rows in the
  * batches to come.
  *
+ * Content that takes long to hash is hashed by and by, or from a snapshot that is taken in the background: its rows
+ * stay until that is done, as if it could not be sealed. A batch ends where rows begin that such a snapshot does not
+ * have (seal_offer.c).
+ *
  * Nothing is lost by failing: rows stay until the transaction that made their entries, and sealing
  * what is sealed already makes no new version.
  *

@@ -375,6 +375,7 @@ static int write_on(void *ctx)
 	struct writing *w = ctx;
 
 	put(w->f, (char)('b' + w->ticks++ % 20));
+	assert_true(w->ticks < 10000);
 	return 0;
 }
 
