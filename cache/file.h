@@ -118,7 +118,7 @@ uint64_t content_slices(struct cache *c);
 /* Snapshots that were taken in the background, of files for which content_seal was -EAGAIN (with bytes, and with
  * more content than is hashed in about a second). While there is one content_seal goes on saying so. journal_kick
  * follows each. It is there until content_sealed or content_refuse_snapshot, the removal of its inode, or until
- * nobody has asked for it for a minute. */
+ * nobody has taken it for a minute. */
 #define CONTENT_SNAPSHOTS_MAX 8u
 struct content_snapshot {
 	uint64_t ino;

@@ -17,7 +17,8 @@
  * whose stamp is not later has ended by then, and the group that it was in is committed, so later changes are not
  * added to its row (journal_inode): a row from up to as_of speaks of changes that the snapshot has.
  *
- * What nobody asks for during STALE_MS goes: its file was removed, or sealed in another way.
+ * What nobody asks for during STALE_MS, or when it is there takes, goes: its file was removed, or sealed in
+ * another way.
  *
  * Lock: snapshot_jobs.lock, a leaf, which guards the table. The thread works without it, on a job that stays
  * RUNNING meanwhile and of which others change only dropped and used_ms.
@@ -346,7 +347,9 @@ int snapshot_job_look(struct cache *c, uint64_t ino)
 		r = j->result;
 		j->state = FREE;
 	} else if (j && j->state != REST) {
-		j->used_ms = clock_monotonic_ms();
+		/* One that is there is to be taken: else it is of no use to who asks. */
+		if (j->state != DONE)
+			j->used_ms = clock_monotonic_ms();
 		r = -EAGAIN;
 	}
 	mutex_unlock(&t->lock);

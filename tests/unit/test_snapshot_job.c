@@ -165,8 +165,8 @@ static void a_file_rests_after_it(void **state)
 	file_release(other);
 }
 
-/* After a while. */
-static void nobody_wants_it(void **state)
+/* It goes after a while. */
+static void nobody_takes_it(void **state)
 {
 	struct fixture *f = *state;
 	struct file *file = start(f, "f", 'a'), *other = start(f, "other", 'o');
@@ -175,6 +175,7 @@ static void nobody_wants_it(void **state)
 	(void)wait_for_one(f);
 	assert_true(has_file(f, file_ino(file), "next"));
 	atomic_fetch_add(&skipped_ms, HOUR_MS);
+	assert_int_equal(ask(f, file), -EAGAIN);  /* it wants another one */
 	assert_int_equal(ask(f, other), -EAGAIN); /* wakes the thread */
 	wait_until_file(f, file_ino(file), "", false);
 	file_release(file);
@@ -267,7 +268,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_version_and_its_time),
 		TEST(a_file_rests_after_it),
-		TEST(nobody_wants_it),
+		TEST(nobody_takes_it),
 		TEST(it_cannot_be_taken),
 		TEST(another_one_on_the_spot),
 		TEST(the_last_close_of_a_removed_file),
