@@ -30,6 +30,7 @@
 #include "cache/meta.h"
 #include "cache/redo.h"
 #include "cache/schema.h"
+#include "cache/snapshot_job.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/random.h"
@@ -341,6 +342,7 @@ static void init_locks(struct cache *c)
 
 static void release(struct cache *c)
 {
+	snapshot_jobs_stop(c); /* they have records */
 	file_table_free(c->files);
 	partials_free(c->partials); /* after those that refer to it */
 	times_free(c->times);
@@ -348,6 +350,7 @@ static void release(struct cache *c)
 	removals_free(c->removals);
 	durability_rules_free(c->durability);
 	hashings_free(c->hashings);
+	snapshot_jobs_free(c->snapshot_jobs);
 	atimes_free(c->atimes);
 	free(c->xattrs);
 	troubles_free(c->troubles);
@@ -403,6 +406,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->partials = partials_new(options->partial_block);
 	c->removals = removals_new();
 	c->hashings = hashings_new();
+	c->snapshot_jobs = snapshot_jobs_new();
 	c->hash_slice_ms = HASH_SLICE_MS;
 	c->map_min = options->map_min ? options->map_min : CONTENT_MAP_MIN;
 	c->parts_min = options->parts_min ? options->parts_min : CONTENT_PARTS_MIN;
@@ -412,7 +416,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->xattrs = xattr_filter_new();
 	c->troubles = troubles_new();
 	r = c->state_dir && c->files && c->times && c->sweep && c->partials && c->removals && c->hashings &&
-			    c->atimes && c->xattrs && c->troubles
+			    c->snapshot_jobs && c->atimes && c->xattrs && c->troubles
 		    ? 0
 		    : err_errno(err, -ENOMEM, "cannot open the state");
 	if (!r)
@@ -474,6 +478,7 @@ void cache_close(struct cache *c)
 
 	if (!c)
 		return;
+	snapshot_jobs_stop(c);
 	removals_drain(c);
 	r = tree_flush_times(c, true);
 	/* The content must be on disk before a mark says that nothing is to be checked. */

@@ -24,6 +24,7 @@
 #include "cache/hashing.h"
 #include "cache/record.h"
 #include "cache/snapshot.h"
+#include "cache/snapshot_job.h"
 #include "src/base/clock.h"
 #include "src/base/io.h"
 
@@ -109,6 +110,7 @@ void content_remove(struct cache *c, uint64_t ino)
 
 	content_name(ino, name);
 	unlinkat(c->content_fd, name, 0);
+	snapshot_job_drop(c, ino);
 	content_drop_snapshots(c, ino, NULL);
 }
 

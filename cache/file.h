@@ -103,15 +103,42 @@ struct content_version {
  * are open or the guard fails it is copied to a snapshot file first (reflink where possible,
  * else a copy whose ranges written meanwhile are copied again under the lock). -ENOENT: the
  * inode is gone; -EREMOTE: the content is not here (hash known: nothing to seal). Blocks on disk
- * only, and with bytes for about a second: -EAGAIN: come again, it goes on from there. */
+ * only, and with bytes for about a second: -EAGAIN: come again, it goes on from there; or a snapshot is being
+ * taken in the background, which content_snapshots tells of. */
 int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf *bytes,
 	struct content_version *ret) MUST_CHECK;
 
 /* From that monotonic time on long hashing and copying ends early: content_seal is -EAGAIN then. INT64_MAX:
  * it does not. */
 void content_stop_hashing(struct cache *c, int64_t at_ms);
-/* How many times content_seal was -EAGAIN because its second was over: it only has to be called again. */
+/* How many times content_seal was -EAGAIN because its second was over, or a snapshot is under way: it only has
+ * to be called again. */
 uint64_t content_slices(struct cache *c);
+
+/* Snapshots that were taken in the background, of files for which content_seal was -EAGAIN (with bytes, and with
+ * more content than is hashed in about a second). While there is one content_seal goes on saying so. journal_kick
+ * follows each. It is there until content_sealed or content_refuse_snapshot, the removal of its inode, or until
+ * nobody has taken it for a minute. */
+#define CONTENT_SNAPSHOTS_MAX 8u
+struct content_snapshot {
+	uint64_t ino;
+	uint64_t as_of;	  /* it has all that journal rows with a time up to this one speak of; not
+			   * necessarily what later ones do */
+	unsigned refused; /* how many before it, since a version was sealed */
+};
+/* Those that are there; returns how many. Costs next to nothing. */
+unsigned content_snapshots(struct cache *c, struct content_snapshot ret[CONTENT_SNAPSHOTS_MAX]);
+/* Its version, as content_seal gives one; for one thread at a time. -EAGAIN: it is not there any more. */
+int content_take_snapshot(struct cache *c, const struct content_snapshot *s,
+	struct content_version *ret) MUST_CHECK;
+/* It cannot be used: another one is to be taken. */
+void content_refuse_snapshot(struct cache *c, const struct content_snapshot *s);
+/* Where any are there or under way, waits for a change of that, or for timeout_ms. */
+void content_wait_snapshot(struct cache *c, int64_t timeout_ms);
+/* By 1, later by -1: somebody waits. Else a file rests after each snapshot as long as that took. */
+void content_hurry(struct cache *c, int by);
+/* After content_stop_hashing: drops all of them and returns when none is under way. */
+void content_end_snapshots(struct cache *c);
 
 /* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
  * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */

@@ -178,7 +178,7 @@ uint64_t content_slices(struct cache *c)
 	return atomic_load(&c->hash_slices);
 }
 
-static bool is_removed(int fd)
+bool content_is_removed(int fd)
 {
 	struct stat st;
 
@@ -196,7 +196,7 @@ static int run(
 
 	for (unsigned n = 1; r == 1 && h->at < h->size; n++) {
 		if (n % LOOK_STEPS == 0) {
-			if (is_removed(removed))
+			if (content_is_removed(removed))
 				return -ENOENT;
 			now = clock_monotonic_ms();
 			if (now >= atomic_load(&c->hash_end_ms))

@@ -16,6 +16,9 @@ struct hashings;
 struct hashings *hashings_new(void);
 void hashings_free(struct hashings *t); /* NULL is fine */
 
+/* Whether the file that fd is open of has no name any more; -1: no. */
+bool content_is_removed(int fd);
+
 /* Hashes the first size bytes of fd, and keeps a map of them as ino's (content_map.h). Outside any
  * transaction. Ends early with *whole false when it is shorter, when guard's generation is not, or no
  * more, the given one, and when slices of another generation were begun: who began anew each time that

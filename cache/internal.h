@@ -164,6 +164,7 @@ struct cache {
 	_Atomic int refresh; /* enum refresh_mode */
 	struct removals *removals;
 	struct hashings *hashings;
+	struct snapshot_jobs *snapshot_jobs;
 	_Atomic int64_t hash_end_ms;
 	_Atomic uint64_t hash_slices; /* that ended before their content did */
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */

@@ -80,12 +80,18 @@ int journal_remove(struct conn *conn, uint64_t first, uint64_t last)
 
 int journal_has_row(struct conn *conn, struct slice key, bool *ret)
 {
+	return journal_has_row_before(conn, key, INT64_MAX, ret);
+}
+
+int journal_has_row_before(struct conn *conn, struct slice key, uint64_t seq, bool *ret)
+{
 	sqlite3_stmt *s = conn_statement(conn,
-		"SELECT EXISTS(SELECT 1 FROM journal WHERE key = ?1)"
-		" OR EXISTS(SELECT 1 FROM journal WHERE hint IS NOT NULL AND hint = ?1)");
+		"SELECT EXISTS(SELECT 1 FROM journal WHERE key = ?1 AND seq < ?2)"
+		" OR EXISTS(SELECT 1 FROM journal WHERE hint IS NOT NULL AND hint = ?1 AND seq < ?2)");
 	int r;
 
 	bind_slice(s, 1, key);
+	bind_int(s, 2, (int64_t)seq);
 	r = conn_row(conn, s);
 	if (r <= 0)
 		return r ? r : -EIO;

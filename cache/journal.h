@@ -36,6 +36,9 @@ int journal_read(struct conn *conn, uint64_t after, unsigned max, struct journal
 int journal_remove(struct conn *conn, uint64_t first, uint64_t last) MUST_CHECK;
 /* True in *ret when a row with that key or hint waits. */
 int journal_has_row(struct conn *conn, struct slice key, bool *ret) MUST_CHECK;
+/* The same of rows with a lower seq. */
+int journal_has_row_before(
+	struct conn *conn, struct slice key, uint64_t seq, bool *ret) MUST_CHECK;
 /* The time of the newest row for key, 0 when there is none. */
 int journal_time(struct conn *conn, struct slice key, uint64_t *ret) MUST_CHECK;
 /* True in *ret when such a row for key waits, or a RENAME_DIR row above key (as key or hint), or when

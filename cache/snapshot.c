@@ -11,8 +11,10 @@
  *
  * Where writers may write unseen (record.h) none of this holds: unseen.c.
  *
- * A snapshot is written as snapshot/<ino>/new, hashed, and renamed to its hash. An inode keeps at
- * most one: sealing a version drops those of older ones, which nobody will ask for again (an upload
+ * A snapshot of what takes longer to hash than a slice is taken in the background (snapshot_job.c).
+ *
+ * A snapshot is written as snapshot/<ino>/new (in the background: next), hashed, and renamed to its hash. An
+ * inode keeps at most one: sealing a version drops those of older ones, which nobody will ask for again (an upload
  * under way has its file open), and drops all when the content file itself is the version and
  * nobody may write to it. cache_open removes those that a crash left.
  */
@@ -28,6 +30,7 @@
 #include "cache/content_map.h"
 #include "cache/hashing.h"
 #include "cache/record.h"
+#include "cache/snapshot_job.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 
@@ -68,7 +71,7 @@ int snapshot_open(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE]
 	return fd;
 }
 
-static int snapshot_create(struct cache *c, uint64_t ino)
+static int snapshot_create(struct cache *c, uint64_t ino, const char *last)
 {
 	char name[NAME_SIZE];
 	int fd;
@@ -82,9 +85,42 @@ static int snapshot_create(struct cache *c, uint64_t ino)
 	if (fchmodat(c->dir_fd, "snapshot", 0700, 0) != 0 ||
 		fchmodat(c->dir_fd, name, 0700, 0) != 0)
 		return -errno;
-	snapshot_name(ino, "new", name);
+	snapshot_name(ino, last, name);
 	fd = openat(c->dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? -errno : fd;
+}
+
+int snapshot_keep(
+	struct cache *c, uint64_t ino, const char *last, const uint8_t hash[SHA256_SIZE])
+{
+	char from[NAME_SIZE], to[NAME_SIZE], hex[SHA256_HEX_SIZE];
+
+	hex_encode(hash, SHA256_SIZE, hex);
+	snapshot_name(ino, last, from);
+	snapshot_name(ino, hex, to);
+	atomic_fetch_add(&c->snapshots, 1);
+	/* One of the same content may be there: then the count is one too many, which costs a look
+	 * only. */
+	if (renameat(c->dir_fd, from, c->dir_fd, to) == 0)
+		return 0;
+	int r = -errno;
+	atomic_fetch_sub(&c->snapshots, 1);
+	return r;
+}
+
+static void snapshot_remove(struct cache *c, uint64_t ino, const char *last)
+{
+	char name[NAME_SIZE];
+
+	snapshot_name(ino, last, name);
+	unlinkat(c->dir_fd, name, 0);
+	snapshot_name(ino, "", name);
+	unlinkat(c->dir_fd, name, AT_REMOVEDIR); /* fails while something is in it */
+}
+
+void snapshot_remove_next(struct cache *c, uint64_t ino)
+{
+	snapshot_remove(c, ino, SNAPSHOT_NEXT);
 }
 
 void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
@@ -106,9 +142,10 @@ void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
 		return;
 	}
 	while ((e = readdir(dir))) {
-		/* A seal that is at work on "new" is not disturbed. */
+		/* A seal that is at work on one is not disturbed. */
 		if (e->d_name[0] == '.' || strcmp(e->d_name, keep) == 0 ||
-			strcmp(e->d_name, "new") == 0)
+			strcmp(e->d_name, SNAPSHOT_NEW) == 0 ||
+			strcmp(e->d_name, SNAPSHOT_NEXT) == 0)
 			continue;
 		if (unlinkat(dirfd(dir), e->d_name, 0) == 0)
 			atomic_fetch_sub(&c->snapshots, 1);
@@ -152,12 +189,14 @@ int snapshot_copy_range(
 		ssize_t got = pread(from, buffer, n, (off_t)at);
 		ssize_t put = 0;
 
-		if (clock_monotonic_ms() >= atomic_load(&c->hash_end_ms))
-			return -EAGAIN;
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
 			return -errno;
+		if (clock_monotonic_ms() >= atomic_load(&c->hash_end_ms))
+			return -EAGAIN;
+		if (content_is_removed(from))
+			return -ENOENT;
 		if (got == 0)
 			return 0; /* cut meanwhile: the last pass sets the size */
 		while (put < got) {
@@ -321,30 +360,6 @@ static int clone_or_mark(
 	return r;
 }
 
-static int keep_snapshot(
-	struct cache *c, uint64_t ino, int content, int fd, bool hashed, struct content_version *v)
-{
-	char from[NAME_SIZE], to[NAME_SIZE], hex[SHA256_HEX_SIZE];
-	bool whole = hashed;
-	int r = 0;
-
-	if (!hashed)
-		r = content_hash(c, ino, fd, v->size, NULL, 0, false, content, v->hash, &whole);
-	if (r || !whole)
-		return r ? r : -EIO;
-	hex_encode(v->hash, SHA256_SIZE, hex);
-	snapshot_name(ino, "new", from);
-	snapshot_name(ino, hex, to);
-	atomic_fetch_add(&c->snapshots, 1);
-	/* One of the same content may be there: then the count is one too many, which costs a look
-	 * only. */
-	if (renameat(c->dir_fd, from, c->dir_fd, to) != 0) {
-		r = -errno;
-		atomic_fetch_sub(&c->snapshots, 1);
-	}
-	return r;
-}
-
 /* All writers come by the record; unseen: its unseen_count when that was so. */
 static int take_seen(struct cache *c, struct record *rec, int fd, int to, uint64_t unseen,
 	struct content_version *v)
@@ -363,36 +378,52 @@ static int take_seen(struct cache *c, struct record *rec, int fd, int to, uint64
 }
 
 /* hashed: v has the hash of the generation that it names. */
-static int seal_snapshot(struct cache *c, struct record *rec, const struct key *key, int fd,
+static int make_snapshot(struct cache *c, struct record *rec, const struct key *key, int fd, int to,
 	bool hashed, struct buf *bytes, struct content_version *v)
 {
 	const uint64_t generation = v->generation, unseen_count = atomic_load(&rec->unseen_count);
-	int to AUTO_CLOSE = -1;
-	char name[NAME_SIZE];
-	bool unseen = record_is_unseen(rec);
-	int r;
+	bool unseen = record_is_unseen(rec), whole;
+	int r = unseen ? snapshot_unseen(c, rec, key, fd, to, v)
+		       : take_seen(c, rec, fd, to, unseen_count, v);
 
-	if (unseen && snapshot_unseen_later(rec))
-		return -EAGAIN;
-	to = snapshot_create(c, rec->ino);
-	if (to < 0)
-		return to;
-	r = unseen ? snapshot_unseen(c, rec, key, fd, to, v)
-		   : take_seen(c, rec, fd, to, unseen_count, v);
-	if (r == -EBUSY)
-		return r;
 	if (!r && bytes)
 		r = read_whole(to, v->size, bytes);
-	hashed = hashed && !unseen && v->generation == generation;
+	whole = hashed && !unseen && v->generation == generation;
+	if (!r && !whole)
+		r = content_hash(c, rec->ino, to, v->size, NULL, 0, false, fd, v->hash, &whole);
+	return r || whole ? r : -EIO;
+}
+
+static int seal_snapshot(struct cache *c, struct record *rec, const struct key *key, int fd,
+	bool hashed, struct buf *bytes, struct content_version *v)
+{
+	int to AUTO_CLOSE = snapshot_create(c, rec->ino, SNAPSHOT_NEW);
+	int r = to < 0 ? to : make_snapshot(c, rec, key, fd, to, hashed, bytes, v);
+
 	if (!r)
-		r = keep_snapshot(c, rec->ino, fd, to, hashed, v);
-	if (r) {
-		snapshot_name(rec->ino, "new", name);
-		unlinkat(c->dir_fd, name, 0);
-		snapshot_name(rec->ino, "", name);
-		unlinkat(c->dir_fd, name, AT_REMOVEDIR);
-	}
+		r = snapshot_keep(c, rec->ino, SNAPSHOT_NEW, v->hash);
+	if (r && to >= 0 && r != -EBUSY) /* then it is somebody else's */
+		snapshot_remove(c, rec->ino, SNAPSHOT_NEW);
 	return r;
+}
+
+int snapshot_take(struct cache *c, struct record *rec, bool hashed, struct content_version *v)
+{
+	int fd AUTO_CLOSE = content_file(c, rec->ino, O_RDONLY);
+	int to AUTO_CLOSE = fd < 0 ? fd : snapshot_create(c, rec->ino, SNAPSHOT_NEXT);
+	struct key key = {0};
+	struct conn *conn;
+	int r = to < 0 ? to : conn_take(c, &conn);
+
+	if (!r) {
+		if (inode_key(conn, rec->ino, &key))
+			key.len = 0;
+		conn_give(conn);
+		r = make_snapshot(c, rec, &key, fd, to, hashed, NULL, v);
+	}
+	if (r && to >= 0)
+		snapshot_remove(c, rec->ino, SNAPSHOT_NEXT);
+	return r == -EBUSY ? -EAGAIN : r;
 }
 
 /* ---- sealing ---- */
@@ -451,15 +482,17 @@ static int seal_small(struct cache *c, struct record *rec, int fd, uint64_t inli
 
 /* A file that is sealed for the second time changes, and is likely to change while it is uploaded: only
  * a snapshot lets that upload come to its end. What is written once, like a copied tree, costs none.
- * Where hashing takes longer than a slice it comes before the snapshot, because a snapshot cannot wait: a
- * journal row that is put between two slices would go with a version that is older than it. */
+ * Where hashing takes longer than a slice nothing is done here in one go: what nobody writes to is hashed first, in
+ * slices, and a snapshot is taken in the background. */
 static int seal_large(struct cache *c, struct record *rec, const struct key *key, int fd,
 	bool rewritten, bool sliced, struct buf *bytes, struct content_version *v)
 {
-	bool slow = sliced && v->size >= (uint64_t)c->hash_slice_ms * HASHED_PER_MS;
+	bool slow = sliced && !bytes && v->size >= (uint64_t)c->hash_slice_ms * HASHED_PER_MS;
 	bool whole = false;
-	int r;
+	int r = sliced ? snapshot_job_look(c, rec->ino) : 0;
 
+	if (r)
+		return r;
 	if (atomic_load(&rec->writers) == 0 && (slow || !rewritten)) {
 		r = content_hash(c, rec->ino, fd, v->size, rec, v->generation, sliced, fd,
 			v->hash, &whole);
@@ -472,6 +505,16 @@ static int seal_large(struct cache *c, struct record *rec, const struct key *key
 		if (whole && !rewritten)
 			return 0;
 	}
+	if (record_is_unseen(rec) && snapshot_unseen_later(rec))
+		return -EAGAIN;
+	if (slow) {
+		r = snapshot_job_ask(c, rec, whole, v);
+		return r ? r : -EAGAIN;
+	}
+	r = seal_snapshot(c, rec, key, fd, whole, bytes, v);
+	if (r != -EBUSY || sliced)
+		return r;
+	snapshot_job_wait(c, rec->ino);
 	return seal_snapshot(c, rec, key, fd, whole, bytes, v);
 }
 
@@ -561,6 +604,7 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 
 	if (r)
 		return r == -ENOENT ? -EAGAIN : r;
+	snapshot_job_drop(conn->cache, v->ino); /* it is this one, or older */
 	clean = record_try_clean(
 		conn->cache, v->ino, v->generation, row.generation == v->generation);
 	if (clean && row.state == STATE_LOCAL)

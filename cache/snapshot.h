@@ -1,4 +1,4 @@
-/* Private to content.c, snapshot.c and unseen.c: files that keep a sealed version of content. */
+/* Private to content.c, snapshot*.c and unseen.c: files that keep a sealed version of content. */
 #ifndef CACHE_SNAPSHOT_H
 #define CACHE_SNAPSHOT_H
 
@@ -6,8 +6,20 @@
 #include "cache/record.h"
 #include "src/base/hash.h"
 
+#define SNAPSHOT_NEW "new"   /* until it has the name of its hash: one that is taken by content_seal … */
+#define SNAPSHOT_NEXT "next" /* … and one that is taken in the background */
+
+/* Takes a snapshot of rec's content as SNAPSHOT_NEXT; v is what it is of. hashed: v has the hash of the
+ * generation that it names. -EAGAIN: not now; -ENOENT: the content is gone. */
+int snapshot_take(struct cache *c, struct record *rec, bool hashed,
+	struct content_version *v) MUST_CHECK;
+/* Gives it the name of its hash, for snapshot_open. */
+int snapshot_keep(struct cache *c, uint64_t ino, const char *last,
+	const uint8_t hash[SHA256_SIZE]) MUST_CHECK;
+void snapshot_remove_next(struct cache *c, uint64_t ino);
+
 /* Copies [at, end) by way of buffer (256 KiB); ends early where from does. -EAGAIN when the time is over
- * (content_stop_hashing). */
+ * (content_stop_hashing), -ENOENT when from was removed. */
 int snapshot_copy_range(
 	struct cache *c, int from, int to, uint64_t at, uint64_t end, uint8_t *buffer) MUST_CHECK;
 

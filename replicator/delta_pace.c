@@ -21,10 +21,8 @@ void delta_pace_done(struct delta_pace *p)
 /* Never 0. */
 static uint64_t hash_of(unsigned region, struct slice key)
 {
-	uint64_t h = 14695981039346656037u ^ region;
+	uint64_t h = fnv1a(FNV1A_BASIS ^ region, key.p, key.len);
 
-	for (size_t i = 0; i < key.len; i++)
-		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
 	return h ? h : 1;
 }
 

@@ -25,6 +25,10 @@
  * that changes all the time, may be shown in a state that is ahead of its neighbours' rows in the
  * batches to come.
  *
+ * Content that takes long to hash is hashed by and by, or from a snapshot that is taken in the background: its rows
+ * stay until that is done, as if it could not be sealed. A batch ends where rows begin that such a snapshot does not
+ * have (seal_offer.c).
+ *
  * Nothing is lost by failing: rows stay until the transaction that made their entries, and sealing
  * what is sealed already makes no new version.
  *
@@ -43,6 +47,7 @@
 #define BATCH 2000u
 #define LATE_MS 1000
 #define TURN_MS 20
+#define SNAPSHOT_LOOK_MS 100
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 #define RENAMES_MAX 16u
 #define STUCK_MS 60000
@@ -100,6 +105,7 @@ struct round {
 	size_t held_size; /* a power of two, or 0 */
 	bool held_failed; /* it could not grow */
 	uint64_t after;	  /* rows up to here were seen */
+	uint64_t mark;	  /* a time: ends before a batch all of whose rows are younger; 0: none */
 	bool end;	  /* no row was left */
 	bool did;
 	bool renamed; /* a part of a directory's rename, the rest of which is to come */
@@ -119,10 +125,8 @@ static void round_done(struct round *round)
 
 static uint64_t hash_of(struct slice key)
 {
-	uint64_t h = 14695981039346656037u;
+	uint64_t h = slice_hash(key);
 
-	for (size_t i = 0; i < key.len; i++)
-		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
 	return h ? h : 1;
 }
 
@@ -429,6 +433,7 @@ static int seal_rows(struct sealer *s, unsigned count, struct round *round)
 		r = seal_set_commit(s, count, round);
 	if (!r)
 		note_stuck(s, count, round);
+	seal_offers_end(s);
 	return r;
 }
 
@@ -448,6 +453,16 @@ static int read_rows(struct sealer *s, uint64_t after, unsigned *count)
 		s->late = *count == BATCH && lag_ms >= LATE_MS;
 	}
 	return r;
+}
+
+/* Whether one of the rows that were read is from up to that time. */
+static bool has_until(const struct sealer *s, unsigned count, uint64_t mark)
+{
+	for (unsigned i = 0; i < count; i++) {
+		if (s->rows[i].time <= mark)
+			return true;
+	}
+	return false;
 }
 
 /* What follows in the journal goes without it. *ret is false when that are too many. */
@@ -483,23 +498,45 @@ static int rename_step(struct sealer *s, struct round *round, const struct journ
 	return r;
 }
 
+/* The set, of rows that snapshots taken in the background go with; *cut: it ends where one of them does. */
+static int fill_offered(
+	struct sealer *s, const struct round *round, unsigned count, unsigned *ret, bool *cut)
+{
+	unsigned n = 0;
+	int r = fill_set(s, round, count, ret);
+
+	*cut = false;
+	n = *ret;
+	if (!r && n)
+		r = seal_offers_begin(s, &n);
+	if (r || n == *ret)
+		return r;
+	*cut = true;
+	r = fill_set(s, round, n, ret);
+	if (r)
+		seal_offers_end(s);
+	return r;
+}
+
 /* One batch, or a part of one RENAME_DIR. */
 static int round_step(struct sealer *s, struct round *round)
 {
 	unsigned count = 0, n = 0;
+	bool cut = false;
 	int r = read_rows(s, round->after, &count);
 
 	if (r)
 		return r;
-	round->end = count == 0;
-	if (count == 0)
+	round->end = count == 0 || (round->mark && !has_until(s, count, round->mark));
+	if (round->end)
 		return 0;
-	r = fill_set(s, round, count, &n);
+	r = fill_offered(s, round, count, &n, &cut);
 	if (r)
 		return r;
 	if (n) {
 		round->after = s->rows[n - 1].seq;
-		s->read_end = count < BATCH ? s->rows[n - 1].seq : 0;
+		/* Behind a cut it is known what has to wait (seal_offer.c). */
+		s->read_end = count < BATCH ? s->rows[(cut ? count : n) - 1].seq : 0;
 		r = seal_rows(s, n, round);
 		s->read_end = 0;
 		if (!r && s->set.max > s->options.set_size)
@@ -566,33 +603,60 @@ static int take_turn(struct sealer *s, sealer_tick_fn tick, void *ctx)
 	return r;
 }
 
-int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
+/* The journal once, as it is; *old: rows from up to mark were left. mark 0: it is now, and set. */
+static int seal_pass(
+	struct sealer *s, sealer_tick_fn tick, void *ctx, uint64_t *mark, bool *old, int *failure)
 {
 	CLEANUP(round_done) struct round round = {0};
-	uint64_t slices = content_slices(s->cache);
-	int r = take_turn(s, tick, ctx);
+	unsigned count = 0;
+	int r = 0;
 
-	if (r)
-		return r;
+	if (!*mark) {
+		r = tree_flush_times(s->cache, true);
+		if (!r)
+			r = file_journal_due(s->cache, 0);
+		*mark = cache_stamp(s->cache).time;
+	}
+	round.mark = *mark;
 	s->tick = tick;
 	s->tick_ctx = ctx;
-	r = tree_flush_times(s->cache, true);
-	if (!r)
-		r = file_journal_due(s->cache, 0);
 	while (!r && !round.end) {
 		r = round_step(s, &round);
 		if (!r && tick)
 			r = tick(ctx);
-		/* Large content that is not hashed yet was passed over, with its directory. */
-		if (round.end && !round.failure && content_slices(s->cache) != slices) {
-			slices = content_slices(s->cache);
-			round_done(&round);
-			round = (struct round){0};
-		}
 	}
 	s->tick = NULL;
-	mutex_unlock(&s->lock);
-	return r ? r : round.failure;
+	if (!r)
+		r = read_rows(s, 0, &count);
+	*old = !r && has_until(s, count, *mark);
+	*failure = round.failure;
+	return r;
+}
+
+int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
+{
+	uint64_t slices, mark = 0;
+	bool again = true;
+	int r = 0, failure = 0;
+
+	content_hurry(s->cache, 1);
+	while (!r && again) {
+		slices = content_slices(s->cache);
+		r = take_turn(s, tick, ctx);
+		if (r)
+			break;
+		r = seal_pass(s, tick, ctx, &mark, &again, &failure);
+		mutex_unlock(&s->lock);
+		/* Large content that is not hashed yet, or a snapshot of which is being taken, was passed
+		 * over, with its directory. What is written meanwhile is not waited for. */
+		again = again && !failure && content_slices(s->cache) != slices;
+		if (!r && again)
+			content_wait_snapshot(s->cache, SNAPSHOT_LOOK_MS);
+		if (!r && again && tick)
+			r = tick(ctx);
+	}
+	content_hurry(s->cache, -1);
+	return r ? r : failure;
 }
 
 /* ---- one key ---- */

@@ -47,7 +47,8 @@ void sealer_free(struct sealer *s);
  * after a crash. *did: anything was sealed. Also journals files open for longer than seal_after_ms and quiet
  * directory times. */
 int sealer_step(struct sealer *s, bool *did) MUST_CHECK;
-/* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. */
+/* Seals everything that the journal holds for key (and for a RENAME_DIR above it) now. -EAGAIN: content is not
+ * hashed yet, or changes all the time. */
 int sealer_seal_key(struct sealer *s, struct slice key) MUST_CHECK;
 /* In a write transaction, for a file whose content cannot be sealed now: its attributes alone, over the
  * version that was sealed last; nothing where there is none. Takes no lock. */
@@ -62,8 +63,9 @@ struct seal_progress {
 };
 /* False: there is none. Never waits for a sealing. */
 bool sealer_progress(struct sealer *s, struct seal_progress *ret);
-/* Directory times and files still open too: before a stop or for flush. tick (may be NULL) is called
- * between its steps, also while another thread's sealing is waited for; non-zero from it ends the call
+/* Directory times and files still open too: before a stop or for flush. What was journalled before it began, with
+ * the snapshots of large files that this takes; not what comes meanwhile. tick (may be NULL) is called
+ * between its steps, also while another thread's sealing or a snapshot is waited for; non-zero from it ends the call
  * and is returned, with what is sealed by then sealed. */
 typedef int (*sealer_tick_fn)(void *ctx);
 int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx) MUST_CHECK;

@@ -50,6 +50,7 @@ struct seal_target {
 	bool changed;	   /* change is to be enqueued */
 	bool attr_only;	   /* content and time stay as the entry has them */
 	unsigned lead;	   /* the set's first target of the same inode; it takes the version for all */
+	bool offered;	   /* its version is of a snapshot in sealer.offers */
 	bool recorded;	   /* of the lead: the inode has the version */
 	bool told;	   /* of the lead: the names outside the set have journal rows */
 	struct local_state local;
@@ -130,7 +131,13 @@ struct sealer {
 	struct buf bytes; /* of the file being sealed */
 	bool patient;	  /* sealer_step: may leave for the next round what is better sealed then */
 	uint64_t read_end; /* the journal's last row when the batch was read; 0: it goes on */
-	bool overtaken;		   /* in this round */
+	bool overtaken; /* in this round */
+	/* Of the batch (seal_offer.c): snapshots that its rows may be sealed with, … */
+	struct content_snapshot offers[CONTENT_SNAPSHOTS_MAX];
+	unsigned offers_count;
+	uint64_t cut_end; /* … and its last row, where it was cut for one of them and what is behind must
+			   * not be overtaken; else 0 */
+	bool cut_overtakes; /* something would have been */
 	unsigned overtaken_rounds; /* in a row */
 	struct seal_wait waits[SEAL_WAITS];
 	struct seal_renaming going;
@@ -184,6 +191,16 @@ enum seal_fit {
 
 /* Adds a RENAME_DIR row to s->set, with all below it. The set is untouched unless *ret is SEAL_FITS. */
 int seal_whole_add(struct sealer *s, const struct journal_row *row, enum seal_fit *ret) MUST_CHECK;
+
+/* ---- seal_offer.c ---- */
+
+/* For the first count of s->rows: finds the snapshots taken in the background that these may be sealed with
+ * (s->offers), and lowers *count, not to 0, to where rows begin that a snapshot does not have. */
+int seal_offers_begin(struct sealer *s, unsigned *count) MUST_CHECK;
+/* That of ino, or NULL. */
+const struct content_snapshot *seal_offer(const struct sealer *s, uint64_t ino);
+/* After the batch: there are none any more. What could not be sealed without overtaking is refused. */
+void seal_offers_end(struct sealer *s);
 
 /* ---- seal_tree.c ---- */
 

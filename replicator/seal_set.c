@@ -96,13 +96,11 @@ int seal_set_resize(struct seal_set *set, unsigned max)
 	return 0;
 }
 
-/* FNV-1a; keys are local paths. Never 0. */
+/* Keys are local paths. Never 0. */
 static uint64_t hash_of(struct slice key)
 {
-	uint64_t h = 14695981039346656037u;
+	uint64_t h = slice_hash(key);
 
-	for (size_t i = 0; i < key.len; i++)
-		h = (h ^ (uint8_t)key.p[i]) * 1099511628211u;
 	return h ? h : 1;
 }
 
@@ -152,7 +150,7 @@ struct seal_target *seal_set_find(struct seal_set *set, struct slice key)
 bool seal_set_touches(struct seal_set *set, struct slice key, bool below, bool block)
 {
 	struct seal_target *at = seal_set_find(set, key);
-	bool any = at && !at->blocked;
+	bool any = at && !at->blocked && !at->offered; /* of that one it is known what of its changes is taken */
 
 	if (any)
 		at->blocked = block;
@@ -237,11 +235,17 @@ static int look_all(struct sealer *s, struct seal_set *set)
 
 static int take_version(struct sealer *s, struct seal_target *t)
 {
-	int r = content_seal(s->cache, t->local.ino, s->options.inline_max, &s->bytes, &t->version);
+	const struct content_snapshot *offer = seal_offer(s, t->local.ino);
+	int r = offer ? content_take_snapshot(s->cache, offer, &t->version)
+		      : content_seal(s->cache, t->local.ino, s->options.inline_max, &s->bytes,
+				&t->version);
 
 	if (r)
 		return r;
 	t->sealed = true;
+	t->offered = offer;
+	if (offer)
+		return 0;
 	if (s->inline_cache && t->version.size <= s->options.inline_max && !s->bytes.failed &&
 		s->bytes.len == t->version.size)
 		inline_cache_put(s->inline_cache, t->version.hash, s->bytes.data, s->bytes.len);
@@ -380,6 +384,7 @@ int seal_set_prepare(struct sealer *s, struct seal_set *set, int *failure)
 		t->blocked |= lead->blocked;
 		t->lost = lead->lost;
 		t->sealed = lead->sealed;
+		t->offered = lead->offered;
 		t->version = lead->version;
 	}
 	return 0;
@@ -402,12 +407,18 @@ static int block_key(void *ctx, struct slice key, bool below)
 
 /* A key that changed again since the batch was read may be taken in that newer state, ahead of what changed beside
  * it before: it and its directory wait for the next round, whose batch has all of that. Not for ever: where the same
- * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are. */
+ * keys change all the time, after OVERTAKEN_MAX rounds they are sealed as they are; behind a cut (seal_offer.c), after
+ * a few snapshots. */
 static int block_overtaken(struct sealer *s, struct conn *conn, struct seal_set *set)
 {
 	struct overtaken o = {.set = set};
 	int r;
 
+	if (s->cut_end) {
+		r = journal_keys_since(conn, s->cut_end, block_key, &o);
+		s->cut_overtakes = o.any;
+		return r;
+	}
 	if (!s->patient || !s->read_end || s->overtaken_rounds >= OVERTAKEN_MAX)
 		return 0;
 	r = journal_keys_since(conn, s->read_end, block_key, &o);
@@ -434,6 +445,9 @@ int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set)
 			continue;
 		t->lost = false;
 		if (needs_version(&t->local) && (!t->sealed || t->version.ino != t->local.ino))
+			t->blocked = true;
+		/* It is another one, or gone, since: what was changed beside it before comes first. */
+		if (t->offered && t->version.ino != t->local.ino)
 			t->blocked = true;
 	}
 	return 0;

@@ -338,7 +338,8 @@ int replicator_step_durable(struct replicator *r, bool *did)
 	uint64_t send = 0;
 	int code = durable_step(r->durable, did, &need);
 	/* Large files are durable when their objects are there. */
-	atomic_store(&r->pace.awaited, need.waiting > 0);
+	bool awaited = need.waiting > 0;
+	content_hurry(r->cache, awaited - atomic_exchange(&r->pace.awaited, awaited));
 
 	for (unsigned i = 0; i < r->regions.count; i++)
 		send |= (need.regions >> r->regions.region[i].id & 1) << i;
@@ -569,6 +570,7 @@ void replicator_stop(struct replicator *r)
 		join(r->announce[i].thread, &r->announce[i].started);
 		deliverer_stop(r->deliverer[i]);
 	}
+	content_end_snapshots(r->cache);
 	puller_set_threaded(r->puller, false);
 	atomic_store(&r->regions.cancel, false);
 	r->running = false;

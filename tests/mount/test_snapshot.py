@@ -14,6 +14,8 @@ from harness import World, main, wait_until
 
 SIZE = 200 << 20
 PLACES = range(4096, SIZE, SIZE // 16)  # one number stands in all of them
+LARGE = 600 << 20  # what takes over a second to hash is copied and hashed in the background (cache/snapshot_job.c)
+HUGE = 64 << 30  # what takes half a minute at least, were it not removed before
 RECORD = 64
 
 
@@ -197,6 +199,34 @@ class On(unittest.TestCase):
         count, end = self.start(write_places, "busy", 0.05)
         self.watch("busy", count, 2, 120)
         self.ended("busy", end, count)
+
+    def test_large_written_again_and_again(self):
+        self.make("large")
+        os.truncate(self.a.mount / "large", LARGE)
+        count, end = self.start(write_places, "large", 0.05)
+        self.watch("large", count, 2, 240)
+        self.ended("large", end, count)
+
+    def test_others_go_on_beside_a_huge_one(self):
+        huge, small = self.a.mount / "huge" / "file", self.a.mount / "elsewhere" / "small"
+        for path in (huge, small):
+            path.parent.mkdir()
+        huge.touch()
+        self.a.flush()
+        os.truncate(huge, HUGE)
+        _, end = self.start(write_places, "huge/file", 0.05)
+        under_way = self.a.state / "snapshot" / f"{huge.stat().st_ino:016x}" / "next"
+        wait_until("a snapshot of the huge one is being taken", under_way.exists, 60)
+        snapshot = under_way.stat().st_ino
+        for n in (b"1", b"2", b"3"):
+            small.write_bytes(n)
+            wait_until("the other server has it", lambda n=n: (self.b.mount / "elsewhere" / "small").exists() and
+                       in_one_version((self.b.mount / "elsewhere" / "small").read_bytes) == n, 60)
+        self.assertTrue(under_way.exists() and under_way.stat().st_ino == snapshot, "the huge one was faster")
+        end()
+        huge.unlink()
+        self.a.flush()
+        wait_until("nothing of it is left", lambda: not under_way.exists(), 60)
 
     def test_mapped(self):
         self.make("mapped")

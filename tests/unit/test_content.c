@@ -189,7 +189,8 @@ static void a_snapshot_is_of_one_instant(void **state)
 
 	assert_int_equal(file_open(f->cache, ino, true, false, &t.file), 0);
 	assert_int_equal(thread_start(&thread, "count", count_twice, &t), 0);
-	for (unsigned i = 0; i < 40; i++) {
+	/* On a busy machine the other thread may not run for a while. */
+	for (unsigned i = 0; i < 40 || (last == 0 && i < 4000); i++) {
 		struct content_version v = seal_now(f, ino);
 		struct content_reader *r = NULL;
 		uint64_t front = 0, end = 0;
@@ -474,6 +475,24 @@ static void hash_of_long(const char *start, uint8_t hash[SHA256_SIZE])
 	sha256_final(&whole, hash);
 }
 
+/* content_seal, and the snapshot that it has taken in the background. */
+static int seal_or_take(
+	struct fixture *f, uint64_t ino, struct buf *bytes, struct content_version *v)
+{
+	struct content_snapshot found[CONTENT_SNAPSHOTS_MAX];
+	int r = content_seal(f->cache, ino, 100, bytes, v);
+
+	if (r == -EAGAIN)
+		content_wait_snapshot(f->cache, 1000);
+	for (unsigned i = content_snapshots(f->cache, found); r == -EAGAIN && i > 0; i--) {
+		if (found[i - 1].ino != ino)
+			continue;
+		r = content_take_snapshot(f->cache, &found[i - 1], v);
+		content_refuse_snapshot(f->cache, &found[i - 1]); /* the next one is another one */
+	}
+	return r;
+}
+
 /* 64 steps a call: other files are sealed in between, and one that is removed costs nothing more. */
 static void a_long_hash_comes_in_slices(void **state)
 {
@@ -501,18 +520,20 @@ static void a_long_hash_comes_in_slices(void **state)
 	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
 	assert_int_equal(file_write(file, "other", 5, 0, false), 5);
 	file_release(file);
-	while (content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN)
+	while (seal_or_take(f, ino, &bytes, &v) == -EAGAIN)
 		;
 	assert_memory_not_equal(v.hash, hash, SHA256_SIZE);
 
 	/* A snapshot of it has the same holes, and ends when it is to. */
+	content_hurry(f->cache, 1);
 	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
 	assert_int_equal(file_truncate(file, INT64_C(1) << 40), 0);
 	content_stop_hashing(f->cache, 0);
 	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), -EAGAIN);
 	content_stop_hashing(f->cache, INT64_MAX);
 	assert_int_equal(file_truncate(file, 40 << 20), 0);
-	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), 0);
+	while (seal_or_take(f, ino, &bytes, &v) == -EAGAIN)
+		;
 	hash_of_long("other", hash);
 	assert_memory_equal(v.hash, hash, SHA256_SIZE);
 	file_release(file);
@@ -574,17 +595,18 @@ static void a_long_hash_of_a_new_version_too(void **state)
 	seal_now(f, ino);
 	f->cache->hash_slice_ms = 0;
 	change(f, ino, "middle", 20 << 20);
-	while (content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN)
+	content_hurry(f->cache, 1);
+	while (seal_or_take(f, ino, &bytes, &v) == -EAGAIN)
 		assert_true(++calls < 10);
 	assert_true(calls >= 2);
 	change(f, ino, "later", 30 << 20);
 	hash_of_version(f, ino, v.hash, got);
 	assert_memory_equal(got, v.hash, SHA256_SIZE);
-	for (calls = 0; content_seal(f->cache, ino, 100, &bytes, &v) == -EAGAIN; calls++) {
-		assert_true(calls < 3);
-		change(f, ino, calls ? "one" : "two", 0);
+	for (calls = 0; seal_or_take(f, ino, &bytes, &v) == -EAGAIN; calls++) {
+		assert_true(calls < 10);
+		if (calls < 1)
+			change(f, ino, "two", 0);
 	}
-	assert_int_equal(calls, 1);
 	hash_of_version(f, ino, v.hash, got);
 	assert_memory_equal(got, v.hash, SHA256_SIZE);
 }

@@ -293,7 +293,7 @@ static void write_huge(struct server *s, const char *path)
 /* One file that cannot be had holds back the directory, but not for ever. */
 static void a_file_that_waits_holds_the_rename(void **state)
 {
-	const struct clock_source source = {realtime, monotonic, NULL, NULL};
+	const struct clock_source source = {.realtime_ns = realtime, .monotonic_ms = monotonic};
 	struct server *s = *state;
 	bool did;
 
@@ -411,7 +411,7 @@ static void a_large_rename_tears_nothing(void **state)
 /* Two that wait, in different batches: each is given up in the end, the second one right behind the first. */
 static void renames_that_wait_are_given_up_in_turn(void **state)
 {
-	const struct clock_source source = {realtime, monotonic, NULL, NULL};
+	const struct clock_source source = {.realtime_ns = realtime, .monotonic_ms = monotonic};
 	struct server *s = *state;
 	bool did;
 
