@@ -645,25 +645,27 @@ static void a_kill_takes_nothing(void **state)
 static void the_object_keeps_to_its_share(void **state UNUSED)
 {
 	static struct delta_pace p;
+	const uint8_t hash[SHA256_SIZE] = {1};
 	struct slice log = slice_of("log");
 	int64_t start;
 
 	delta_pace_init(&p);
-	assert_int_equal(delta_pace_wait_ms(&p, 0, log), 0);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, log, true), 0);
 	start = clock_monotonic_ms() - 60000;
-	delta_pace_sent(&p, 0, log, start);
-	assert_in_range(delta_pace_wait_ms(&p, 0, log), 179000, 180000);
-	assert_int_equal(delta_pace_wait_ms(&p, 1, log), 0);
-	assert_int_equal(delta_pace_wait_ms(&p, 0, slice_of("other")), 0);
+	delta_pace_sent(&p, 0, log, start, hash);
+	assert_in_range(delta_pace_wait_ms(&p, 0, log, true), 179000, 180000);
+	assert_int_equal(delta_pace_wait_ms(&p, 1, log, true), 0);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, slice_of("other"), true), 0);
 	atomic_fetch_add(&p.hurry, 1);
-	assert_int_equal(delta_pace_wait_ms(&p, 0, log), 0);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, log, true), 0);
 	atomic_fetch_sub(&p.hurry, 1);
 	atomic_store(&p.awaited, true);
-	assert_int_equal(delta_pace_wait_ms(&p, 0, log), 0);
+	assert_int_equal(delta_pace_wait_ms(&p, 0, log, true), 0);
 	atomic_store(&p.awaited, false);
 	/* A quick one, too, has a pause behind it. */
-	delta_pace_sent(&p, 0, log, clock_monotonic_ms());
-	assert_in_range(delta_pace_wait_ms(&p, 0, log), 4000, 5000);
+	delta_pace_sent(&p, 0, log, clock_monotonic_ms(), hash);
+	assert_in_range(delta_pace_wait_ms(&p, 0, log, true), 4000, 5000);
+	assert_in_range(delta_pace_wait_ms(&p, 0, log, false), 0, 100);
 	delta_pace_done(&p);
 }
 
