@@ -1,6 +1,6 @@
 /* The outbox's rows on their way: what is parked, what is tried again, what a crash between PUT and
  * commit costs. */
-#include "tests/unit/cluster.h"
+#include "tests/unit/tool_fixture.h"
 
 #include "cache/project.h"
 #include "replicator/segment.h"
@@ -209,6 +209,114 @@ static void test_order_within_directory(void **state)
 	assert_int_equal(cluster_resolve(c, 1, "d/big").size, sizeof(big));
 }
 
+/* ---- what a request says of itself ---- */
+
+static const struct store_ops *real_ops;
+static struct {
+	unsigned large, small, segments; /* how many puts */
+	unsigned wrong;			 /* of another priority than they should have */
+} sent;
+
+static enum store_result note_put(struct store *s, const char *key, const struct store_source *source,
+	const struct store_meta *meta, const struct store_condition *condition, char *etag,
+	const struct store_call *call, struct store_error *error)
+{
+	bool segment = strncmp(key, SEGMENT_PREFIX, strlen(SEGMENT_PREFIX)) == 0;
+
+	if (segment)
+		sent.wrong += call->priority != STORE_URGENT;
+	else if (strcmp(key, "large") == 0)
+		sent.wrong += call->priority != STORE_BULK;
+	else if (strcmp(key, "small") == 0)
+		sent.wrong += call->priority != STORE_NORMAL;
+	sent.segments += segment;
+	sent.large += strcmp(key, "large") == 0;
+	sent.small += strcmp(key, "small") == 0;
+	return real_ops->put(s, key, source, meta, condition, etag, call, error);
+}
+
+static struct store *watched(
+	struct cluster *c UNUSED, unsigned node UNUSED, unsigned region UNUSED, struct store *inner)
+{
+	static struct store_ops ops;
+
+	real_ops = inner->ops;
+	ops = *real_ops;
+	ops.put = note_put;
+	inner->ops = &ops;
+	return inner;
+}
+
+/* Large bodies leave connections to others, segments wait for nobody. */
+static void test_priorities(void **state)
+{
+	static char large[3 << 20];
+	struct cluster *c = *state;
+
+	cluster_stop_node(c, 0, true);
+	c->wrap = watched;
+	cluster_start_node(c, 0);
+	memset(&sent, 0, sizeof(sent));
+	cluster_write(c, 0, "large", large, sizeof(large));
+	cluster_puts(c, 0, "small", "text");
+	cluster_push(c, 0);
+	cluster_push(c, 0);
+	assert_int_equal(cluster_backlog(c, 0), 0);
+	assert_int_equal(sent.large, CLUSTER_REGIONS);
+	assert_int_equal(sent.small, CLUSTER_REGIONS);
+	assert_true(sent.segments >= CLUSTER_REGIONS);
+	assert_int_equal(sent.wrong, 0);
+	c->wrap = NULL;
+}
+
+/* ---- a store that knows no conditions ---- */
+
+static struct cluster *between; /* NULL: it was done */
+
+static enum store_result other_in_between(void *ctx UNUSED, const char *op, const char *key, bool did_happen)
+{
+	struct cluster *c = between;
+
+	if (!c || did_happen || strcmp(op, "put") != 0 || strcmp(key, "f") != 0)
+		return STORE_OK;
+	between = NULL;
+	cluster_push(c, 1);
+	cluster_pull(c, 0);
+	return STORE_OK;
+}
+
+static struct store *unconditional(
+	struct cluster *c UNUSED, unsigned node, unsigned region, struct store *inner)
+{
+	const unsigned conditions = STORE_CAP_PUT_IF_ABSENT | STORE_CAP_PUT_IF_MATCH;
+	struct store *s = node == 0 && region == 0 ? store_fault_new(inner, other_in_between, NULL) : inner;
+
+	s->capabilities &= ~conditions;
+	return s;
+}
+
+/* Between the look at the region and the write another server's newer version comes there, and is merged here: the
+ * write that replaced it is mended by who made it. */
+static void test_overtaken_while_it_was_written(void **state)
+{
+	struct cluster *c = *state;
+
+	c->wrap = unconditional;
+	for (unsigned n = 0; n < c->nodes; n++) {
+		cluster_stop_node(c, n, true);
+		cluster_start_node(c, n);
+	}
+	cluster_settle(c);
+	cluster_puts(c, 0, "f", "older");
+	cluster_now_ms += 10;
+	cluster_puts(c, 1, "f", "newer");
+	between = c;
+	cluster_settle(c);
+	assert_null(between);
+	expect_everywhere(c, "f", "newer");
+	c->wrap = NULL;
+}
+
 /* Many more changes than a segment carries. */
 static void test_many(void **state)
 {
@@ -237,6 +345,8 @@ int main(void)
 		CLUSTER_TEST(test_impossible_upload_lets_its_directory_go_on),
 		CLUSTER_TEST(test_lost_answer),
 		CLUSTER_TEST(test_order_within_directory),
+		CLUSTER_TEST(test_priorities),
+		CLUSTER_TEST(test_overtaken_while_it_was_written),
 		CLUSTER_TEST(test_many),
 	};
 
