@@ -76,6 +76,7 @@ static inline void server_close(struct server *s)
 
 static inline void server_start(struct server *s)
 {
+	*s = (struct server){0};
 	snprintf(s->dir, sizeof(s->dir), "/tmp/meridian-test-XXXXXX");
 	assert_non_null(mkdtemp(s->dir));
 	server_open(s);
