@@ -14,6 +14,7 @@
 
 #include <errno.h>
 
+#include "cache/journal.h"
 #include "cache/project.h"
 
 struct look look_of(const struct entry *e, enum kind shown, const struct inode_row *parent)
@@ -78,6 +79,16 @@ void look_invalidate(struct conn *conn, uint64_t ino)
 	conn_invalidate(conn, &(struct invalidation){.ino = ino});
 }
 
+/* An application's change of it waits to be sealed, and will be with the owner that it has now. */
+static int is_changed_here(struct conn *conn, uint64_t ino, bool *ret)
+{
+	struct key key;
+	int r = inode_key(conn, ino, &key);
+
+	*ret = false;
+	return r ? (r == -ENOENT ? 0 : r) : journal_has_row(conn, key_slice(&key), ret);
+}
+
 /* What is implied below a directory follows its owner. The recursion is as deep as a path may be.
  */
 static int owner_changed(struct conn *conn, uint64_t parent, uint32_t uid, uint32_t gid)
@@ -87,6 +98,7 @@ static int owner_changed(struct conn *conn, uint64_t parent, uint32_t uid, uint3
 
 	while ((r = next_implied(conn, parent, &ino)) == 1) {
 		struct inode_row row;
+		bool changed = false;
 
 		r = inode_get(conn, ino, &row);
 		if (r && r != -ENOENT)
@@ -99,6 +111,11 @@ static int owner_changed(struct conn *conn, uint64_t parent, uint32_t uid, uint3
 			continue;
 		}
 		if (row.uid == uid && row.gid == gid)
+			continue;
+		r = is_changed_here(conn, ino, &changed);
+		if (r)
+			return r;
+		if (changed)
 			continue;
 		r = inode_set_attr(conn, ino, SET_UID | SET_GID, 0, uid, gid, 0);
 		if (r)

@@ -249,6 +249,34 @@ static void implied_directory_follows_owner(void **state)
 	assert_int_equal(i.gid, 8);
 }
 
+/* What an application says of it stays, however near the parent's change that was. */
+static void implied_directory_has_an_owner_of_its_own(void **state)
+{
+	struct server *s = *state;
+	struct inode v = {.uid = 7, .gid = 8}, own = {.uid = 9, .gid = 10}, i;
+
+	do_mkdir(&s[1], "d");
+	do_mkdir(&s[1], "d/e");
+	do_write(&s[1], "d/e/f", "deep");
+	assert_int_equal(sealer_seal_all(s[1].sealer, NULL, NULL), 0);
+	carry(&s[1], &s[0], "d");
+	carry(&s[1], &s[0], "d/e/f");
+	assert_int_equal(
+		tree_setattr(s[0].cache, ino_of(&s[0], slice_of("d")), SET_UID | SET_GID, &v, &i),
+		0);
+	assert_int_equal(
+		tree_setattr(s[0].cache, ino_of(&s[0], slice_of("d/e")), SET_UID | SET_GID, &own, &i),
+		0);
+	seal(&s[0]);
+	carry(&s[0], &s[1], "d");
+	carry(&s[0], &s[1], "d/e");
+	for (unsigned n = 0; n < 2; n++) {
+		assert_int_equal(tree_getattr(s[n].cache, ino_of(&s[n], slice_of("d/e")), &i), 0);
+		assert_int_equal(i.uid, 9);
+		assert_int_equal(i.gid, 10);
+	}
+}
+
 static void root_attributes(void **state)
 {
 	struct server *s = *state;
@@ -271,6 +299,7 @@ int main(void)
 		TEST(removed_directory_gains_a_file),
 		TEST(a_hidden_file_does_not_go_with_the_directory),
 		TEST(implied_directory_follows_owner),
+		TEST(implied_directory_has_an_owner_of_its_own),
 		TEST(root_attributes),
 	};
 
