@@ -61,6 +61,7 @@ struct seal_target {
 	bool shared;
 	struct slice from; /* borrowed; the name that it had before, when it was renamed */
 	struct slice to;   /* likewise: the name that its content has now */
+	bool vacant;	   /* by the rows so far nothing is there any more */
 	bool has_base;	   /* the change from the version base is small */
 	uint8_t base[SHA256_SIZE];
 };

@@ -353,6 +353,32 @@ static void renames_in_a_row_are_one(void **state)
 	assert_converged(&s[0], &s[1]);
 }
 
+/* A directory has its first name again in between, and a file that left it before goes its own way. */
+static void there_and_back_and_on(void **state)
+{
+	struct server *s = *state;
+	struct outbox_row *row = calloc(1, sizeof(*row));
+	bool did;
+
+	do_mkdir(s, "k");
+	do_write(s, "k/file", "content");
+	do_write(s, "k/left", "leaves");
+	do_write(s, "k/removed", "goes");
+	seal(s);
+	outbox_empty(s);
+	do_rename(s, "k/left", "elsewhere");
+	do_unlink(s, "k/removed");
+	do_rename(s, "k", "j");
+	do_rename(s, "j", "k");
+	do_rename(s, "k", "i");
+	assert_int_equal(sealer_step(s->sealer, &did), 0);
+	assert_int_equal(journal_rows(s), 0);
+	assert_string_equal(moved_to(s, "k/file", row), "i/file");
+	assert_string_equal(moved_to(s, "k/left", row), "elsewhere");
+	assert_string_equal(moved_to(s, "k/removed", row), "");
+	free(row);
+}
+
 /* More than the largest set has room for are sealed, too, after some rounds. */
 static void renames_in_a_row_come_to_an_end(void **state)
 {
@@ -453,6 +479,7 @@ int main(void)
 		TEST(former_names_know_the_last_one),
 		TEST(a_file_that_waits_holds_the_rename),
 		TEST(renames_in_a_row_are_one),
+		TEST(there_and_back_and_on),
 		TEST(renames_in_a_row_come_to_an_end),
 		TEST(a_large_rename_tears_nothing),
 		TEST(renames_that_wait_are_given_up_in_turn),
