@@ -119,7 +119,7 @@ uint64_t content_slices(struct cache *c);
  * more content than is hashed in about a second). While there is one content_seal goes on saying so. journal_kick
  * follows each. It is there until content_sealed or content_refuse_snapshot, the removal of its inode, or until
  * nobody has taken it for a minute. */
-#define CONTENT_SNAPSHOTS_MAX 8u
+#define CONTENT_SNAPSHOTS_MAX 64u
 struct content_snapshot {
 	uint64_t ino;
 	uint64_t as_of;	  /* it has all that journal rows with a time up to this one speak of; not

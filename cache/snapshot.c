@@ -509,7 +509,9 @@ static int seal_large(struct cache *c, struct record *rec, const struct key *key
 		return -EAGAIN;
 	if (slow) {
 		r = snapshot_job_ask(c, rec, whole, v);
-		return r ? r : -EAGAIN;
+		/* Those that wait may all wait for this one, which is beside them: taken on the spot. */
+		if (r != -ENOBUFS)
+			return r ? r : -EAGAIN;
 	}
 	r = seal_snapshot(c, rec, key, fd, whole, bytes, v);
 	if (r != -EBUSY || sliced)

@@ -300,12 +300,14 @@ static int put(struct cache *c, struct record *rec, bool hashed, const struct co
 	/* What is hashed already is as good as done. */
 	if (j && now < j->rest_ms && !t->hurry && !hashed)
 		return 0;
-	atomic_fetch_add(&c->hash_slices, 1);
 	if (!j)
 		j = find_room(t);
-	r = j ? start_thread(c) : 0;
-	if (r || !j)
+	if (!j)
+		return -ENOBUFS;
+	r = start_thread(c);
+	if (r)
 		return r;
+	atomic_fetch_add(&c->hash_slices, 1);
 	*j = (struct snapshot_job){.state = WAITING,
 		.ino = rec->ino,
 		.rec = rec,
@@ -453,6 +455,7 @@ void content_refuse_snapshot(struct cache *c, const struct content_snapshot *s)
 	if (j) {
 		j->refused++;
 		drop(t, j);
+		atomic_fetch_add(&c->hash_slices, 1); /* who waits for all has to come again */
 	}
 	mutex_unlock(&t->lock);
 }

@@ -16,7 +16,8 @@ void snapshot_jobs_stop(struct cache *c);
 void snapshot_jobs_free(struct snapshot_jobs *t); /* stopped; NULL is fine */
 
 /* Has a snapshot taken of what rec's content will be then. hashed: v has the hash of the generation that it
- * names, and nobody writes. 0: it will be, or later; or -errno. Outside any transaction. */
+ * names, and nobody writes. 0: it will be, or later; -ENOBUFS: too many others wait to be used; or -errno.
+ * Outside any transaction. */
 int snapshot_job_ask(struct cache *c, struct record *rec, bool hashed,
 	const struct content_version *v) MUST_CHECK;
 /* 0: there is none of ino; -EAGAIN: there is; or, once, how it failed. */

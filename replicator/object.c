@@ -206,12 +206,13 @@ static enum store_result keep_foreign(struct delivery *d, const char *key, const
 	return keep(d, key, s, to);
 }
 
-/* The bytes there are in no server's cache, and nobody who saw them wrote over them. */
+/* The bytes there are in no server's cache, and nobody who saw them wrote over them. Torn ones are taken for what
+ * two writes of this server, or of two, came to, one of them a copy of metadata that was late: both have their bytes. */
 static bool is_only_here(const struct delivery *d, const struct seen *s)
 {
 	struct stamp theirs = s->theirs.entry.content_stamp;
 
-	if (s->foreign || s->torn)
+	if (s->foreign)
 		return true;
 	return d->q->regions && s->theirs.entry.kind != KIND_DIR &&
 	       foreign_is_node(d->q->regions, theirs.node) &&

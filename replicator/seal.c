@@ -419,12 +419,13 @@ static void note_stuck(struct sealer *s, unsigned count, struct round *round)
 	if (i == count || round->stuck)
 		return;
 	round->stuck = true;
-	if (stuck->seq != s->rows[i].seq &&
-		(!stuck->given_up || now - stuck->noted_ms > STUCK_MS))
+	if (stuck->seq != s->rows[i].seq && (!stuck->given_up || s->rows[i].time > stuck->behind))
 		*stuck = (struct seal_stuck){.since_ms = now};
 	stuck->seq = s->rows[i].seq;
-	stuck->noted_ms = now;
-	stuck->given_up |= ++stuck->rounds >= STUCK_ROUNDS && now - stuck->since_ms > STUCK_MS;
+	if (!stuck->given_up && ++stuck->rounds >= STUCK_ROUNDS && now - stuck->since_ms > STUCK_MS) {
+		stuck->given_up = true;
+		stuck->behind = cache_stamp(s->cache).time;
+	}
 }
 
 static int seal_rows(struct sealer *s, unsigned count, struct round *round)
@@ -515,7 +516,7 @@ static int fill_offered(
 		return r;
 	*cut = true;
 	r = fill_set(s, round, n, ret);
-	if (r)
+	if (r || !*ret)
 		seal_offers_end(s);
 	return r;
 }

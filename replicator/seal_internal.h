@@ -102,10 +102,10 @@ struct seal_wait {
  * one. */
 struct seal_stuck {
 	uint64_t seq; /* of its row; 0: none */
-	int64_t since_ms; /* monotonic, as the next */
-	int64_t noted_ms;
+	int64_t since_ms; /* monotonic */
 	unsigned rounds;
-	bool given_up; /* it is done by parts */
+	bool given_up;	 /* it is done by parts, and so are those that waited behind it then: */
+	uint64_t behind; /* rows from up to that time */
 };
 
 /* How far the rename of a directory has come. */

@@ -130,8 +130,9 @@ void seal_offers_end(struct sealer *s)
 	for (unsigned i = 0; s->cut_overtakes && i < s->set.count; i++) {
 		const struct seal_target *t = &s->set.targets[i];
 
+		/* Its name may be another inode's by now. */
 		if (t->offered && t->blocked)
-			content_refuse_snapshot(s->cache, seal_offer(s, t->local.ino));
+			content_refuse_snapshot(s->cache, seal_offer(s, t->version.ino));
 	}
 	s->offers_count = 0;
 	s->cut_end = 0;

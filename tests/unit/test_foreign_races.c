@@ -109,30 +109,6 @@ static void test_taken_over_and_lost(void **state)
 	expect_quiet(c);
 }
 
-static void tool_writes(struct cluster *c)
-{
-	tool_put(c, EAST, "f", "by hand");
-}
-
-/* A change of attributes copies the object onto itself; by then it is another one. */
-static void test_written_over_before_a_copy(void **state)
-{
-	struct cluster *c = *state;
-
-	copies_are_unconditional(c);
-	cluster_puts(c, 0, "f", "content");
-	cluster_settle(c);
-	struct inode inode = cluster_resolve(c, 0, "f");
-	inode.mode = S_IFREG | 0600;
-	assert_int_equal(tree_setattr(c->node[0].cache, inode.ino, SET_MODE, &inode, &inode), 0);
-	at(c, "copy", "f", false, tool_writes);
-	cluster_settle(c);
-	assert_null(between.op);
-	expect_everywhere(c, "f", "content");
-	expect_kept(c, EAST, "by hand");
-	expect_quiet(c);
-}
-
 /* A bucket as Ceph's: an ETag speaks of the bytes, and what is copied is what is there. */
 static struct store *mem;
 
@@ -229,7 +205,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CLUSTER_TEST(test_taken_over_and_lost),
-		CLUSTER_TEST(test_written_over_before_a_copy),
 		CLUSTER_TEST(test_written_over_while_taken_over),
 		CLUSTER_TEST(test_large_written_over_while_taken_over),
 		CLUSTER_TEST(test_kept_by_both),

@@ -243,6 +243,26 @@ static void each_snapshot_is_a_version(void **state)
 	assert_int_equal(snapshot_files(s, ino_of(s, slice_of("d/big"))), 1); /* for its upload */
 }
 
+/* More of them in a directory than wait in the background: those that do would wait for the others for ever. */
+static void more_than_there_is_room_for(void **state)
+{
+	enum { MANY = CONTENT_SNAPSHOTS_MAX + 3 };
+	struct server *s = *state;
+	struct file *f[MANY];
+	char path[32];
+
+	for (unsigned i = 0; i < MANY; i++) {
+		snprintf(path, sizeof(path), "d/file%u", i);
+		f[i] = make_open(s, path, 'a' + (char)(i % 26));
+	}
+	settle(s);
+	for (unsigned i = 0; i < MANY; i++) {
+		snprintf(path, sizeof(path), "d/file%u", i);
+		assert_int_equal(sealed(s, path), 'a' + i % 26);
+		file_release(f[i]);
+	}
+}
+
 static void renamed_meanwhile(void **state)
 {
 	struct server *s = *state;
@@ -423,6 +443,7 @@ int main(void)
 		OFFER_TEST(a_marker_that_is_written_again_waits),
 		OFFER_TEST(a_file_that_is_never_at_rest_is_sealed),
 		OFFER_TEST(each_snapshot_is_a_version),
+		OFFER_TEST(more_than_there_is_room_for),
 		OFFER_TEST(renamed_meanwhile),
 		OFFER_TEST(removed_meanwhile),
 		OFFER_TEST(closed_or_cut_meanwhile),
