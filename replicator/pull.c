@@ -513,7 +513,7 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	struct pull_region_state *st = &p->region[region - p->o.regions->region];
 	struct pull l = {.p = p, .region = region, .unmerged_ms = UINT64_MAX};
 	char cursor[SEGMENT_NAME_SIZE];
-	int64_t start = clock_monotonic_ms();
+	int64_t start = clock_monotonic_ms(), asked_ms = clock_boottime_ms();
 	bool complete = false, stop;
 
 	p->at = (unsigned)(region - p->o.regions->region);
@@ -538,7 +538,7 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	complete = complete && !l.failed && !st->relist && !st->reload && l.local == 0;
 	r = move_cursor(&l, cursor, complete);
 	if (complete) {
-		st->asked_ms = start;
+		st->asked_ms = asked_ms;
 		st->vain = false;
 		if (pull_reads(p, p->at))
 			atomic_store(&p->read_ms[p->at], start);
