@@ -598,11 +598,18 @@ static int read_others(struct puller *p, const struct region *pulled, bool *did)
 	return 0;
 }
 
+int puller_begin(struct puller *p)
+{
+	int r = p->begun ? 0 : begin_reading(p, &p->o.regions->region[p->o.home]);
+
+	p->begun = r == 0;
+	return r;
+}
+
 int puller_step(struct puller *p, bool *did)
 {
 	*did = false;
-	int r = p->begun ? 0 : begin_reading(p, &p->o.regions->region[p->o.home]);
-	p->begun = r == 0;
+	int r = puller_begin(p);
 	if (r == 0)
 		r = pull_held(p->cache, &p->o.merger, did);
 	if (r < 0)
