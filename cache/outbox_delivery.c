@@ -3,7 +3,8 @@
  *
  * Each call names the version that the caller worked on by its stamp. A row that has another one was
  * taken over by a newer change meanwhile: it stays as it is, and nobody is told, because that change
- * is delivered in its turn. The states are outbox.c's.
+ * is delivered in its turn. Seeding (outbox_seed) is no change and leaves the stamp: who delivers an announced row
+ * looks whether it still is one. The states are outbox.c's.
  */
 #include "cache/outbox_row.h"
 

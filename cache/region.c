@@ -423,7 +423,9 @@ static int change(struct cache *c, const char *sql, unsigned region)
 
 int region_seed_again(struct cache *c, unsigned region)
 {
-	int r = change(c, "UPDATE region SET seed_after = x'', used = 2 WHERE id = ?1", region);
+	/* Also where a resync that is under way would take only what is younger. */
+	int r = change(c,
+		"UPDATE region SET seed_after = x'', used = 2, resync_from = 0 WHERE id = ?1", region);
 
 	return r ? r : resync_masks_load(c);
 }

@@ -6,6 +6,8 @@
  * are looked for again after RECHECK_MS, those made on behalf of another server when the path goes or changes
  * its kind (merge_record.c).
  */
+#include <errno.h>
+
 #include "cache/content_map.h"
 #include "replicator/deliver_internal.h"
 #include "replicator/lost.h"
@@ -27,17 +29,37 @@ static int enqueue_repair(struct conn *conn, const struct outbox_row *row)
 	return outbox_enqueue(conn, &change);
 }
 
+/* Whether a row that was announced when its delivery began is to be announced once more: the region was seeded anew
+ * meanwhile, which leaves the stamp as it is. What became of the object decides nothing then; it is looked at
+ * again after the announcement. */
+static int told_again(
+	struct conn *conn, unsigned region, const struct outbox_row *delivered, bool *ret)
+{
+	struct outbox_row now;
+
+	*ret = false;
+	if (delivered->state != OUTBOX_OBJECT)
+		return 0;
+	int r = outbox_get(conn, region, key_slice(&delivered->key), &now);
+	if (r == 0)
+		*ret = stamp_cmp(now.stamp, delivered->stamp) == 0 && now.state != OUTBOX_OBJECT;
+	return r == -ENOENT ? 0 : r;
+}
+
 static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 {
 	struct slice key = key_slice(&j->row.key);
 	unsigned region = d->o.region->id;
+	bool again = false;
 	int r = 0;
 
 	if (j->uncertain)
 		r = touched_mark(conn, key, clock_realtime_ms() + RECHECK_MS);
 	else if (j->deputy)
 		r = touched_mark(conn, key, 0);
-	if (r < 0)
+	if (r == 0 && j->fate != FATE_NONE)
+		r = told_again(conn, region, &j->row, &again);
+	if (r < 0 || (again && j->fate != FATE_DONE))
 		return r;
 	switch (j->fate) {
 	case FATE_NONE:
@@ -49,11 +71,11 @@ static int apply(struct deliverer *d, struct conn *conn, const struct job *j)
 			return r;
 		if (j->mapped && (r = content_map_delivered(conn, region, j->hash)) < 0)
 			return r;
-		if (j->settled)
+		if (j->settled && !again)
 			r = outbox_announce_unsent(conn, region, key, j->row.stamp);
 		else if (j->row.state == OUTBOX_UPLOAD)
 			r = outbox_advance(conn, region, key, j->row.stamp, OUTBOX_ANNOUNCE);
-		else
+		else if (!again)
 			r = outbox_finish(conn, region, key, j->row.stamp);
 		if (r == 0 && j->repair)
 			r = enqueue_repair(conn, &j->row);

@@ -513,7 +513,7 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	struct pull_region_state *st = &p->region[region - p->o.regions->region];
 	struct pull l = {.p = p, .region = region, .unmerged_ms = UINT64_MAX};
 	char cursor[SEGMENT_NAME_SIZE];
-	int64_t start = clock_monotonic_ms();
+	int64_t start = clock_monotonic_ms(), asked_ms = clock_boottime_ms();
 	bool complete = false, stop;
 
 	p->at = (unsigned)(region - p->o.regions->region);
@@ -538,7 +538,7 @@ static int pull_region(struct puller *p, struct region *region, bool *did)
 	complete = complete && !l.failed && !st->relist && !st->reload && l.local == 0;
 	r = move_cursor(&l, cursor, complete);
 	if (complete) {
-		st->asked_ms = start;
+		st->asked_ms = asked_ms;
 		st->vain = false;
 		if (pull_reads(p, p->at))
 			atomic_store(&p->read_ms[p->at], start);
@@ -598,11 +598,18 @@ static int read_others(struct puller *p, const struct region *pulled, bool *did)
 	return 0;
 }
 
+int puller_begin(struct puller *p)
+{
+	int r = p->begun ? 0 : begin_reading(p, &p->o.regions->region[p->o.home]);
+
+	p->begun = r == 0;
+	return r;
+}
+
 int puller_step(struct puller *p, bool *did)
 {
 	*did = false;
-	int r = p->begun ? 0 : begin_reading(p, &p->o.regions->region[p->o.home]);
-	p->begun = r == 0;
+	int r = puller_begin(p);
 	if (r == 0)
 		r = pull_held(p->cache, &p->o.merger, did);
 	if (r < 0)

@@ -25,6 +25,10 @@ struct puller_status {
 
 int puller_new(const struct puller_options *o, struct puller **ret) MUST_CHECK;
 void puller_free(struct puller *p);
+/* From now on the home region's log counts as read from its beginning, which another home region's before it
+ * was not; until then nobody may take what is merged of it for all of it. Once; a step does it where it was not
+ * done. As a step: one thread at a time, -errno for local failures. */
+int puller_begin(struct puller *p) MUST_CHECK;
 /* One listing and the merge of what is new. *did: something was merged. -errno for local failures
  * only. One thread at a time. */
 int puller_step(struct puller *p, bool *did) MUST_CHECK;

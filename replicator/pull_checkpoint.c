@@ -129,7 +129,7 @@ int pull_checkpoint(struct puller *p, struct region *region, bool *did, bool *st
 	struct pull_region_state *st = &p->region[region - p->o.regions->region];
 	struct position at = {.p = p, .region = region};
 	CLEANUP(checkpoint_done) struct checkpoint c = {0};
-	int64_t now = clock_monotonic_ms();
+	int64_t now = clock_boottime_ms(); /* segments are removed while this machine is suspended, too */
 	enum checkpoint_found found;
 	bool loaded = false;
 	const char *why;

@@ -61,7 +61,7 @@ struct pull_region_state {
 	bool relist;	    /* a gap: the next listing starts at relist_ms */
 	uint64_t relist_ms;
 	bool asked;	  /* whether a checkpoint is needed … */
-	int64_t asked_ms; /* … or the beginning of the last complete reading after that */
+	int64_t asked_ms; /* … or the beginning of the last complete reading after that; boottime */
 	bool reload;	  /* a gap that a checkpoint may cover */
 	bool vain;	  /* none does */
 	int64_t read_next_ms; /* monotonic: when the log is read again that is not pulled from */

@@ -518,7 +518,11 @@ int replicator_start(struct replicator *r, struct err *err)
 	puller_set_threaded(r->puller, true);
 	content_stop_hashing(r->cache, INT64_MAX);
 	r->running = true;
-	int code = start_threads(r);
+	/* Before a checkpoint can be written of what only stood in for a home region until now. */
+	int code = puller_begin(r->puller);
+	if (code < 0)
+		log_debug("the home region's log is not begun yet error=%d", code);
+	code = start_threads(r);
 	if (code < 0) {
 		replicator_stop(r);
 		return err_errno(err, code, "cannot start the replication threads");

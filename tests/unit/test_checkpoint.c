@@ -386,38 +386,68 @@ static void test_not_covered(void **state)
 	assert_int_equal(segments_of(c, 1), 0);
 }
 
-/* One is away while segments go; tail: the writer is silent afterwards, so no gap would show. */
-static void away(struct cluster *c, bool tail)
+/* Another server's segments make the next checkpoints. */
+static void others_go_on(struct cluster *c)
 {
+	struct cluster other = *c;
+
+	snprintf(other.node[1].state, sizeof(other.node[1].state), "%s/other", c->dir);
+	cluster_start_node(&other, 1);
+	while (cluster_pull(&other, 1))
+		;
+	for (unsigned i = 0; i < 2; i++) {
+		cluster_puts(&other, 1, i ? "o1" : "o0", "o");
+		while (cluster_push(&other, 1))
+			cluster_now_ms += 1000;
+		cluster_now_ms += 2 * HOUR_MS;
+		steps(&other, 1);
+	}
+	cluster_stop_node(&other, 1, true);
+	for (unsigned i = 0; i < CLUSTER_REGIONS; i++)
+		cluster_links[i].cluster = c;
+}
+
+/* How long the machine was suspended. */
+static int64_t suspended_ms;
+
+static int64_t awake(void *ctx UNUSED)
+{
+	return cluster_now_ms - suspended_ms;
+}
+
+/* In all but the first the writer is silent afterwards, so no gap would show. */
+enum absence { STOPPED, STOPPED_TAIL, SUSPENDED_TAIL };
+
+/* One is away while segments go. */
+static void away(struct cluster *c, enum absence absence)
+{
+	static const struct clock_source source = {.realtime_ns = cluster_realtime,
+		.monotonic_ms = awake,
+		.boottime_ms = cluster_monotonic,
+		.sleep_ms = cluster_sleep};
+	bool tail = absence != STOPPED, stopped = absence != SUSPENDED_TAIL;
 	uint64_t gaps = metric_get(METRIC_SEGMENTS_GAP);
 	struct replicator_status *s;
 
+	suspended_ms = 0;
+	clock_set_source(&source);
 	fill(c);
 	steps(c, 0);
-	cluster_stop_node(c, 1, true);
+	int64_t since = cluster_now_ms;
+	if (stopped)
+		cluster_stop_node(c, 1, true);
 	cluster_unlink(c, 0, "d/b");
 	write_checkpoints(c, 2);
 	cluster_now_ms += 8 * DAY_MS;
-	if (tail) { /* another server's segments make the next checkpoint */
-		struct cluster other = *c;
-
-		snprintf(other.node[1].state, sizeof(other.node[1].state), "%s/other", c->dir);
-		cluster_start_node(&other, 1);
-		while (cluster_pull(&other, 1))
-			;
-		for (unsigned i = 0; i < 2; i++) {
-			cluster_puts(&other, 1, i ? "o1" : "o0", "o");
-			while (cluster_push(&other, 1))
-				cluster_now_ms += 1000;
-			cluster_now_ms += 2 * HOUR_MS;
-			steps(&other, 1);
-		}
-		cluster_stop_node(&other, 1, true);
-	} else {
+	if (tail)
+		others_go_on(c);
+	else
 		write_checkpoints(c, 3);
-	}
 	down_all(c, true);
-	cluster_start_node(c, 1);
+	if (stopped)
+		cluster_start_node(c, 1);
+	else
+		suspended_ms = cluster_now_ms - since;
 	cluster_puts(c, 1, "d/own", "unpushed");
 	cluster_push(c, 1);
 	down_all(c, false);
@@ -439,12 +469,18 @@ static void away(struct cluster *c, bool tail)
 
 static void test_away(void **state)
 {
-	away(*state, false);
+	away(*state, STOPPED);
 }
 
 static void test_away_tail(void **state)
 {
-	away(*state, true);
+	away(*state, STOPPED_TAIL);
+}
+
+/* Not stopped, but its machine slept. */
+static void test_away_suspended(void **state)
+{
+	away(*state, SUSPENDED_TAIL);
 }
 
 static uint64_t conflicts(struct cluster *c, unsigned n)
@@ -643,6 +679,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_not_covered, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away_tail, setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(test_away_suspended, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_away_conflict, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_nobodys_home, setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_lease, setup, cluster_teardown),

@@ -317,6 +317,81 @@ static void test_overtaken_while_it_was_written(void **state)
 	c->wrap = NULL;
 }
 
+/* ---- a region that is seeded anew while an object is on its way ---- */
+
+static struct cluster *seeding; /* NULL: it was done */
+static enum store_result after_seeding;
+
+static enum store_result seed_in_between(void *ctx UNUSED, const char *op, const char *key, bool did_happen)
+{
+	struct cluster *c = seeding;
+	bool more = true;
+
+	if (!c || !did_happen || strcmp(op, "put") != 0 || strcmp(key, "f") != 0)
+		return STORE_OK;
+	seeding = NULL;
+	unsigned west = c->node[0].replicator->regions.region[WEST].id;
+	assert_int_equal(region_seed_again(c->node[0].cache, west), 0);
+	while (more)
+		assert_int_equal(region_seed(c->node[0].cache, west, &more), 0);
+	return after_seeding;
+}
+
+static struct store *seeded(struct cluster *c UNUSED, unsigned node, unsigned region, struct store *inner)
+{
+	return node == 0 && region == WEST ? store_fault_new(inner, seed_in_between, NULL) : inner;
+}
+
+/* Whatever becomes of the object, the region is told of its key once more. */
+static void seeded_in_between(struct cluster *c, enum store_result result)
+{
+	struct replicator *r;
+	struct outbox_row row;
+	struct conn *conn;
+	bool did;
+
+	cluster_stop_node(c, 0, true);
+	c->wrap = seeded;
+	cluster_start_node(c, 0);
+	cluster_settle(c);
+	r = c->node[0].replicator;
+	cluster_puts(c, 0, "f", "text");
+	assert_int_equal(replicator_step_seal(r, &did), 0);
+	assert_int_equal(replicator_step_announce(r, WEST, &did), 0);
+	unsigned before = segments(c, WEST);
+	seeding = c;
+	after_seeding = result;
+	assert_int_equal(replicator_step_objects(r, WEST, 64, &did), 0);
+	assert_null(seeding);
+	assert_int_equal(cache_read_begin(c->node[0].cache, &conn), 0);
+	int found = outbox_get(conn, r->regions.region[WEST].id, slice_of("f"), &row);
+	cache_read_end(conn);
+	assert_int_equal(found, 0);
+	assert_int_equal(row.state, OUTBOX_ANNOUNCE);
+	assert_int_equal(row.next_at_ms, 0);
+	assert_int_equal(replicator_step_announce(r, WEST, &did), 0);
+	assert_int_equal(segments(c, WEST), before + 1);
+	cluster_settle(c);
+	assert_int_equal(cluster_backlog(c, 0), 0);
+	expect_everywhere(c, "f", "text");
+	c->wrap = NULL;
+}
+
+static void test_seeded_while_it_was_delivered(void **state)
+{
+	seeded_in_between(*state, STORE_OK);
+}
+
+static void test_seeded_while_it_was_refused(void **state)
+{
+	seeded_in_between(*state, STORE_TOO_LARGE);
+}
+
+static void test_seeded_while_it_failed(void **state)
+{
+	seeded_in_between(*state, STORE_TRANSIENT);
+}
+
 /* Many more changes than a segment carries. */
 static void test_many(void **state)
 {
@@ -347,6 +422,9 @@ int main(void)
 		CLUSTER_TEST(test_order_within_directory),
 		CLUSTER_TEST(test_priorities),
 		CLUSTER_TEST(test_overtaken_while_it_was_written),
+		CLUSTER_TEST(test_seeded_while_it_was_delivered),
+		CLUSTER_TEST(test_seeded_while_it_was_refused),
+		CLUSTER_TEST(test_seeded_while_it_failed),
 		CLUSTER_TEST(test_many),
 	};
 

@@ -204,6 +204,34 @@ static void removals_go_where_the_bucket_was_the_volumes(void **state)
 	fixture_commit(conn);
 }
 
+/* Also one that is to get what is young only, as it was out for a while. */
+static void an_emptied_region_gets_everything(void **state)
+{
+	struct fixture *f = *state;
+	struct outbox_stats stats = {0};
+	unsigned ids[2];
+	struct conn *conn;
+
+	assert_int_equal(reg(f, "east", NULL, false, ids), 0);
+	conn = fixture_begin(f);
+	put_entry(conn, "old", KIND_FILE, 10);
+	assert_int_equal(sqlite3_exec(conn->db, "UPDATE region SET resync = 2, resync_from = 1000, seed_after = x''",
+				 NULL, NULL, NULL),
+		SQLITE_OK);
+	fixture_commit(conn);
+	seed(f, ids[0]);
+	conn = fixture_begin(f);
+	assert_int_equal(outbox_stats(conn, ids[0], &stats), 0);
+	assert_int_equal(stats.rows, 0);
+	fixture_commit(conn);
+	assert_int_equal(region_seed_again(f->cache, ids[0]), 0);
+	seed(f, ids[0]);
+	conn = fixture_begin(f);
+	assert_int_equal(outbox_stats(conn, ids[0], &stats), 0);
+	assert_int_equal(stats.rows, 1);
+	fixture_commit(conn);
+}
+
 static void content_that_is_elsewhere_keeps_its_region(void **state)
 {
 	struct fixture *f = *state;
@@ -243,6 +271,7 @@ int main(void)
 		TEST(a_region_with_a_backlog_is_not_dropped_silently),
 		TEST(a_new_region_gets_what_is_there),
 		TEST(content_that_is_elsewhere_keeps_its_region),
+		TEST(an_emptied_region_gets_everything),
 		TEST(removals_go_where_the_bucket_was_the_volumes),
 	};
 
