@@ -247,6 +247,8 @@ static bool is_too_soon(struct deliverer *d, struct job *j, const struct entry *
 	if (*grown || follows(&j->row))
 		wait = delta_pace_wait_ms(d->o.pace, d->o.region->id, key, follows(&j->row));
 	if (wait > 0) {
+		if (*grown)
+			delta_pace_hold(d->o.pace, d->o.region->id, key);
 		j->fate = FATE_WAITS;
 		j->next_at_ms = clock_monotonic_ms() + (wait < PACE_LOOK_MS ? wait : PACE_LOOK_MS);
 	}

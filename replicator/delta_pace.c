@@ -75,25 +75,44 @@ bool delta_pace_last(
 	return row != NULL;
 }
 
-static void set_sending(struct delta_pace *p, unsigned region, struct slice key, bool on)
+static void set_state(
+	struct delta_pace *p, unsigned region, struct slice key, bool waiting, bool sending)
 {
 	if (!p)
 		return;
 	mutex_lock(&p->lock);
 	struct delta_pace_row *row = find(p, hash_of(region, key));
-	if (row)
-		row->sending = on;
+	if (row) {
+		row->waiting = waiting;
+		row->sending = sending;
+	}
 	mutex_unlock(&p->lock);
+}
+
+void delta_pace_hold(struct delta_pace *p, unsigned region, struct slice key)
+{
+	set_state(p, region, key, true, false);
+}
+
+bool delta_pace_waiting(struct delta_pace *p, unsigned region, struct slice key)
+{
+	if (!p || nobody_waits(p))
+		return false;
+	mutex_lock(&p->lock);
+	const struct delta_pace_row *row = find(p, hash_of(region, key));
+	bool waiting = row && row->waiting && left_ms(row, 0, clock_monotonic_ms()) > 0;
+	mutex_unlock(&p->lock);
+	return waiting;
 }
 
 void delta_pace_begin(struct delta_pace *p, unsigned region, struct slice key)
 {
-	set_sending(p, region, key, true);
+	set_state(p, region, key, false, true);
 }
 
 void delta_pace_failed(struct delta_pace *p, unsigned region, struct slice key)
 {
-	set_sending(p, region, key, false);
+	set_state(p, region, key, false, false);
 }
 
 bool delta_pace_sending(struct delta_pace *p, unsigned region, struct slice key)

@@ -26,7 +26,8 @@ struct delta_pace {
 		uint64_t key;	  /* hash of region and key; 0: free */
 		int64_t end_ms;	  /* monotonic: it was sent until then, */
 		int64_t pause_ms; /* and is not to be sent again for so long */
-		bool sending;	  /* again, just now */
+		bool waiting;	  /* a version that grew from it is to be sent after the pause */
+		bool sending;	  /* it is being sent */
 		uint8_t hash[SHA256_SIZE]; /* of the content that was sent */
 	} row[DELTA_PACE_ROWS];
 };
@@ -42,6 +43,10 @@ int64_t delta_pace_wait_ms(
 /* Which content of key was sent last. False: that is not known; nothing is set. */
 bool delta_pace_last(struct delta_pace *p, unsigned region, struct slice key,
 	uint8_t hash[SHA256_SIZE]) MUST_CHECK;
+/* A version that grew from the last one has to wait. */
+void delta_pace_hold(struct delta_pace *p, unsigned region, struct slice key);
+/* Between delta_pace_hold and the end of the pause: a newer version may as well take its place. */
+bool delta_pace_waiting(struct delta_pace *p, unsigned region, struct slice key) MUST_CHECK;
 /* A version that grew from the last one is being sent, until delta_pace_sent or delta_pace_failed. */
 void delta_pace_begin(struct delta_pace *p, unsigned region, struct slice key);
 /* The object with content of that hash was sent, or it was tried, from start_ms (monotonic) until now. */

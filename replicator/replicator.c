@@ -179,6 +179,11 @@ static bool takes_uploads(void *ctx, unsigned id)
 	return false;
 }
 
+static bool is_waiting(void *ctx, unsigned region, struct slice key)
+{
+	return delta_pace_waiting(&((struct replicator *)ctx)->pace, region, key);
+}
+
 static bool is_sending(void *ctx, unsigned region, struct slice key)
 {
 	return delta_pace_sending(&((struct replicator *)ctx)->pace, region, key);
@@ -212,6 +217,7 @@ static int make_parts(struct replicator *r)
 	struct sealer_options so = {.inline_max = r->o.inline_max,
 		.seal_after_ms = r->o.seal_after_ms,
 		.region_up = takes_uploads,
+		.region_waits = is_waiting,
 		.region_busy = is_sending,
 		.region_ctx = r,
 		.set_size = r->o.seal_set_size,

@@ -22,6 +22,10 @@ struct sealer_options {
 	 * for at most SEAL_PATIENCE_MS and the time for its size at SEAL_PATIENCE_BYTES a millisecond: each version
 	 * that is sealed then gets there, and the file's directory with it. */
 	bool (*region_up)(void *ctx, unsigned region);
+	/* Whether that region is to be sent a version of key after a pause that has not ended (leaf locks only); NULL:
+	 * never. Then it is not waited for: the newer the version is that is sent in the end, the smaller is the change
+	 * that comes after it, and may travel with its announcement again. */
+	bool (*region_waits)(void *ctx, unsigned region, struct slice key);
 	/* Whether that region is being sent a version of key, after a pause that was long enough for the next one to
 	 * be due (leaf locks only); NULL: never. Then it is waited for until that ends, and for SEAL_PATIENCE_MS more
 	 * to be announced: a version that is sealed meanwhile takes over what is to be announced, and the next one,

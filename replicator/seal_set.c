@@ -336,6 +336,9 @@ static int is_owed(struct sealer *s, const struct seal_target *t, bool *ret)
 	for (unsigned i = 0; i < REGION_MAX; i++) {
 		if (!(regions >> i & 1) || !s->options.region_up(s->options.region_ctx, i))
 			continue;
+		if (s->options.region_waits &&
+			s->options.region_waits(s->options.region_ctx, i, t->key))
+			continue;
 		*ret = true;
 		busy |= s->options.region_busy &&
 			s->options.region_busy(s->options.region_ctx, i, t->key);

@@ -666,6 +666,20 @@ static void the_object_keeps_to_its_share(void **state UNUSED)
 	delta_pace_sent(&p, 0, log, clock_monotonic_ms(), hash);
 	assert_in_range(delta_pace_wait_ms(&p, 0, log, true), 4000, 5000);
 	assert_in_range(delta_pace_wait_ms(&p, 0, log, false), 0, 100);
+	/* What waits is as good as what comes after it, until it is being sent. */
+	assert_false(delta_pace_waiting(&p, 0, log));
+	delta_pace_sent(&p, 0, log, start, hash);
+	delta_pace_hold(&p, 0, log);
+	assert_true(delta_pace_waiting(&p, 0, log));
+	assert_false(delta_pace_waiting(&p, 1, log));
+	atomic_store(&p.awaited, true);
+	assert_false(delta_pace_waiting(&p, 0, log));
+	atomic_store(&p.awaited, false);
+	delta_pace_begin(&p, 0, log);
+	assert_false(delta_pace_waiting(&p, 0, log));
+	assert_true(delta_pace_sending(&p, 0, log));
+	delta_pace_sent(&p, 0, log, start, hash);
+	assert_false(delta_pace_waiting(&p, 0, log));
 	delta_pace_done(&p);
 }
 
