@@ -7,6 +7,7 @@
 #include "tests/unit/cache_fixture.h"
 
 #include "cache/hashing.h"
+#include "src/base/clock.h"
 #include "src/base/thread.h"
 
 #define BIG ((size_t)3 << 20)
@@ -664,11 +665,23 @@ static void a_long_hash_is_kept_until_it_is_sealed(void **state)
 	assert_int_equal(calls_until_sealed(f, ino, &later), 3);
 }
 
-/* Who comes first keeps what he has, until it is sealed. */
+#define LATER_MS 600000
+
+static int64_t monotonic_later(void *ctx)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 + LATER_MS;
+}
+
+/* Who comes first keeps what he has, until it is sealed, or he does not ask for a long time. */
 static void hashes_are_kept_while_there_is_room(void **state)
 {
 	struct fixture *f = *state;
+	static const struct clock_source later = {.monotonic_ms = monotonic_later};
 	uint64_t first = make_long(f, "first"), second = make_long(f, "second");
+	uint64_t third = make_long(f, "third");
 	struct content_version v;
 	struct conn *conn;
 
@@ -682,6 +695,11 @@ static void hashes_are_kept_while_there_is_room(void **state)
 	fixture_commit(conn);
 	assert_int_equal(calls_until_sealed(f, second, &v), 3);
 	assert_int_equal(calls_until_sealed(f, second, &v), 1);
+
+	clock_set_source(&later);
+	assert_int_equal(calls_until_sealed(f, third, &v), 3);
+	assert_int_equal(calls_until_sealed(f, third, &v), 1);
+	clock_set_source(NULL);
 }
 
 int main(void)
