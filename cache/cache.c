@@ -408,6 +408,7 @@ int cache_open(const struct cache_options *options, struct cache **ret, struct e
 	c->hashings = hashings_new();
 	c->snapshot_jobs = snapshot_jobs_new();
 	c->hash_slice_ms = HASH_SLICE_MS;
+	c->hashes_kept = HASHES_KEPT;
 	c->map_min = options->map_min ? options->map_min : CONTENT_MAP_MIN;
 	c->parts_min = options->parts_min ? options->parts_min : CONTENT_PARTS_MIN;
 	atomic_init(&c->hash_end_ms, INT64_MAX);

@@ -4,11 +4,21 @@
  * same. A place whose caller does not come again (the file was removed, or written to) is free after
  * STALE_MS; who finds none has to wait, rather than to begin from the front each time.
  *
+ * What was hashed to the end is asked for again where it could not be sealed yet: the keys of a directory are
+ * sealed together, and those whose content is large would hardly ever be ready at the same instant. So the
+ * hashes of more than KEPT_OVER bytes are kept, found as the places are, until that version is sealed or another
+ * generation or size of the inode is asked for. There are up to HASHES_KEPT (hashing.h), twice a batch of rows,
+ * in 256 KiB. When there is no room the one that was not asked for the longest goes, if that is KEPT_MS ago, and
+ * else the new one: rows that are asked for in turns and do not fit would drive each other out, and none were ever
+ * sealed. Places are therefore held by those only that have work left, and who was asked for first has his until
+ * he is done: all get their turn.
+ *
  * Lock: hashings.lock, a leaf. A place that is worked on is not in the table.
  */
 #include "cache/hashing.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,7 +29,9 @@
 #define PLACES 4
 #define STALE_MS 60000
 #define STEP_BYTES ((size_t)256 << 10)
-#define LOOK_STEPS 64 /* between two looks at the clock and at the name */
+#define LOOK_STEPS 64			    /* between two looks at the clock and at the name */
+#define KEPT_OVER (LOOK_STEPS * STEP_BYTES) /* less is hashed in one slice, and soon again */
+#define KEPT_MS 600000
 
 struct hashing {
 	uint64_t ino; /* 0: free */
@@ -31,9 +43,19 @@ struct hashing {
 	int64_t used_ms;
 };
 
+struct hashed {
+	uint64_t ino;
+	uint64_t generation;
+	uint64_t size;
+	int64_t used_ms;
+	uint8_t hash[SHA256_SIZE];
+};
+
 struct hashings {
 	struct mutex lock;
 	struct hashing place[PLACES];
+	unsigned kept_count;
+	struct hashed kept[HASHES_KEPT]; /* in no order */
 };
 
 static const uint8_t zeros[STEP_BYTES];
@@ -91,15 +113,96 @@ static void update_zeros(struct hashing *h, size_t n)
 	h->at += n;
 }
 
-/* Goes on with what was begun, or begins. -EAGAIN: there is no room for one more; -ESTALE: what was begun
- * is of no use any more. */
-static int begin(struct cache *c, struct hashing *h, bool sliced)
+/* ---- hashes that are kept; with the lock ---- */
+
+static struct hashed *find_kept(struct hashings *t, uint64_t ino)
+{
+	for (unsigned i = 0; i < t->kept_count; i++) {
+		if (t->kept[i].ino == ino)
+			return &t->kept[i];
+	}
+	return NULL;
+}
+
+static void drop_kept(struct hashings *t, struct hashed *k)
+{
+	*k = t->kept[--t->kept_count];
+}
+
+/* Whether that content's hash is known. One of another state of the inode goes. */
+static bool recall(struct hashings *t, const struct hashing *h, uint8_t hash[SHA256_SIZE])
+{
+	struct hashed *k = find_kept(t, h->ino);
+
+	if (!k)
+		return false;
+	if (k->generation != h->generation || k->size != h->size) {
+		drop_kept(t, k);
+		return false;
+	}
+	k->used_ms = clock_monotonic_ms();
+	memcpy(hash, k->hash, SHA256_SIZE);
+	return true;
+}
+
+/* Where one more is kept; NULL: there is no room. */
+static struct hashed *room_for_one(struct cache *c, struct hashings *t, int64_t now)
+{
+	struct hashed *oldest = t->kept;
+
+	if (t->kept_count < c->hashes_kept)
+		return &t->kept[t->kept_count++];
+	for (unsigned i = 1; i < t->kept_count; i++) {
+		if (t->kept[i].used_ms < oldest->used_ms)
+			oldest = &t->kept[i];
+	}
+	return now - oldest->used_ms >= KEPT_MS ? oldest : NULL;
+}
+
+static void remember(struct cache *c, const struct hashing *h, const uint8_t hash[SHA256_SIZE])
+{
+	struct hashings *t = c->hashings;
+	int64_t now = clock_monotonic_ms();
+	struct hashed *k;
+
+	mutex_lock(&t->lock);
+	k = find_kept(t, h->ino);
+	if (!k)
+		k = room_for_one(c, t, now);
+	if (k) {
+		*k = (struct hashed){h->ino, h->generation, h->size, now, {0}};
+		memcpy(k->hash, hash, SHA256_SIZE);
+	}
+	mutex_unlock(&t->lock);
+}
+
+void content_forget_hash(struct cache *c, uint64_t ino, uint64_t generation)
+{
+	struct hashings *t = c->hashings;
+	struct hashed *k;
+
+	mutex_lock(&t->lock);
+	k = find_kept(t, ino);
+	if (k && k->generation <= generation)
+		drop_kept(t, k);
+	mutex_unlock(&t->lock);
+}
+
+/* ---- slices ---- */
+
+/* Goes on with what was begun, or begins. 1: it was done already, hash is it. -EAGAIN: there is no room for one
+ * more; -ESTALE: what was begun is of no use any more. */
+static int begin(struct cache *c, struct hashing *h, bool sliced, uint8_t hash[SHA256_SIZE])
 {
 	struct hashings *t = c->hashings;
 	int64_t now = clock_monotonic_ms();
 	bool room = !sliced, lost = false;
 
 	mutex_lock(&t->lock);
+	if (recall(t, h, hash)) {
+		mutex_unlock(&t->lock);
+		return 1;
+	}
 	for (unsigned i = 0; i < PLACES; i++) {
 		struct hashing *p = &t->place[i];
 
@@ -223,15 +326,19 @@ int content_hash(struct cache *c, uint64_t ino, int fd, uint64_t size, struct re
 
 	*whole = false;
 	sliced = sliced && guard;
-	r = guard ? begin(c, &h, sliced) : 0;
+	r = guard ? begin(c, &h, sliced, hash) : 0;
+	if (r == 1)
+		*whole = atomic_load(&guard->generation) == generation;
 	if (r)
-		return r == -ESTALE ? 0 : r;
+		return r == 1 || r == -ESTALE ? 0 : r;
 	if (!guard)
 		start(c, &h);
 	r = run(c, fd, &h, guard, sliced, removed);
 	if (r == 1) {
 		sha256_final(&h.sha, hash);
 		content_map_keep(c, &h.map, ino, hash);
+		if (guard && size > KEPT_OVER)
+			remember(c, &h, hash);
 		*whole = true;
 		return 0;
 	}

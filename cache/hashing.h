@@ -1,7 +1,7 @@
 /*
  * Private to cache/: hashing content in slices. A large file takes minutes, a sparse one hours, while
  * all other files wait: after HASH_SLICE_MS a caller that can come again is sent away, and what was
- * hashed so far is kept for its next call.
+ * hashed so far is kept for its next call; and so is the hash, until its version is sealed.
  */
 #ifndef CACHE_HASHING_H
 #define CACHE_HASHING_H
@@ -10,6 +10,7 @@
 #include "cache/record.h"
 
 #define HASH_SLICE_MS 1000
+#define HASHES_KEPT 4096
 
 struct hashings;
 
@@ -23,10 +24,15 @@ bool content_is_removed(int fd);
  * transaction. Ends early with *whole false when it is shorter, when guard's generation is not, or no
  * more, the given one, and when slices of another generation were begun: who began anew each time that
  * somebody writes would never end. sliced: -EAGAIN when the time is over; to be
- * called again with the same inode, generation and size. removed: a descriptor of the content;
+ * called again with the same inode, generation and size. With a guard it may be known from before: then
+ * nothing is read, and the map was kept when it was found. removed: a descriptor of the content;
  * -ENOENT when that file is gone; -1: it does not matter. */
 int content_hash(struct cache *c, uint64_t ino, int fd, uint64_t size, struct record *guard,
 	uint64_t generation, bool sliced, int removed, uint8_t hash[SHA256_SIZE],
 	bool *whole) MUST_CHECK;
+
+/* That generation of the inode's content was sealed: hashes of it and of older ones are not asked for again.
+ * With any lock but a leaf. */
+void content_forget_hash(struct cache *c, uint64_t ino, uint64_t generation);
 
 #endif

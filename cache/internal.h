@@ -168,6 +168,7 @@ struct cache {
 	_Atomic int64_t hash_end_ms;
 	_Atomic uint64_t hash_slices; /* that ended before their content did */
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
+	unsigned hashes_kept;  /* HASHES_KEPT; tests have less */
 	uint64_t map_min;      /* content_map.h */
 	uint64_t parts_min;    /* content_parts.h */
 

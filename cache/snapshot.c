@@ -607,6 +607,7 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 	if (r)
 		return r == -ENOENT ? -EAGAIN : r;
 	snapshot_job_drop(conn->cache, v->ino); /* it is this one, or older */
+	content_forget_hash(conn->cache, v->ino, v->generation);
 	clean = record_try_clean(
 		conn->cache, v->ino, v->generation, row.generation == v->generation);
 	if (clean && row.state == STATE_LOCAL)

@@ -6,6 +6,8 @@
 
 #include "tests/unit/cache_fixture.h"
 
+#include "cache/hashing.h"
+#include "src/base/clock.h"
 #include "src/base/thread.h"
 
 #define BIG ((size_t)3 << 20)
@@ -516,6 +518,9 @@ static void a_long_hash_comes_in_slices(void **state)
 	assert_memory_equal(v.hash, hash, SHA256_SIZE);
 
 	/* A change in between is not mixed in. */
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_write(file, "third", 5, 0, false), 5);
+	file_release(file);
 	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), -EAGAIN);
 	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
 	assert_int_equal(file_write(file, "other", 5, 0, false), 5);
@@ -611,11 +616,99 @@ static void a_long_hash_of_a_new_version_too(void **state)
 	assert_memory_equal(got, v.hash, SHA256_SIZE);
 }
 
+static unsigned calls_until_sealed(struct fixture *f, uint64_t ino, struct content_version *v)
+{
+	struct buf bytes CLEANUP(buf_done) = {0};
+	unsigned calls = 1;
+
+	while (content_seal(f->cache, ino, 100, &bytes, v) == -EAGAIN)
+		assert_true(++calls < 10);
+	return calls;
+}
+
+static uint64_t make_long(struct fixture *f, const char *name)
+{
+	uint64_t ino = make_file(f, ROOT_INO, name, "start");
+	struct file *file;
+
+	change(f, ino, "middle", 20 << 20);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_truncate(file, 40 << 20), 0);
+	file_release(file);
+	f->cache->hash_slice_ms = 0;
+	return ino;
+}
+
+static void a_long_hash_is_kept_until_it_is_sealed(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_long(f, "long");
+	struct content_version v, later;
+	uint8_t hash[SHA256_SIZE];
+
+	assert_int_equal(calls_until_sealed(f, ino, &v), 3);
+	assert_int_equal(calls_until_sealed(f, ino, &v), 1);
+	hash_of_long("start", hash);
+	assert_memory_equal(v.hash, hash, SHA256_SIZE);
+
+	/* Not that of another generation, be it of the same size. */
+	change(f, ino, "other", 0);
+	assert_int_equal(calls_until_sealed(f, ino, &later), 3);
+	hash_of_long("other", hash);
+	assert_memory_equal(later.hash, hash, SHA256_SIZE);
+
+	/* The seal of an older version leaves it. */
+	content_forget_hash(f->cache, ino, v.generation);
+	assert_int_equal(calls_until_sealed(f, ino, &later), 1);
+	assert_memory_equal(later.hash, hash, SHA256_SIZE);
+	content_forget_hash(f->cache, ino, later.generation);
+	assert_int_equal(calls_until_sealed(f, ino, &later), 3);
+}
+
+#define LATER_MS 600000
+
+static int64_t monotonic_later(void *ctx)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 + LATER_MS;
+}
+
+/* Who comes first keeps what he has, until it is sealed, or he does not ask for a long time. */
+static void hashes_are_kept_while_there_is_room(void **state)
+{
+	struct fixture *f = *state;
+	static const struct clock_source later = {.monotonic_ms = monotonic_later};
+	uint64_t first = make_long(f, "first"), second = make_long(f, "second");
+	uint64_t third = make_long(f, "third");
+	struct content_version v;
+	struct conn *conn;
+
+	f->cache->hashes_kept = 1;
+	assert_int_equal(calls_until_sealed(f, first, &v), 3);
+	assert_int_equal(calls_until_sealed(f, second, &v), 3);
+	assert_int_equal(calls_until_sealed(f, second, &v), 3);
+	assert_int_equal(calls_until_sealed(f, first, &v), 1);
+	conn = fixture_begin(f);
+	assert_int_equal(content_sealed(conn, &v), 0);
+	fixture_commit(conn);
+	assert_int_equal(calls_until_sealed(f, second, &v), 3);
+	assert_int_equal(calls_until_sealed(f, second, &v), 1);
+
+	clock_set_source(&later);
+	assert_int_equal(calls_until_sealed(f, third, &v), 3);
+	assert_int_equal(calls_until_sealed(f, third, &v), 1);
+	clock_set_source(NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(a_long_hash_of_a_new_version_too),
 		TEST(a_long_hash_comes_in_slices),
+		TEST(a_long_hash_is_kept_until_it_is_sealed),
+		TEST(hashes_are_kept_while_there_is_room),
 		TEST(a_snapshot_is_given_up_when_it_is_to),
 		TEST(small_content_comes_inline),
 		TEST(a_version_is_read_until_it_changes),

@@ -238,6 +238,49 @@ static void all_of_what_is_large(void **state)
 	assert_int_equal(e.size, (100 << 20) + 1);
 }
 
+/* Closed, of so many MiB and a byte, nearly all of it a hole. */
+static void make_sparse(struct server *s, const char *path, uint64_t mib)
+{
+	struct slice key = slice_of(path);
+	struct file *f;
+	struct inode i;
+
+	assert_int_equal(tree_create_open(s->cache, ino_of(s, key_parent(key)), key_name(key),
+				 S_IFREG | 0600, 0, 0, true, &i, &f),
+		0);
+	assert_int_equal(file_write(f, "x", 1, (off_t)mib << 20, false), 1);
+	file_release(f);
+}
+
+/* Their last slices are not of the same step, and they are more than are hashed at a time. */
+static void large_ones_of_one_directory(void **state)
+{
+	struct server *s = *state;
+	char path[32];
+	bool did;
+	unsigned n = 0;
+
+	do_mkdir(s, "d");
+	seal(s);
+	s->cache->hash_slice_ms = 0; /* one of 16 MiB each */
+	for (unsigned i = 0; i < 6; i++) {
+		snprintf(path, sizeof(path), "d/%u", i);
+		make_sparse(s, path, 20 + 18 * (5 - i));
+	}
+	for (; journal_rows(s); n++) {
+		assert_true(n < 20);
+		assert_int_equal(sealer_step(s->sealer, &did), 0);
+	}
+	assert_true(n > 4);
+	for (unsigned i = 0; i < 6; i++) {
+		CLEANUP(entry_done) struct entry e = {0};
+
+		snprintf(path, sizeof(path), "d/%u", i);
+		get_entry(s, path, &e);
+		assert_int_equal(e.size, ((20 + 18 * (5 - i)) << 20) + 1);
+	}
+}
+
 /* More rows than one batch, in many directories. */
 static void many(void **state)
 {
@@ -317,6 +360,7 @@ int main(void)
 		TEST(one_key),
 		TEST(all_of_it),
 		TEST(all_of_what_is_large),
+		TEST(large_ones_of_one_directory),
 		TEST(many),
 		TEST(held_back_along_a_chain),
 	};
