@@ -207,8 +207,8 @@ static void run(struct cache *c, struct snapshot_job *j)
 	j->result = r;
 	j->used_ms = now;
 	j->rest_ms = now + (now - start);
-	/* Not now, or not any more: who still wants it asks again. */
-	j->state = !r ? DONE : r == -EAGAIN || j->dropped ? FREE : FAILED;
+	/* Not now (one is being taken on the spot), or not any more: who still wants it asks again. */
+	j->state = !r ? DONE : r == -EAGAIN || r == -EBUSY || j->dropped ? FREE : FAILED;
 	if (j->dropped)
 		drop(t, j);
 }
