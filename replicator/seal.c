@@ -322,12 +322,10 @@ static void add_row(struct sealer *s, const struct journal_row *row)
 	unsigned at = seal_set_add(&s->set, key_slice(&row->key), row->time);
 
 	to = &s->set.targets[at];
-	to->vacant = row->op == JOURNAL_REMOVE;
 	if (row->op == JOURNAL_RENAME) {
 		from = &s->set.targets[seal_set_add(&s->set, key_slice(&row->hint), row->time)];
 		seal_set_add(&s->set, key_slice(&row->key), row->time);
-		from->to = key_slice(&row->key);
-		from->vacant = true;
+		seal_moved_note(&s->set, from->key, to->key);
 		/* Not its own name: then the two were exchanged. */
 		to->from = from->from.len && !slice_equal(from->from, to->key) ? from->from
 									       : from->key;

@@ -60,8 +60,9 @@ struct seal_target {
 	bool fresh;
 	bool shared;
 	struct slice from; /* borrowed; the name that it had before, when it was renamed */
-	struct slice to;   /* likewise: the name that its content has now */
-	bool vacant;	   /* by the rows so far nothing is there any more */
+	unsigned moves;	   /* index + 1 in seal_set.moves of the first one of it, … */
+	unsigned moves_last; /* … and of the last; 0: there is none */
+	unsigned visit;	     /* seal_set.visit of the search that came here last */
 	bool has_base;	   /* the change from the version base is small */
 	uint8_t base[SHA256_SIZE];
 };
@@ -70,6 +71,12 @@ struct seal_target {
 #define SEAL_TOGETHER 0x80000000u /* a change that is one with those beside it that have this bit … */
 #define SEAL_BEGINS 0x40000000u	  /* … from one with this bit on */
 #define SEAL_INDEX 0x3fffffffu
+
+/* Content that was at a name went to another one. */
+struct seal_move {
+	struct slice to;
+	unsigned next; /* index + 1 of the next one of the same name; 0: none */
+};
 
 struct seal_room {
 	struct seal_room *next;
@@ -88,6 +95,9 @@ struct seal_set {
 	unsigned *inodes; /* the same by inode, of leads whose inode has several names */
 	struct slice moved_from, moved_to; /* directories: what is below to was below from */
 	struct seal_room *room; /* for keys that are nowhere else */
+	struct seal_move *moves; /* as many as order may have */
+	unsigned move_count;
+	unsigned visit;
 };
 
 /* A version that is on its way to a region, and holds back the next one of its key. */
@@ -179,6 +189,13 @@ int seal_set_verify(struct sealer *s, struct conn *conn, struct seal_set *set) M
  * *sealed counts the new versions. */
 int seal_set_apply(
 	struct sealer *s, struct conn *conn, struct seal_set *set, unsigned *sealed) MUST_CHECK;
+
+/* ---- seal_moved.c ---- */
+
+/* Content of from went to to; both are in the set. */
+void seal_moved_note(struct seal_set *set, struct slice from, struct slice to);
+/* The name that is there now, and has the content that left t, as far as that is known; else empty. */
+struct slice seal_moved_to(struct seal_set *set, struct seal_target *t);
 
 /* ---- seal_whole.c ---- */
 

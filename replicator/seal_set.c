@@ -29,7 +29,6 @@
 #include "src/base/clock.h"
 
 #define OVERTAKEN_MAX 8u
-#define NAMES_MAX 64u /* that a file went through in one batch */
 
 /* ---- the set ---- */
 
@@ -42,7 +41,8 @@ int seal_set_init(struct seal_set *set, unsigned max)
 	set->order = calloc(3 * (size_t)max, sizeof(*set->order));
 	set->table = calloc(set->table_size, sizeof(*set->table));
 	set->inodes = calloc(set->table_size, sizeof(*set->inodes));
-	if (set->targets && set->order && set->table && set->inodes)
+	set->moves = calloc(3 * (size_t)max, sizeof(*set->moves));
+	if (set->targets && set->order && set->table && set->inodes && set->moves)
 		return 0;
 	seal_set_done(set);
 	return -ENOMEM;
@@ -65,8 +65,10 @@ void seal_set_clear(struct seal_set *set)
 		if (set->targets[i].looked)
 			local_state_done(&set->targets[i].local);
 	}
+	memset(set->moves, 0, set->move_count * sizeof(*set->moves));
 	set->count = 0;
 	set->order_count = 0;
+	set->move_count = 0;
 	set->moved_from = set->moved_to = (struct slice){NULL, 0};
 	memset(set->table, 0, set->table_size * sizeof(*set->table));
 	memset(set->inodes, 0, set->table_size * sizeof(*set->inodes));
@@ -74,13 +76,14 @@ void seal_set_clear(struct seal_set *set)
 
 void seal_set_done(struct seal_set *set)
 {
-	if (set->targets && set->order && set->table && set->inodes)
+	if (set->targets && set->order && set->table && set->inodes && set->moves)
 		seal_set_clear(set);
 	free_room(set);
 	free(set->targets);
 	free(set->order);
 	free(set->table);
 	free(set->inodes);
+	free(set->moves);
 	*set = (struct seal_set){0};
 }
 
@@ -682,28 +685,18 @@ static struct slice former_name(
 	return t->from;
 }
 
-/* The name that a removed file's content has now, or an empty one; p is room for it. Names that it had in
- * between may never have been told of to anybody, so they are passed over. */
-static struct slice new_name(struct seal_set *set, const struct seal_target *t, struct key *p)
+/* The name that a removed file's content has now, or an empty one; p is room for it. */
+static struct slice new_name(struct seal_set *set, struct seal_target *t, struct key *p)
 {
-	struct slice to = t->to;
-
 	if (t->local.kind != KIND_ABSENT)
 		return (struct slice){NULL, 0};
-	if (!to.len && under_other(t->key, set->moved_from, set->moved_to, p))
+	if (!t->moves && under_other(t->key, set->moved_from, set->moved_to, p))
 		return key_slice(p);
-	for (unsigned i = 0; to.len && i < NAMES_MAX; i++) {
-		unsigned at = *find_slot(set, to);
-
-		if (!at || set->targets[at - 1].local.kind != KIND_ABSENT)
-			return to;
-		to = set->targets[at - 1].to;
-	}
-	return (struct slice){NULL, 0};
+	return seal_moved_to(set, t);
 }
 
 static int enqueue(
-	struct sealer *s, struct conn *conn, const struct seal_target *t, uint64_t since)
+	struct sealer *s, struct conn *conn, struct seal_target *t, uint64_t since)
 {
 	struct key name;
 	struct outbox_change change = {

@@ -117,20 +117,13 @@ static struct slice join(char **room, const struct key *dir, struct slice name)
 	return key;
 }
 
-/* from and to are in the set. What was at from may have left it on its own before. Of several that did the last one
- * counts: the directory may have had that name before, and get it again. */
+/* from and to are in the set. */
 static void tie(struct seal_set *set, struct slice from, struct slice to)
 {
 	struct seal_target *old = seal_set_find(set, from), *new = seal_set_find(set, to);
 
-	if (old->vacant) {
-		new->vacant = true;
-		return;
-	}
 	new->from = old->from.len && !slice_equal(old->from, new->key) ? old->from : old->key;
-	old->to = new->key;
-	old->vacant = true;
-	new->vacant = false;
+	seal_moved_note(set, old->key, new->key);
 }
 
 static bool fits_key(const struct key *dir, struct slice name)
