@@ -154,8 +154,9 @@ uint64_t content_size(const struct content_reader *r);
 ssize_t content_read(struct content_reader *r, void *p, size_t n, uint64_t offset) MUST_CHECK;
 void content_close(struct content_reader *r); /* NULL is fine */
 
-/* Removes the snapshots of ino other than of hash (NULL: all). */
-void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash);
+/* Removes the snapshots of ino other than of hash and of also (NULL: of none). */
+void content_drop_snapshots(
+	struct cache *c, uint64_t ino, const uint8_t *hash, const uint8_t *also);
 
 /* New content from elsewhere. Begin reserves an inode number and opens its content file; append
  * writes; then either the project step adopts it in a transaction (project.h, struct incoming)

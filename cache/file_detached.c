@@ -78,7 +78,7 @@ static int finish_detached(struct cache *c, struct record *rec, const struct key
 		r = content_seal(c, rec->ino, 0, NULL, &v);
 		if (r)
 			return r == -ENOENT ? 0 : r;
-		content_drop_snapshots(c, rec->ino, NULL);
+		content_drop_snapshots(c, rec->ino, NULL, NULL);
 	}
 	r = cache_begin(c, &conn);
 	if (!r)

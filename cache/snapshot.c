@@ -14,8 +14,8 @@
  * A snapshot of what takes longer to hash than a slice is taken in the background (snapshot_job.c).
  *
  * A snapshot is written as snapshot/<ino>/new (in the background: next), hashed, and renamed to its hash. An
- * inode keeps at most one: sealing a version drops those of older ones, which nobody will ask for again (an upload
- * under way has its file open), and drops all when the content file itself is the version and
+ * inode keeps at most two, of the version that was sealed last and of the one that is being sealed: older ones nobody
+ * will ask for again (an upload under way has its file open). It keeps none when the content file itself is the version and
  * nobody may write to it. cache_open removes those that a crash left.
  */
 #include "cache/snapshot.h"
@@ -123,9 +123,10 @@ void snapshot_remove_next(struct cache *c, uint64_t ino)
 	snapshot_remove(c, ino, SNAPSHOT_NEXT);
 }
 
-void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
+void content_drop_snapshots(
+	struct cache *c, uint64_t ino, const uint8_t *hash, const uint8_t *also)
 {
-	char name[NAME_SIZE], keep[SHA256_HEX_SIZE] = "";
+	char name[NAME_SIZE], keep[SHA256_HEX_SIZE] = "", other[SHA256_HEX_SIZE] = "";
 	struct dirent *e;
 	DIR *dir;
 	int fd;
@@ -134,6 +135,8 @@ void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
 		return;
 	if (hash)
 		hex_encode(hash, SHA256_SIZE, keep);
+	if (also)
+		hex_encode(also, SHA256_SIZE, other);
 	snapshot_name(ino, "", name);
 	fd = openat(c->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	dir = fd < 0 ? NULL : fdopendir(fd);
@@ -144,6 +147,7 @@ void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
 	while ((e = readdir(dir))) {
 		/* A seal that is at work on one is not disturbed. */
 		if (e->d_name[0] == '.' || strcmp(e->d_name, keep) == 0 ||
+			strcmp(e->d_name, other) == 0 ||
 			strcmp(e->d_name, SNAPSHOT_NEW) == 0 ||
 			strcmp(e->d_name, SNAPSHOT_NEXT) == 0)
 			continue;
@@ -152,6 +156,19 @@ void content_drop_snapshots(struct cache *c, uint64_t ino, const uint8_t *hash)
 	}
 	closedir(dir);
 	unlinkat(c->dir_fd, name, AT_REMOVEDIR); /* fails while something is in it */
+}
+
+void snapshot_drop_older(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE])
+{
+	struct inode_row row;
+	struct conn *conn;
+	int r;
+
+	if (atomic_load(&c->snapshots) == 0 || conn_take(c, &conn))
+		return;
+	r = inode_get(conn, ino, &row);
+	conn_give(conn);
+	content_drop_snapshots(c, ino, hash, r == 0 && row.has_hash ? row.hash : NULL);
 }
 
 /* ---- reading and hashing ---- */
@@ -573,9 +590,10 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 	if (bytes)
 		buf_clear(bytes);
 	r = seal(c, rec, inline_max, bytes, &v);
-	if (!r)
-		content_drop_snapshots(
-			c, ino, v.unchanged && atomic_load(&rec->writers) == 0 ? NULL : v.hash);
+	if (!r && v.unchanged && atomic_load(&rec->writers) == 0)
+		content_drop_snapshots(c, ino, NULL, NULL);
+	else if (!r)
+		snapshot_drop_older(c, ino, v.hash);
 	record_put(c, rec);
 	if (r)
 		return r;
@@ -606,6 +624,7 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 
 	if (r)
 		return r == -ENOENT ? -EAGAIN : r;
+	content_drop_snapshots(conn->cache, v->ino, v->hash, NULL);
 	snapshot_job_drop(conn->cache, v->ino); /* it is this one, or older */
 	content_forget_hash(conn->cache, v->ino, v->generation);
 	clean = record_try_clean(

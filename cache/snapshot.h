@@ -31,6 +31,10 @@ int snapshot_unseen(struct cache *c, struct record *rec, const struct key *key, 
 /* It was tried just now, or holding writers off took so long that the next time has to wait. */
 bool snapshot_unseen_later(struct record *rec);
 
+/* Those of ino but for that version and the one that was sealed last, which is on its way until the next one is
+ * committed. Outside any transaction. */
+void snapshot_drop_older(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE]);
+
 /* A read descriptor and the size, or -errno (-ENOENT). */
 int snapshot_open(
 	struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], uint64_t *size) MUST_CHECK;

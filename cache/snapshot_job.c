@@ -437,9 +437,11 @@ int content_take_snapshot(
 		j->taken = true;
 	mutex_unlock(&t->lock);
 	/* Its inode may just have been removed. */
-	content_drop_snapshots(c, s->ino, j ? v.hash : NULL);
-	if (!j)
+	if (!j) {
+		content_drop_snapshots(c, s->ino, NULL, NULL);
 		return -EAGAIN;
+	}
+	snapshot_drop_older(c, s->ino, v.hash);
 	trouble_clear(c, s->ino, TROUBLE_BUSY);
 	*ret = v;
 	return 0;
