@@ -163,7 +163,7 @@ static int64_t jumping_ms(void *ctx)
 {
 	static _Atomic int64_t suspended;
 
-	return awake_ms(ctx) + (suspended += 10000);
+	return awake_ms(ctx) + atomic_fetch_add(&suspended, 10000) + 10000;
 }
 
 /* An answer that lay here meanwhile tells a time of the past. */
