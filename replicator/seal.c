@@ -123,13 +123,6 @@ static void round_done(struct round *round)
 	free(round->renames);
 }
 
-static uint64_t hash_of(struct slice key)
-{
-	uint64_t h = slice_hash(key);
-
-	return h ? h : 1;
-}
-
 static struct slice dir_of(struct slice key)
 {
 	return key.len ? key_parent(key) : key;
@@ -152,7 +145,7 @@ static bool is_held_hash(const struct round *round, uint64_t dir)
 
 static bool is_held(const struct round *round, struct slice key)
 {
-	return round->held_count && is_held_hash(round, hash_of(dir_of(key)));
+	return round->held_count && is_held_hash(round, seal_hash(dir_of(key)));
 }
 
 static void grow_held(struct round *round)
@@ -175,7 +168,7 @@ static void grow_held(struct round *round)
 
 static void hold_dir(struct round *round, struct slice dir)
 {
-	uint64_t hash = hash_of(dir), *place;
+	uint64_t hash = seal_hash(dir), *place;
 
 	if (2 * (round->held_count + 1) > round->held_size)
 		grow_held(round);
@@ -248,7 +241,7 @@ static int spread_blocked(struct sealer *s, unsigned count, struct round *round)
 			hold(round, s->set.targets[i].key);
 	}
 	for (unsigned i = 0; round->held_count && i < s->set.count; i++)
-		s->set.targets[i].dir = hash_of(dir_of(s->set.targets[i].key));
+		s->set.targets[i].dir = seal_hash(dir_of(s->set.targets[i].key));
 	while (again && round->held_count && !round->held_failed) {
 		again = false;
 		for (unsigned i = 0; i < s->set.count; i++) {

@@ -36,6 +36,14 @@ int seal_apply(const struct entry *old, const struct seal_state *state, unsigned
 
 /* ---- seal_set.c ---- */
 
+/* Of a local path; never 0. */
+static inline uint64_t seal_hash(struct slice key)
+{
+	uint64_t h = slice_hash(key);
+
+	return h ? h : 1;
+}
+
 struct seal_target {
 	struct slice key; /* borrowed */
 	uint64_t time;	  /* of the newest row; 0: none, a fresh stamp is taken */

@@ -99,18 +99,10 @@ int seal_set_resize(struct seal_set *set, unsigned max)
 	return 0;
 }
 
-/* Keys are local paths. Never 0. */
-static uint64_t hash_of(struct slice key)
-{
-	uint64_t h = slice_hash(key);
-
-	return h ? h : 1;
-}
-
 /* The slot that holds key, or the empty one where it belongs. The table is half empty. */
 static unsigned *find_slot(struct seal_set *set, struct slice key)
 {
-	uint64_t h = hash_of(key);
+	uint64_t h = seal_hash(key);
 	unsigned at = (unsigned)(h ^ h >> 32) & (set->table_size - 1);
 
 	while (set->table[at] && !slice_equal(set->targets[set->table[at] - 1].key, key))
@@ -291,7 +283,7 @@ static struct seal_wait *find_wait(struct sealer *s, uint64_t key, int64_t now)
 static bool has_patience(struct sealer *s, const struct seal_target *t, bool busy)
 {
 	int64_t now = clock_monotonic_ms();
-	uint64_t version = version_before(&t->local), key = hash_of(t->key);
+	uint64_t version = version_before(&t->local), key = seal_hash(t->key);
 	struct seal_wait *w = find_wait(s, key, now);
 
 	if (!w)
@@ -312,7 +304,7 @@ static bool has_patience(struct sealer *s, const struct seal_target *t, bool bus
 
 static void end_wait(struct sealer *s, struct slice key)
 {
-	struct seal_wait *w = find_wait(s, hash_of(key), clock_monotonic_ms());
+	struct seal_wait *w = find_wait(s, seal_hash(key), clock_monotonic_ms());
 
 	if (w)
 		w->key = 0;

@@ -228,10 +228,9 @@ static void a_hidden_file_does_not_go_with_the_directory(void **state)
 	assert_int_equal(seen.size, 4);
 }
 
-/* A directory that nobody made here follows its parent's owner, also when that changes here. */
-static void implied_directory_follows_owner(void **state)
+/* On s[0] nobody made d/e, and d gets another owner. */
+static void imply_and_give(struct server *s)
 {
-	struct server *s = *state;
 	struct inode v = {.uid = 7, .gid = 8}, i;
 
 	do_mkdir(&s[1], "d");
@@ -243,6 +242,15 @@ static void implied_directory_follows_owner(void **state)
 	assert_int_equal(
 		tree_setattr(s[0].cache, ino_of(&s[0], slice_of("d")), SET_UID | SET_GID, &v, &i),
 		0);
+}
+
+/* A directory that nobody made here follows its parent's owner, also when that changes here. */
+static void implied_directory_follows_owner(void **state)
+{
+	struct server *s = *state;
+	struct inode i;
+
+	imply_and_give(s);
 	seal(&s[0]);
 	assert_int_equal(tree_getattr(s[0].cache, ino_of(&s[0], slice_of("d/e")), &i), 0);
 	assert_int_equal(i.uid, 7);
@@ -253,17 +261,9 @@ static void implied_directory_follows_owner(void **state)
 static void implied_directory_has_an_owner_of_its_own(void **state)
 {
 	struct server *s = *state;
-	struct inode v = {.uid = 7, .gid = 8}, own = {.uid = 9, .gid = 10}, i;
+	struct inode own = {.uid = 9, .gid = 10}, i;
 
-	do_mkdir(&s[1], "d");
-	do_mkdir(&s[1], "d/e");
-	do_write(&s[1], "d/e/f", "deep");
-	assert_int_equal(sealer_seal_all(s[1].sealer, NULL, NULL), 0);
-	carry(&s[1], &s[0], "d");
-	carry(&s[1], &s[0], "d/e/f");
-	assert_int_equal(
-		tree_setattr(s[0].cache, ino_of(&s[0], slice_of("d")), SET_UID | SET_GID, &v, &i),
-		0);
+	imply_and_give(s);
 	assert_int_equal(
 		tree_setattr(s[0].cache, ino_of(&s[0], slice_of("d/e")), SET_UID | SET_GID, &own, &i),
 		0);
