@@ -313,10 +313,9 @@ int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file
 
 void file_forget(struct file *f)
 {
-	struct key *displaced = NULL;
+	bool displaced;
 
 	(void)record_end_open(f->cache, f->rec, &displaced);
-	free(displaced);
 	record_put(f->cache, f->rec);
 	free(f);
 }

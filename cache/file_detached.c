@@ -2,12 +2,14 @@
  * The end of an open whose inode lost its name.
  *
  * Such an inode is deleted with its last open, unless a conflict keeps it. Where a remote change took
- * the name of a file that was being written, what was written after that is a version that lost: it
- * is sealed and becomes a conflict under the key that it had. The row keeps that key until then
- * (inode_detach), so that after a failure, or a crash, the next cache_open does the same with it
+ * the name of a file that was being written, what was written since its last seal, before or after that,
+ * is a version that lost: it is sealed and becomes a conflict under the key that it had. Of a file that
+ * was closed by then and not sealed yet, and after a failure, file_settle_displaced does that. The row keeps that key until then
+ * (inode_detach), so that after a crash the next cache_open does the same with it
  * (recover.c).
  *
- * No lock: the one who ends the last open is alone with the inode.
+ * No lock: the one who ends the last open is alone with the inode but for file_settle_displaced, and the first
+ * of the two to commit clears the key.
  */
 #include "cache/open_file.h"
 
@@ -25,7 +27,15 @@ static int clear_displaced(struct conn *conn, uint64_t ino)
 		(int64_t)ino);
 }
 
-/* What a writer wrote after a remote change had taken the name is a version that lost. */
+/* A conflict that has the inode keeps what was there before, and that is no more. */
+static int leave_conflicts(struct conn *conn, uint64_t ino)
+{
+	return conn_run_int(conn,
+		"UPDATE conflict SET ino = 0 WHERE ino = ?1 AND ino <> 0 AND reason <> 'hidden'",
+		(int64_t)ino);
+}
+
+/* What a writer wrote and a remote change has taken the name of is a version that lost. */
 int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
 	const struct content_version *v, const char *reason)
 {
@@ -52,7 +62,9 @@ int file_add_conflict(struct conn *conn, const struct inode_row *row, struct sli
 	if (r)
 		return r;
 	vector_raise(&loser.vector, stamp);
-	r = conflict_add(conn, key, &loser, &winner, row->ino, reason);
+	r = leave_conflicts(conn, row->ino);
+	if (!r)
+		r = conflict_add(conn, key, &loser, &winner, row->ino, reason);
 	return r ? r : clear_displaced(conn, row->ino);
 }
 
@@ -65,33 +77,42 @@ static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
 	return conn_exists(conn, s, ret);
 }
 
-/* The last open of a detached inode ended: it goes, unless a conflict keeps it. */
-static int finish_detached(struct cache *c, struct record *rec, const struct key *displaced)
+/* Nobody has the detached inode open any more: it goes, unless a conflict keeps it. displaced: its content is to
+ * be one. */
+static int finish_detached(struct cache *c, uint64_t ino, bool displaced)
 {
 	struct conn *conn AUTO_ROLLBACK = NULL;
 	struct content_version v = {0};
 	struct inode_row row;
+	struct key key = {0};
 	bool kept = false;
 	int r;
 
 	if (displaced) {
-		r = content_seal(c, rec->ino, 0, NULL, &v);
+		r = content_seal(c, ino, 0, NULL, &v);
 		if (r)
 			return r == -ENOENT ? 0 : r;
-		content_drop_snapshots(c, rec->ino, NULL, NULL);
+		content_drop_snapshots(c, ino, NULL, NULL);
 	}
 	r = cache_begin(c, &conn);
 	if (!r)
-		r = inode_get(conn, rec->ino, &row);
+		r = inode_get(conn, ino, &row);
 	if (r || row.nlink)
 		return r == -ENOENT ? 0 : r;
-	r = has_conflict(conn, rec->ino, &kept);
-	if (!r && displaced) {
-		r = file_add_conflict(conn, &row, key_slice(displaced), &v, CONFLICT_DISPLACED);
+	r = has_conflict(conn, ino, &kept);
+	if (!r)
+		r = inode_name(conn, ino, &key);
+	if (!r && key.len && !displaced && row.dirty && row.generation != row.sealed) {
+		/* That open came to nothing, and what was there before it is not sealed. */
+		atomic_store(&c->displaced, true);
+		return 0;
+	}
+	if (!r && key.len && displaced) {
+		r = file_add_conflict(conn, &row, key_slice(&key), &v, CONFLICT_DISPLACED);
 		if (!r)
 			r = content_sealed(conn, &v);
 	} else if (!r) {
-		r = kept ? clear_displaced(conn, rec->ino) : inode_delete(conn, rec->ino);
+		r = kept ? clear_displaced(conn, ino) : inode_delete(conn, ino);
 	}
 	if (r)
 		return r;
@@ -102,13 +123,53 @@ static int finish_detached(struct cache *c, struct record *rec, const struct key
 
 void file_end_open(struct cache *c, struct record *rec)
 {
-	struct key *displaced = NULL;
+	bool displaced;
 	bool detached = record_end_open(c, rec, &displaced);
 
-	/* On failure the row stays with nlink 0 and the displaced key; the next cache_open does the
-	 * same with it. */
-	if (detached && finish_detached(c, rec, displaced))
-		(void)0;
-	free(displaced);
+	/* On failure the row stays with nlink 0 and the displaced key; file_settle_displaced, or the next
+	 * cache_open, does the same with it. */
+	if (detached && finish_detached(c, rec->ino, displaced))
+		atomic_store(&c->displaced, true);
 	record_put(c, rec);
+}
+
+/* ---- closed before the name was taken ---- */
+
+/* The first of them after ino after; 0: there is none. */
+static int next_displaced(struct cache *c, uint64_t after, uint64_t *ino)
+{
+	struct conn *conn;
+	sqlite3_stmt *s;
+	int r = cache_read_begin(c, &conn);
+
+	*ino = 0;
+	if (r)
+		return r;
+	s = conn_statement(conn, "SELECT ino FROM inode INDEXED BY inode_detached WHERE nlink = 0"
+				 " AND dirty = 1 AND name <> x'' AND ino > ?1 ORDER BY ino LIMIT 1");
+	bind_int(s, 1, (int64_t)after);
+	r = conn_row(conn, s);
+	if (r == 1) {
+		*ino = (uint64_t)sqlite3_column_int64(s, 0);
+		sqlite3_reset(s);
+	}
+	cache_read_end(conn);
+	return r < 0 ? r : 0;
+}
+
+int file_settle_displaced(struct cache *c)
+{
+	uint64_t ino = 0;
+	int r = 0;
+
+	if (!atomic_exchange(&c->displaced, false))
+		return 0;
+	do {
+		r = next_displaced(c, ino, &ino);
+		if (!r && ino && !file_is_open(c, ino))
+			r = finish_detached(c, ino, true);
+	} while (!r && ino);
+	if (r)
+		atomic_store(&c->displaced, true);
+	return r;
 }

@@ -187,7 +187,7 @@ static int drop_hidden(struct conn *conn, uint64_t ino)
 		sqlite3_reset(s);
 	if (r)
 		return r < 0 ? r : 0;
-	if (file_note_detached(conn_cache(conn), ino, NULL, NULL))
+	if (file_note_detached(conn_cache(conn), ino, NULL))
 		return 0; /* open: its last release deletes it */
 	r = inode_delete(conn, ino);
 	return r == -ENOENT ? 0 : r;

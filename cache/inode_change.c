@@ -201,7 +201,7 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 {
 	struct inode_row row = {0};
 	sqlite3_stmt *s;
-	bool open;
+	bool open, kept_name;
 	int r;
 
 	r = dentry_delete(conn, parent, name, ino);
@@ -214,14 +214,17 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 	}
 	times_forget(conn->cache, ino);
 	/* A program may have written since the caller saw that all is sealed: no lock stops it. */
-	open = file_note_detached(conn->cache, ino, displaced, keep ? NULL : &row.sealed);
+	open = file_note_detached(conn->cache, ino, displaced ? &row.sealed : NULL);
 	if (!open && !keep)
 		return delete_named(conn, ino);
+	kept_name = displaced && (open || (row.dirty && row.generation != row.sealed));
+	if (kept_name && !open)
+		atomic_store(&conn->cache->displaced, true);
 	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"
 				 " WHERE ino = ?1");
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, clock_realtime_ns());
-	bind_slice(s, 3, open && displaced ? *displaced : slice_of(""));
+	bind_slice(s, 3, kept_name ? *displaced : slice_of(""));
 	return conn_run(conn, s);
 }
 

@@ -143,6 +143,7 @@ struct cache {
 	struct redo *redo; /* guarded by writer_lock, as the next two; NULL until it is open */
 	bool redoing;
 	bool group_journalled; /* an operation of the group put a journal row */
+	_Atomic bool displaced; /* file_settle_displaced has to look */
 	_Atomic bool grouped;  /* operations are acknowledged that only the writer sees */
 	_Atomic uint64_t commits;   /* transactions that an fsync has to make durable */
 	struct mutex sync_lock;	    /* leaf; guards the four below */
@@ -322,6 +323,9 @@ int inode_child(
 	struct conn *conn, uint64_t parent, struct slice name, struct inode_row *ret) MUST_CHECK;
 /* The inode at a path; key "" is the root. -ENOTDIR is reported as -ENOENT. */
 int inode_resolve(struct conn *conn, struct slice key, struct inode_row *ret) MUST_CHECK;
+/* What the row has as its name: that in its parent, or of a detached inode the key that a remote change took
+ * ("": none). -ENOENT: there is no such inode. */
+int inode_name(struct conn *conn, uint64_t ino, struct key *ret) MUST_CHECK;
 /* The path of an inode; -ENOENT when it or an ancestor has no name. */
 int inode_key(struct conn *conn, uint64_t ino, struct key *ret) MUST_CHECK;
 /* Heap; -EINVAL when it is not a symlink. */
@@ -335,10 +339,10 @@ int inode_dir_empty(struct conn *conn, uint64_t dir, bool *ret) MUST_CHECK;
 int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct inode_row *row,
 	const char *target) MUST_CHECK;
 /* Removes the name. The inode is deleted at commit with its content, unless it is open (then at its
- * last release) or keep (then somebody else's conflict row refers to it, and nobody deletes it).
- * displaced: the key, when a remote change takes the name: an open file that is not as it was sealed, or
- * with keep not as it is now, gets a conflict row at its last release, or at the next cache_open; NULL: a
- * local removal. */
+ * last release) or keep (then it stays for a conflict row that refers to it). displaced: the key, when a
+ * remote change takes the name: what is not as it was sealed gets a conflict row, of an open file at its last
+ * release, of another one (with keep) by file_settle_displaced, and after a crash at the next cache_open;
+ * NULL: a local removal. */
 int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
 	const struct slice *displaced) MUST_CHECK;
 /* Moves the name; the target name must be free. */
@@ -433,11 +437,10 @@ struct file_table *file_table_new(void);
 void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */
 /* Content is in use here and differs from the sealed generation of row. */
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
-/* From inode_detach: remembers that the last release must look at the row. True when it is open. With
- * displaced its content then becomes a conflict if it is of another generation than sealed, which
- * somebody else has; NULL: than now. */
-bool file_note_detached(
-	struct cache *c, uint64_t ino, const struct slice *displaced, const uint64_t *sealed);
+/* From inode_detach: remembers that the last release must look at the row. True when it is open. Its content then
+ * becomes a conflict, under the key in its row, if it is of another generation than sealed, which somebody else
+ * has; NULL: it does not. */
+bool file_note_detached(struct cache *c, uint64_t ino, const uint64_t *sealed);
 /* Records the content that v describes as one that lost key; the conflict keeps the detached
  * inode. */
 #define CONFLICT_DISPLACED "written after a remote change had replaced the file"
@@ -449,6 +452,7 @@ void file_note_unnamed(struct cache *c, uint64_t ino);
 bool file_is_unnamed(struct cache *c, uint64_t ino);
 /* It has a name again: what is written to it counts as any other write. */
 void file_note_attached(struct cache *c, uint64_t ino);
+bool file_is_open(struct cache *c, uint64_t ino);
 /* The open content's stat; false when ino is not open here. */
 bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret);
 

@@ -41,7 +41,6 @@ static void record_free(struct record *rec)
 	partial_put(atomic_load(&rec->partial));
 	partial_put(rec->left);
 	mutex_done(&rec->lock);
-	free(rec->displaced);
 	free(rec->copying);
 	free(rec);
 }
@@ -241,7 +240,7 @@ void record_unseen(struct cache *c, struct record *rec, unsigned flags)
 
 /* ---- ends ---- */
 
-bool record_end_open(struct cache *c, struct record *rec, struct key **displaced)
+bool record_end_open(struct cache *c, struct record *rec, bool *displaced)
 {
 	bool detached;
 
@@ -249,11 +248,8 @@ bool record_end_open(struct cache *c, struct record *rec, struct key **displaced
 	detached = --rec->opens == 0 && rec->detached;
 	if (detached && rec->displaced)
 		observe_locked(c, rec);
-	if (detached && rec->displaced &&
-		rec->displaced_generation != atomic_load(&rec->generation)) {
-		*displaced = rec->displaced;
-		rec->displaced = NULL;
-	}
+	*displaced = detached && rec->displaced &&
+		     rec->displaced_generation != atomic_load(&rec->generation);
 	mutex_unlock(&c->files->lock);
 	return detached;
 }
@@ -305,19 +301,13 @@ bool file_has_unsealed(struct cache *c, const struct inode_row *row)
 	return unsealed;
 }
 
-bool file_note_detached(
-	struct cache *c, uint64_t ino, const struct slice *displaced, const uint64_t *sealed)
+bool file_note_detached(struct cache *c, uint64_t ino, const uint64_t *sealed)
 {
-	struct key *copy = NULL;
 	struct record *rec;
 	bool open;
 
 	if (atomic_load(&c->files->count) == 0)
 		return false;
-	if (displaced) {
-		copy = malloc(sizeof(*copy));
-		CHECK(copy && key_set(copy, *displaced));
-	}
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
 	open = rec && rec->opens > 0;
@@ -326,17 +316,12 @@ bool file_note_detached(
 		atomic_store(&rec->fresh, false);
 		observe_locked(c, rec);
 		/* Not loaded: an open is under way, and finds out by itself (mark_dirty). */
-		if (copy && atomic_load(&rec->generation) != 0) {
-			struct key *old = rec->displaced;
-
-			rec->displaced = copy;
-			rec->displaced_generation =
-				sealed ? *sealed : atomic_load(&rec->generation);
-			copy = old;
+		if (sealed && atomic_load(&rec->generation) != 0) {
+			rec->displaced = true;
+			rec->displaced_generation = *sealed;
 		}
 	}
 	mutex_unlock(&c->files->lock);
-	free(copy);
 	return open;
 }
 
@@ -365,20 +350,27 @@ bool file_is_unnamed(struct cache *c, uint64_t ino)
 
 void file_note_attached(struct cache *c, uint64_t ino)
 {
-	struct key *displaced = NULL;
 	struct record *rec;
 
 	if (atomic_load(&c->files->count) == 0)
 		return;
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
-	if (rec) {
-		rec->detached = rec->unnamed = false;
-		displaced = rec->displaced;
-		rec->displaced = NULL;
-	}
+	if (rec)
+		rec->detached = rec->unnamed = rec->displaced = false;
 	mutex_unlock(&c->files->lock);
-	free(displaced);
+}
+
+bool file_is_open(struct cache *c, uint64_t ino)
+{
+	const struct record *rec;
+	bool found;
+
+	mutex_lock(&c->files->lock);
+	rec = *find(c->files, ino);
+	found = rec && rec->opens > 0;
+	mutex_unlock(&c->files->lock);
+	return found;
 }
 
 bool file_stat_open(struct cache *c, uint64_t ino, struct stat *ret)

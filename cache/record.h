@@ -46,8 +46,8 @@ struct record {
 	unsigned opens;
 	bool detached;	       /* the last release must look at the row */
 	bool unnamed;	       /* made without a name, and may get one */
-	struct key *displaced; /* the key that a remote change took; NULL: none */
-	uint64_t displaced_generation;
+	bool displaced;	       /* a remote change took its name, */
+	uint64_t displaced_generation; /* and what is not of this one is a conflict */
 
 	_Atomic unsigned writers;
 	_Atomic bool marked;
@@ -91,9 +91,8 @@ struct record *record_get(struct cache *c, uint64_t ino, bool is_open);
 /* One more reference to a record that is held. */
 void record_ref(struct cache *c, struct record *rec);
 /* Ends one open and keeps its reference. True: it was the last one of a detached inode, whose row
- * has to be looked at; *displaced is then the key (heap, the caller's) for which a conflict has to
- * be recorded, and untouched when there is none. */
-bool record_end_open(struct cache *c, struct record *rec, struct key **displaced);
+ * has to be looked at; *displaced: its content has to be recorded as a conflict. */
+bool record_end_open(struct cache *c, struct record *rec, bool *displaced);
 /* References to up to max records from bucket *at on; moves *at behind them. 0: no more. */
 unsigned record_collect(struct cache *c, unsigned *at, struct record **found, unsigned max);
 /* Nobody but the caller, who has rec->lock, refers to it; who comes now waits for that lock before he

@@ -149,20 +149,6 @@ static int recover_kept(struct conn *conn, uint64_t ino, int fd)
 
 /* ---- after a power loss ---- */
 
-static int name_of(struct conn *conn, uint64_t ino, struct key *ret)
-{
-	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
-	int r;
-
-	bind_int(s, 1, (int64_t)ino);
-	r = conn_row(conn, s);
-	if (r <= 0)
-		return r ? r : -ENOENT;
-	r = key_set(ret, column_slice(s, 0)) ? 0 : -EIO;
-	sqlite3_reset(s);
-	return r;
-}
-
 /* Whether the version that was sealed last under the name is better than what is left. An inode
  * that was never sealed was written whole: nothing of it is trusted, as when it was renamed over
  * the name. One that was changed in place is, like on any disk, unless it lost what was sealed. */
@@ -180,7 +166,7 @@ static int restore(struct conn *conn, const struct inode_row *row, struct slice 
 	bool keep = st->st_size > 0;
 	uint64_t replaced = 0;
 	struct key name;
-	int r = name_of(conn, row->ino, &name);
+	int r = inode_name(conn, row->ino, &name);
 
 	if (!r && keep)
 		r = hash_content(fd, v.hash);
@@ -333,7 +319,7 @@ static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 	int r = inode_get(conn, ino, &row);
 
 	if (!r)
-		r = name_of(conn, ino, &key);
+		r = inode_name(conn, ino, &key);
 	if (r)
 		return r;
 	fd = content_file(conn->cache, ino, O_RDONLY);

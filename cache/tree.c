@@ -258,6 +258,20 @@ int inode_key(struct conn *conn, uint64_t ino, struct key *ret)
 	return walk_up(conn, ino, false, ret);
 }
 
+int inode_name(struct conn *conn, uint64_t ino, struct key *ret)
+{
+	sqlite3_stmt *s = conn_statement(conn, "SELECT name FROM inode WHERE ino = ?1");
+	int r;
+
+	bind_int(s, 1, (int64_t)ino);
+	r = conn_row(conn, s);
+	if (r <= 0)
+		return r ? r : -ENOENT;
+	r = key_set(ret, column_slice(s, 0)) ? 0 : -EIO;
+	sqlite3_reset(s);
+	return r;
+}
+
 int inode_target(struct conn *conn, uint64_t ino, char **ret)
 {
 	sqlite3_stmt *s = conn_statement(conn, "SELECT target FROM inode WHERE ino = ?1");

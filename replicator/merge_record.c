@@ -43,7 +43,6 @@ struct step {
 	bool changed;  /* a register */
 	bool stays;    /* the removal was a mistake: the file has a new version, of this server */
 	uint64_t kept_ino;
-	struct entry unsealed; /* a tolerated file that was never sealed, when it gives way */
 };
 
 static void step_done(struct step *s)
@@ -183,48 +182,24 @@ static const char *conflict_reason(
 	return "written in two places at the same time";
 }
 
+/* What a tolerated file holds that is not sealed is listed when it has been read (file_detached.c). */
 static int settle_conflict(struct step *s)
 {
-	bool displaced = s->replaced && s->item->tolerated && s->kept_ino;
 	const struct entry *loser = s->outcome.local_won ? &s->record.entry : &s->local;
 
-	if (!s->outcome.conflict && !displaced)
+	if (!s->outcome.conflict)
 		return 0;
-	if (displaced && !entry_live(&s->local))
-		loser = &s->unsealed;
 	s->batch->conflicts++;
 	return conflict_add(s->conn, key_slice(&s->record.key), loser, &s->merged, s->kept_ino,
 		conflict_reason(s, loser, &s->merged));
-}
-
-/* What is known of it: nobody has read its content yet. */
-static int note_unsealed(struct step *s)
-{
-	CLEANUP(local_state_done) struct local_state now = {0};
-	struct entry *e = &s->unsealed;
-	int code = journal_local_state(s->conn, key_slice(&s->record.key), &now);
-
-	if (code)
-		return code;
-	e->kind = KIND_FILE;
-	e->size = now.size;
-	e->content_mtime_ns = now.mtime_ns;
-	e->mode = now.mode;
-	e->uid = now.uid;
-	e->gid = now.gid;
-	return 0;
 }
 
 static int project(struct step *s)
 {
 	struct incoming incoming = {0};
 	bool keep = (s->outcome.conflict && !s->outcome.local_won) || s->item->tolerated;
-	int code = 0;
+	int code;
 
-	if (s->item->tolerated && s->replaced && !entry_live(&s->local))
-		code = note_unsealed(s);
-	if (code)
-		return code;
 	if (s->item->has_content && !s->item->used && s->replaced)
 		incoming.content = &s->item->content;
 	code = project_entry(s->conn, key_slice(&s->record.key), &s->merged, s->replaced, &incoming,

@@ -69,6 +69,80 @@ static void writing_a_displaced_file_is_a_conflict(void **state)
 	assert_content(f, d.loud, "DAta");
 }
 
+/* What gives way to a remote change is kept for that one's conflict, whose version it need not be any more. */
+static void displace_kept(struct fixture *f, const char *name, uint64_t ino)
+{
+	struct entry sealed = {.kind = KIND_FILE, .size = 4};
+	struct conn *conn = fixture_begin(f);
+	struct slice key = slice_of(name);
+
+	assert_int_equal(inode_detach(conn, ROOT_INO, key, ino, true, &key), 0);
+	assert_int_equal(conflict_add(conn, key, &sealed, &sealed, ino, "test"), 0);
+	fixture_commit(conn);
+}
+
+static void assert_kept_by(struct fixture *f, uint64_t ino, const char *reason)
+{
+	struct conn *conn = fixture_begin(f);
+	sqlite3_stmt *s = conn_statement(conn, "SELECT reason FROM conflict WHERE ino = ?1");
+
+	bind_int(s, 1, (int64_t)ino);
+	assert_int_equal(conn_row(conn, s), 1);
+	assert_true(slice_equal(column_slice(s, 0), slice_of(reason)));
+	assert_int_equal(conn_row(conn, s), 0);
+	cache_rollback(conn);
+}
+
+static void what_a_kept_file_has_unsealed_is_a_conflict_of_its_own(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t sealed = make_file(f, ROOT_INO, "sealed", "data");
+	uint64_t open = make_file(f, ROOT_INO, "open", "data");
+	uint64_t closed = make_file(f, ROOT_INO, "closed", "data");
+	struct file *files[3];
+
+	seal_now(f, sealed);
+	seal_now(f, open);
+	seal_now(f, closed);
+	assert_int_equal(file_open(f->cache, sealed, true, false, &files[0]), 0);
+	assert_int_equal(file_open(f->cache, open, true, false, &files[1]), 0);
+	assert_int_equal(file_open(f->cache, closed, true, false, &files[2]), 0);
+	assert_int_equal(file_write(files[1], "DA", 2, 0, false), 2);
+	assert_int_equal(file_write(files[2], "TA", 2, 0, false), 2);
+	file_release(files[2]);
+	displace_kept(f, "sealed", sealed);
+	displace_kept(f, "open", open);
+	displace_kept(f, "closed", closed);
+	assert_int_equal(file_settle_displaced(f->cache), 0);
+	file_release(files[0]);
+	file_release(files[1]);
+	assert_int_equal(conflicts(f), 5);
+	assert_kept_by(f, sealed, "test");
+	assert_kept_by(f, open, CONFLICT_DISPLACED);
+	assert_kept_by(f, closed, CONFLICT_DISPLACED);
+	assert_content(f, open, "DAta");
+	assert_content(f, closed, "TAta");
+	fixture_crash(f);
+	assert_int_equal(conflicts(f), 5);
+	assert_content(f, closed, "TAta");
+}
+
+static void a_closed_file_that_gave_way_unsealed_is_a_conflict_after_a_crash(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "data");
+	struct slice key = slice_of("f");
+	struct conn *conn = fixture_begin(f);
+
+	assert_int_equal(inode_detach(conn, ROOT_INO, key, ino, true, &key), 0);
+	fixture_commit(conn);
+	fixture_crash(f);
+	assert_int_equal(conflicts(f), 1);
+	assert_content(f, ino, "data");
+	assert_int_equal(file_settle_displaced(f->cache), 0);
+	assert_int_equal(conflicts(f), 1);
+}
+
 /* As a full disk fails the transaction of the last release. */
 static void refuse_conflicts(struct fixture *f)
 {
@@ -104,6 +178,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(an_unlinked_open_file_lives_until_its_release),
 		TEST(writing_a_displaced_file_is_a_conflict),
+		TEST(what_a_kept_file_has_unsealed_is_a_conflict_of_its_own),
+		TEST(a_closed_file_that_gave_way_unsealed_is_a_conflict_after_a_crash),
 		TEST(a_conflict_that_could_not_be_recorded_is_at_the_next_open),
 	};
 

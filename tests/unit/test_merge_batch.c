@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "cache/conflict.h"
 #include "src/base/random.h"
 #include "src/base/thread.h"
 
@@ -176,6 +177,34 @@ static void attributes_of_what_cannot_be_sealed(void **state)
 	assert_int_equal(conflicts(&s[0]) + conflicts(&s[1]), 0);
 }
 
+struct looked_for {
+	struct slice key;
+	uint8_t hash[SHA256_SIZE];
+	bool found;
+};
+
+static int look_for(void *ctx, uint64_t id, struct slice key, const struct entry *loser, uint64_t ino,
+	int64_t at_ms, const char *reason)
+{
+	struct looked_for *l = ctx;
+
+	l->found |= slice_equal(key, l->key) && ino != 0 && memcmp(loser->hash, l->hash, SHA256_SIZE) == 0;
+	return 0;
+}
+
+/* A conflict of path is of that content, and keeps an inode. */
+static bool conflict_lists(struct server *s, const char *path, const char *content)
+{
+	struct looked_for l = {.key = slice_of(path)};
+	struct conn *conn;
+
+	sha256(content, strlen(content), l.hash);
+	assert_int_equal(cache_read_begin(s->cache, &conn), 0);
+	assert_int_equal(conflict_scan(conn, 0, 100, look_for, &l), 0);
+	cache_read_end(conn);
+	return l.found;
+}
+
 /* Nor is a new file lost, whose name another server took. */
 static void new_file_that_cannot_be_sealed_is_kept(void **state)
 {
@@ -190,11 +219,45 @@ static void new_file_that_cannot_be_sealed_is_kept(void **state)
 	seal(&s[0]);
 	carry(&s[0], &s[1], "f");
 	assert_content(&s[1], "f", "theirs");
-	assert_int_equal(conflicts(&s[1]), 1);
+	assert_int_equal(file_settle_displaced(s[1].cache), 0);
+	assert_true(conflict_lists(&s[1], "f", "mine"));
 	server_close(&s[1]);
 	server_open(&s[1]);
 	assert_int_equal(tree_getattr(s[1].cache, ino, &i), 0);
 	assert_int_equal(i.size, 4);
+	end_large(&s[1]);
+	carry_all(&s[1], &s[0]);
+	assert_converged(&s[0], &s[1]);
+}
+
+/* Whether the version that lost was sealed before or not, what is listed is what was written last. */
+static void what_was_written_over_a_sealed_version_is_kept(void **state)
+{
+	struct server *s = *state;
+	struct file *f;
+
+	do_write(&s[0], "closed", "one");
+	do_write(&s[0], "open", "one");
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
+	carry_all(&s[0], &s[1]);
+	begin_large(&s[1]);
+	do_write(&s[1], "closed", "mine");
+	assert_int_equal(file_open(s[1].cache, ino_of(&s[1], slice_of("open")), true, false, &f), 0);
+	assert_int_equal(file_write(f, "mine", 4, 0, false), 4);
+	do_write(&s[0], "closed", "theirs");
+	do_write(&s[0], "open", "theirs");
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
+	carry_all(&s[0], &s[1]);
+	assert_content(&s[1], "closed", "theirs");
+	assert_content(&s[1], "open", "theirs");
+	file_release(f); /* cannot read it now */
+	content_stop_hashing(s[1].cache, INT64_MAX);
+	assert_int_equal(file_settle_displaced(s[1].cache), 0);
+	assert_true(conflict_lists(&s[1], "open", "mine"));
+	assert_true(conflict_lists(&s[1], "closed", "mine"));
+	assert_int_equal(conflicts(&s[1]), 2);
+	assert_int_equal(file_settle_displaced(s[1].cache), 0);
+	assert_int_equal(conflicts(&s[1]), 2);
 	end_large(&s[1]);
 	carry_all(&s[1], &s[0]);
 	assert_converged(&s[0], &s[1]);
@@ -444,6 +507,7 @@ int main(void)
 		TEST(open_file_keeps_writing),
 		TEST(attributes_of_what_cannot_be_sealed),
 		TEST(new_file_that_cannot_be_sealed_is_kept),
+		TEST(what_was_written_over_a_sealed_version_is_kept),
 		TEST(at_once),
 		cmocka_unit_test(random_histories),
 	};
