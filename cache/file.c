@@ -210,7 +210,7 @@ static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 	sqlite3_stmt *s;
 	int r;
 
-	if (atomic_load(&rec->marked))
+	if (atomic_load(&rec->marked) && !atomic_load(&rec->gone))
 		return 0;
 	r = cache_begin_op(c, &conn);
 	if (!r)
@@ -240,7 +240,7 @@ static int open_record(struct cache *c, struct file *f, bool truncate)
 	int r;
 
 	mutex_lock(&rec->lock);
-	was_open = atomic_load(&rec->fd) >= 0;
+	was_open = atomic_load(&rec->fd) >= 0 && !atomic_load(&rec->gone);
 	r = ensure_fd(c, rec, f->writable, truncate);
 	if (!r && f->writable) {
 		atomic_fetch_add(&rec->writers, 1);

@@ -166,7 +166,11 @@ int file_settle_displaced(struct cache *c)
 		return 0;
 	do {
 		r = next_displaced(c, ino, &ino);
-		if (!r && ino && !file_is_open(c, ino))
+		if (r || !ino)
+			break;
+		if (file_is_open(c, ino))
+			atomic_store(&c->displaced, true); /* its last release does it, or that comes to nothing */
+		else
 			r = finish_detached(c, ino, true);
 	} while (!r && ino);
 	if (r)

@@ -246,10 +246,15 @@ bool record_end_open(struct cache *c, struct record *rec, bool *displaced)
 
 	mutex_lock(&c->files->lock);
 	detached = --rec->opens == 0 && rec->detached;
+	if (detached)
+		atomic_store(&rec->gone, true);
 	if (detached && rec->displaced)
 		observe_locked(c, rec);
 	*displaced = detached && rec->displaced &&
 		     rec->displaced_generation != atomic_load(&rec->generation);
+	/* Who opens it in vain meanwhile must not take it for done with. */
+	if (*displaced)
+		rec->detached = rec->displaced = false;
 	mutex_unlock(&c->files->lock);
 	return detached;
 }
@@ -311,6 +316,8 @@ bool file_note_detached(struct cache *c, uint64_t ino, const uint64_t *sealed)
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
 	open = rec && rec->opens > 0;
+	if (rec && !open)
+		atomic_store(&rec->gone, true);
 	if (open) {
 		rec->detached = true;
 		atomic_store(&rec->fresh, false);
@@ -356,8 +363,10 @@ void file_note_attached(struct cache *c, uint64_t ino)
 		return;
 	mutex_lock(&c->files->lock);
 	rec = *find(c->files, ino);
-	if (rec)
+	if (rec) {
 		rec->detached = rec->unnamed = rec->displaced = false;
+		atomic_store(&rec->gone, false);
+	}
 	mutex_unlock(&c->files->lock);
 }
 

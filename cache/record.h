@@ -46,6 +46,8 @@ struct record {
 	unsigned opens;
 	bool detached;	       /* the last release must look at the row */
 	bool unnamed;	       /* made without a name, and may get one */
+	_Atomic bool gone;     /* it lost its name, and is not open since: who opens it has a name that the kernel
+				* was not told of yet. Written under the table's lock */
 	bool displaced;	       /* a remote change took its name, */
 	uint64_t displaced_generation; /* and what is not of this one is a conflict */
 
@@ -91,7 +93,7 @@ struct record *record_get(struct cache *c, uint64_t ino, bool is_open);
 /* One more reference to a record that is held. */
 void record_ref(struct cache *c, struct record *rec);
 /* Ends one open and keeps its reference. True: it was the last one of a detached inode, whose row
- * has to be looked at; *displaced: its content has to be recorded as a conflict. */
+ * has to be looked at; *displaced: its content has to be recorded as a conflict, which nobody else is told. */
 bool record_end_open(struct cache *c, struct record *rec, bool *displaced);
 /* References to up to max records from bucket *at on; moves *at behind them. 0: no more. */
 unsigned record_collect(struct cache *c, unsigned *at, struct record **found, unsigned max);

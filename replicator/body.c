@@ -16,6 +16,7 @@
 #include "cache/tree.h"
 #include "replicator/delta.h"
 #include "replicator/object.h"
+#include "src/base/log.h"
 #include "src/base/metrics.h"
 
 static ssize_t read_local(void *ctx, uint64_t offset, void *p, size_t n)
@@ -100,13 +101,22 @@ static int download_reset(void *ctx)
 	return content_restart(d->w);
 }
 
-/* The object says itself that it has the wanted content. */
-static bool promises(const struct store_meta *meta, const uint8_t hash[SHA256_SIZE], uint64_t size)
+/* The object says itself that it has the wanted content. One whose metadata are of another version, because a
+ * copy of them came late, does not. */
+static bool promises(const struct store_meta *meta, const char *etag, const uint8_t hash[SHA256_SIZE],
+	uint64_t size)
 {
 	CLEANUP(object_entry_done) struct object_entry e = {0};
 
-	return object_meta_to_entry(meta, size, false, &e) == 0 && e.entry.kind == KIND_FILE &&
-	       memcmp(e.entry.hash, hash, SHA256_SIZE) == 0;
+	return object_meta_is_whole(meta, etag) && object_meta_to_entry(meta, size, false, &e) == 0 &&
+	       e.entry.kind == KIND_FILE && memcmp(e.entry.hash, hash, SHA256_SIZE) == 0;
+}
+
+static void note_wrong(struct region *from, const char *key)
+{
+	atomic_fetch_add(&from->wrong_bytes, 1);
+	metric_add(METRIC_OBJECTS_CORRUPT, 1);
+	log_error("an object has wrong bytes: thrown away region=%s key=\"%s\"", from->name, key);
 }
 
 /* 0, -EAGAIN (absent there, or other bytes), -EHOSTDOWN, or a local failure. */
@@ -117,6 +127,7 @@ static int download(struct body *b, struct region *from, const char *key,
 	struct store_sink sink = {.write = download_write, .reset = download_reset, .ctx = &d};
 	CLEANUP(store_meta_done) struct store_meta meta = {0};
 	struct store_call call = region_call(from, size);
+	struct store_object object = {0};
 	struct store_error error = {0};
 	uint8_t got[SHA256_SIZE];
 
@@ -125,7 +136,7 @@ static int download(struct body *b, struct region *from, const char *key,
 		return r;
 	sha256_init(&d.hash);
 	enum store_result result =
-		store_get(from->store, key, 0, 0, NULL, &sink, NULL, &meta, &call, &error);
+		store_get(from->store, key, 0, 0, NULL, &sink, &object, &meta, &call, &error);
 	sha256_final(&d.hash, got);
 	if (result == STORE_LOCAL && d.other)
 		return -EAGAIN;
@@ -141,8 +152,8 @@ static int download(struct body *b, struct region *from, const char *key,
 		r = delta_follow(b->cache, got, hash, size, &b->spool);
 		if (r != -EAGAIN)
 			return r;
-		if (promises(&meta, hash, size))
-			metric_add(METRIC_OBJECTS_CORRUPT, 1);
+		if (promises(&meta, object.etag, hash, size))
+			note_wrong(from, key);
 		return -EAGAIN;
 	}
 	return 0;

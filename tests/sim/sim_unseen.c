@@ -229,8 +229,9 @@ static int compare_kept(void *ctx, uint64_t id, struct slice key, const struct e
 	const struct kept *k = ctx;
 	struct write *w = ino ? find(k->s, k->node, ino) : NULL;
 
+	/* Listed as what it is. */
 	if (w)
-		w->kept = true;
+		w->kept |= memcmp(loser->hash, w->hash, SHA256_SIZE) == 0;
 	return 0;
 }
 

@@ -45,7 +45,8 @@ static void test_wrong_bytes_refused(void **state)
 	assert_int_equal(replicator_step_fetch(c->node[1].replicator, inode.ino), -EAGAIN);
 }
 
-/* Bytes that are not those of which the object's own metadata speak are damaged; another version's are not. */
+/* Bytes that are not those of which the object's own metadata speak are damaged; another version's are not, even
+ * under metadata that were copied onto them late. */
 static void test_damage_is_counted(void **state)
 {
 	struct cluster *c = *state;
@@ -55,7 +56,9 @@ static void test_damage_is_counted(void **state)
 	cluster_write(c, 0, "same", big, sizeof(big));
 	cluster_settle(c);
 	memset(big, 'c', sizeof(big));
-	for (unsigned damaged = 0; damaged < 2; damaged++) {
+	for (unsigned round = 0; round < 3; round++) {
+		bool damaged = round == 2, torn = round == 1;
+
 		for (unsigned region = 0; region < 2; region++) {
 			struct store_config config = {.name = "x", .url = c->url[region]};
 			CLEANUP(store_meta_done) struct store_meta meta = {0};
@@ -66,8 +69,10 @@ static void test_damage_is_counted(void **state)
 			/* The first round has taken its metadata: another file of that content has the same. */
 			assert_int_equal(
 				store_head(s, "same", NULL, &meta, NULL, &error), STORE_OK);
+			/* A copy of metadata that came later than the bytes. */
+			assert_int_equal(torn ? store_meta_set(&meta, "meridian-copied", "other") : 0, 0);
 			assert_int_equal(store_put_buf(s, "big", big, sizeof(big),
-						 damaged ? &meta : NULL, NULL, NULL, NULL, &error),
+						 round ? &meta : NULL, NULL, NULL, NULL, &error),
 				STORE_OK);
 			store_close(s);
 		}

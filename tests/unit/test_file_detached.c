@@ -2,6 +2,10 @@
  * conflict. */
 #include "tests/unit/cache_fixture.h"
 
+#include <stdatomic.h>
+
+#include "src/base/thread.h"
+
 static void an_unlinked_open_file_lives_until_its_release(void **state)
 {
 	struct fixture *f = *state;
@@ -143,6 +147,67 @@ static void a_closed_file_that_gave_way_unsealed_is_a_conflict_after_a_crash(voi
 	assert_int_equal(conflicts(f), 1);
 }
 
+/* By a name that the kernel has not been told of yet; the record lives on for an upload. */
+static void what_is_kept_is_not_written_by_its_former_name(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_file(f, ROOT_INO, "f", "data");
+	struct content_version v = seal_now(f, ino);
+	struct content_reader *reader;
+	struct file *file;
+
+	assert_int_equal(content_open(f->cache, ino, v.hash, &reader), 0);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	file_release(file);
+	displace_kept(f, "f", ino);
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), -ESTALE);
+	assert_int_equal(file_open(f->cache, ino, false, false, &file), 0);
+	file_release(file);
+	content_close(reader);
+	assert_content(f, ino, "data");
+}
+
+struct opener {
+	struct fixture *f;
+	uint64_t ino;
+	_Atomic bool done;
+	unsigned opened;
+};
+
+static void *open_and_close(void *arg)
+{
+	struct opener *o = arg;
+	struct file *file;
+
+	while (!atomic_load(&o->done)) {
+		if (file_open(o->f->cache, o->ino, false, false, &file) == 0) {
+			o->opened++;
+			file_release(file);
+		}
+	}
+	return NULL;
+}
+
+static void nobody_opens_what_is_being_listed(void **state)
+{
+	struct fixture *f = *state;
+	struct opener o = {.f = f, .ino = make_file(f, ROOT_INO, "f", "data")};
+	struct file *file;
+	pthread_t thread;
+
+	seal_now(f, o.ino);
+	assert_int_equal(file_open(f->cache, o.ino, true, false, &file), 0);
+	displace(f, "f", o.ino);
+	assert_int_equal(file_truncate(file, (uint64_t)256 << 20), 0); /* takes its time to hash */
+	assert_int_equal(thread_start(&thread, "opener", open_and_close, &o), 0);
+	file_release(file);
+	atomic_store(&o.done, true);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(conflicts(f), 1);
+	assert_true(has_content(f, o.ino));
+	assert_kept_by(f, o.ino, CONFLICT_DISPLACED);
+}
+
 /* As a full disk fails the transaction of the last release. */
 static void refuse_conflicts(struct fixture *f)
 {
@@ -180,6 +245,8 @@ int main(void)
 		TEST(writing_a_displaced_file_is_a_conflict),
 		TEST(what_a_kept_file_has_unsealed_is_a_conflict_of_its_own),
 		TEST(a_closed_file_that_gave_way_unsealed_is_a_conflict_after_a_crash),
+		TEST(what_is_kept_is_not_written_by_its_former_name),
+		TEST(nobody_opens_what_is_being_listed),
 		TEST(a_conflict_that_could_not_be_recorded_is_at_the_next_open),
 	};
 

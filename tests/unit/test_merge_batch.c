@@ -3,9 +3,12 @@
  * the seed. */
 #include "engine_fixture.h"
 
+#include <fcntl.h>
+#include <sqlite3.h>
 #include <stdatomic.h>
 
 #include "cache/conflict.h"
+#include "cache/internal.h"
 #include "src/base/random.h"
 #include "src/base/thread.h"
 
@@ -263,6 +266,64 @@ static void what_was_written_over_a_sealed_version_is_kept(void **state)
 	assert_converged(&s[0], &s[1]);
 }
 
+static struct file *late_file;
+static const char *late_text;
+
+static void write_late(sqlite3_context *ctx, int n, sqlite3_value **v)
+{
+	const char *text = late_text;
+	size_t len = text ? strlen(text) : 0;
+
+	late_text = NULL;
+	if (text)
+		CHECK(pwrite(file_fd(late_file), text, len, 0) == (ssize_t)len);
+	sqlite3_result_int(ctx, 1);
+}
+
+/* Into the content file, as the kernel does, between the merge's look at what is not sealed and the change that takes
+ * the name. */
+static void write_within_merge(struct server *s, struct file *f, const char *text)
+{
+	struct conn *conn;
+
+	late_file = f;
+	late_text = text;
+	assert_int_equal(cache_begin(s->cache, &conn), 0);
+	assert_int_equal(sqlite3_create_function(conn->db, "write_late", 0, SQLITE_UTF8, NULL, write_late,
+				 NULL, NULL),
+		SQLITE_OK);
+	assert_int_equal(sqlite3_exec(conn->db,
+				 "CREATE TEMP TRIGGER late BEFORE UPDATE ON entry"
+				 " BEGIN SELECT write_late(); END",
+				 NULL, NULL, NULL),
+		SQLITE_OK);
+	assert_int_equal(cache_commit(conn), 0);
+}
+
+static void what_is_written_within_a_merge_is_listed(void **state)
+{
+	struct server *s = *state;
+	struct file *f;
+
+	do_write(&s[0], "f", "old");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	do_write(&s[1], "f", "mine");
+	seal(&s[1]);
+	do_write(&s[0], "f", "theirs");
+	seal(&s[0]);
+	assert_int_equal(file_open(s[1].cache, ino_of(&s[1], slice_of("f")), true, false, &f), 0);
+	file_unseen(f, O_RDWR);
+	write_within_merge(&s[1], f, "mine, too");
+	carry(&s[0], &s[1], "f");
+	assert_null(late_text);
+	assert_content(&s[1], "f", "theirs");
+	assert_int_equal(file_flush(f), 0);
+	file_release(f);
+	assert_true(conflict_lists(&s[1], "f", "mine, too"));
+	assert_int_equal(conflicts(&s[1]), 2);
+}
+
 /* ---- random histories ---- */
 
 static const char *const paths[] = {"a", "b", "d", "d/x", "d/y", "d/e", "d/e/z", "b/q"};
@@ -508,6 +569,7 @@ int main(void)
 		TEST(attributes_of_what_cannot_be_sealed),
 		TEST(new_file_that_cannot_be_sealed_is_kept),
 		TEST(what_was_written_over_a_sealed_version_is_kept),
+		TEST(what_is_written_within_a_merge_is_listed),
 		TEST(at_once),
 		cmocka_unit_test(random_histories),
 	};
