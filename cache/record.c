@@ -252,7 +252,7 @@ bool record_end_open(struct cache *c, struct record *rec, bool *displaced)
 		observe_locked(c, rec);
 	*displaced = detached && rec->displaced &&
 		     rec->displaced_generation != atomic_load(&rec->generation);
-	/* Who opens it in vain meanwhile must not take it for done with. */
+	/* Once: who reads it meanwhile, by its former name, has nothing to do with it. */
 	if (*displaced)
 		rec->detached = rec->displaced = false;
 	mutex_unlock(&c->files->lock);

@@ -310,6 +310,7 @@ static void what_is_written_within_a_merge_is_listed(void **state)
 	carry(&s[0], &s[1], "f");
 	do_write(&s[1], "f", "mine");
 	seal(&s[1]);
+	hlc_observe(cache_clock(s[0].cache), cache_stamp(s[1].cache).time); /* later, unseeing */
 	do_write(&s[0], "f", "theirs");
 	seal(&s[0]);
 	assert_int_equal(file_open(s[1].cache, ino_of(&s[1], slice_of("f")), true, false, &f), 0);
