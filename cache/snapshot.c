@@ -543,7 +543,7 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 	struct inode_row row;
 	struct key key = {0};
 	struct conn *conn;
-	bool large = false;
+	bool large = false, named;
 	int fd AUTO_CLOSE = -1;
 	int r;
 
@@ -571,7 +571,9 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 	r = seal_small(c, rec, fd, inline_max, bytes, &row, v, &large);
 	if (r || !large)
 		return r;
-	r = seal_large(c, rec, &key, fd, row.has_hash, bytes != NULL && row.nlink > 0,
+	/* What has no name is not uploaded: it needs no snapshot, and is hashed in one go. */
+	named = row.nlink > 0;
+	r = seal_large(c, rec, &key, fd, row.has_hash && named, bytes && named,
 		v->size <= inline_max ? bytes : NULL, v);
 	if (bytes && (r || bytes->len != v->size))
 		buf_clear(bytes);
