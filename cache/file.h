@@ -89,7 +89,8 @@ int file_fd(const struct file *f);
 int file_journal_due(struct cache *c, int64_t age_ms) MUST_CHECK;
 
 /* Makes a conflict of each file that was closed and not sealed yet when a remote change took its name. Reads
- * all of their content; at no cost when there is none. On failure the next call goes on. */
+ * all of their content; at no cost when there is none. What cannot be read or recorded keeps nobody else back:
+ * it is tried again ten seconds later, and by the next cache_open. */
 int file_settle_displaced(struct cache *c) MUST_CHECK;
 
 /* A consistent version of a regular file's content. */

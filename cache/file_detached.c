@@ -17,6 +17,9 @@
 
 #include "cache/conflict.h"
 #include "cache/entry.h"
+#include "src/base/clock.h"
+
+#define RETRY_MS 10000
 
 /* A detached inode is done with the key that inode_detach left in its row. */
 static int clear_displaced(struct conn *conn, uint64_t ino)
@@ -104,7 +107,7 @@ static int finish_detached(struct cache *c, uint64_t ino, bool displaced)
 		r = inode_name(conn, ino, &key);
 	if (!r && key.len && !displaced && row.dirty && row.generation != row.sealed) {
 		/* That open came to nothing, and what was there before it is not sealed. */
-		atomic_store(&c->displaced, true);
+		atomic_store(&c->displaced_due_ms, 1);
 		return 0;
 	}
 	if (!r && key.len && displaced) {
@@ -121,6 +124,11 @@ static int finish_detached(struct cache *c, uint64_t ino, bool displaced)
 	return r;
 }
 
+static void again_later(struct cache *c)
+{
+	atomic_store(&c->displaced_due_ms, clock_monotonic_ms() + RETRY_MS);
+}
+
 void file_end_open(struct cache *c, struct record *rec)
 {
 	bool displaced;
@@ -129,7 +137,7 @@ void file_end_open(struct cache *c, struct record *rec)
 	/* On failure the row stays with nlink 0 and the displaced key; file_settle_displaced, or the next
 	 * cache_open, does the same with it. */
 	if (detached && finish_detached(c, rec->ino, displaced))
-		atomic_store(&c->displaced, true);
+		again_later(c);
 	record_put(c, rec);
 }
 
@@ -159,21 +167,19 @@ static int next_displaced(struct cache *c, uint64_t after, uint64_t *ino)
 
 int file_settle_displaced(struct cache *c)
 {
+	int64_t due_ms = atomic_load(&c->displaced_due_ms);
 	uint64_t ino = 0;
-	int r = 0;
+	int r;
 
-	if (!atomic_exchange(&c->displaced, false))
+	if (!due_ms || due_ms > clock_monotonic_ms())
 		return 0;
-	do {
-		r = next_displaced(c, ino, &ino);
-		if (r || !ino)
-			break;
-		if (file_is_open(c, ino))
-			atomic_store(&c->displaced, true); /* its last release does it, or that comes to nothing */
-		else
-			r = finish_detached(c, ino, true);
-	} while (!r && ino);
+	atomic_store(&c->displaced_due_ms, 0);
+	while ((r = next_displaced(c, ino, &ino)) == 0 && ino) {
+		/* Of an open one the last release does it, unless that open comes to nothing. */
+		if (file_is_open(c, ino) || finish_detached(c, ino, true))
+			again_later(c);
+	}
 	if (r)
-		atomic_store(&c->displaced, true);
+		again_later(c);
 	return r;
 }

@@ -219,7 +219,7 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 		return delete_named(conn, ino);
 	kept_name = displaced && (open || (row.dirty && row.generation != row.sealed));
 	if (kept_name && !open)
-		atomic_store(&conn->cache->displaced, true);
+		atomic_store(&conn->cache->displaced_due_ms, 1);
 	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"
 				 " WHERE ino = ?1");
 	bind_int(s, 1, (int64_t)ino);

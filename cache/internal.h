@@ -143,7 +143,7 @@ struct cache {
 	struct redo *redo; /* guarded by writer_lock, as the next two; NULL until it is open */
 	bool redoing;
 	bool group_journalled; /* an operation of the group put a journal row */
-	_Atomic bool displaced; /* file_settle_displaced has to look */
+	_Atomic int64_t displaced_due_ms; /* monotonic: file_settle_displaced has to look then; 0: it has not */
 	_Atomic bool grouped;  /* operations are acknowledged that only the writer sees */
 	_Atomic uint64_t commits;   /* transactions that an fsync has to make durable */
 	struct mutex sync_lock;	    /* leaf; guards the four below */
