@@ -141,7 +141,8 @@ void content_hurry(struct cache *c, int by);
 void content_end_snapshots(struct cache *c);
 
 /* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
- * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */
+ * dirty when nothing was written since and no writer is open. What is kept of versions before it goes with
+ * the commit. -EAGAIN when the inode is gone. */
 int content_sealed(struct conn *conn, const struct content_version *v) MUST_CHECK;
 
 /* Reads a sealed version for upload: from its snapshot when there is one, else from the content

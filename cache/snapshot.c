@@ -615,6 +615,13 @@ static void find_mtime(struct cache *c, struct inode_row *row, const struct cont
 		row->mtime_ns = stat_mtime_ns(&st);
 }
 
+void snapshot_sealed(struct cache *c, const struct content_version *v)
+{
+	content_drop_snapshots(c, v->ino, v->hash, NULL);
+	snapshot_job_drop(c, v->ino); /* it is this one, or older */
+	content_forget_hash(c, v->ino, v->generation);
+}
+
 int content_sealed(struct conn *conn, const struct content_version *v)
 {
 	struct inode_row row;
@@ -624,9 +631,7 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 
 	if (r)
 		return r == -ENOENT ? -EAGAIN : r;
-	content_drop_snapshots(conn->cache, v->ino, v->hash, NULL);
-	snapshot_job_drop(conn->cache, v->ino); /* it is this one, or older */
-	content_forget_hash(conn->cache, v->ino, v->generation);
+	conn_sealed(conn, v);
 	clean = record_try_clean(
 		conn->cache, v->ino, v->generation, row.generation == v->generation);
 	if (clean && row.state == STATE_LOCAL)

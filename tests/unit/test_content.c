@@ -170,6 +170,43 @@ static void an_inode_keeps_two_snapshots(void **state)
 	assert_memory_equal(got, v.hash, SHA256_SIZE);
 }
 
+/* What is sealed in a transaction that does not come about takes nothing away: neither from the version before,
+ * nor from who seals that one again. */
+static void what_is_older_goes_with_the_commit(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t ino = make_big(f, "f", 'a');
+	struct content_version v, next;
+	struct content_reader *r;
+	uint8_t got[SHA256_SIZE];
+	struct file *file;
+	struct conn *conn;
+
+	assert_int_equal(file_open(f->cache, ino, true, false, &file), 0);
+	assert_int_equal(file_write(file, "b", 1, 7, false), 1);
+	v = seal_now(f, ino);
+	assert_int_equal(file_write(file, "c", 1, 7, false), 1);
+	assert_int_equal(content_seal(f->cache, ino, 0, NULL, &next), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		conn = fixture_begin(f);
+		assert_int_equal(content_sealed(conn, &next), 0);
+		assert_int_equal(count_snapshots(f, ino), 2);
+		if (i == 0)
+			cache_rollback(conn);
+		else
+			fixture_commit(conn);
+		hash_of_version(f, ino, next.hash, got);
+		assert_memory_equal(got, next.hash, SHA256_SIZE);
+		if (i == 0) {
+			hash_of_version(f, ino, v.hash, got);
+			assert_memory_equal(got, v.hash, SHA256_SIZE);
+		}
+	}
+	assert_int_equal(count_snapshots(f, ino), 1);
+	assert_int_equal(content_open(f->cache, ino, v.hash, &r), -EAGAIN);
+	file_release(file);
+}
+
 /* ---- one instant ---- */
 
 struct twin {
@@ -724,6 +761,7 @@ int main(void)
 		TEST(a_version_is_read_until_it_changes),
 		TEST(a_snapshot_outlives_the_content),
 		TEST(an_inode_keeps_two_snapshots),
+		TEST(what_is_older_goes_with_the_commit),
 		TEST(a_snapshot_is_of_one_instant),
 		TEST(a_snapshot_has_the_size_of_its_instant),
 		TEST(remote_content_is_fetched_and_installed),

@@ -113,7 +113,12 @@ static void a_version_and_its_time(void **state)
 	assert_int_equal(v.size, SIZE);
 	/* Again, as long as it is not sealed. */
 	assert_int_equal(content_take_snapshot(f->cache, &s, &v), 0);
+	/* Nor if the transaction does not come about. */
 	struct conn *conn = fixture_begin(f);
+	assert_int_equal(content_sealed(conn, &v), 0);
+	cache_rollback(conn);
+	assert_int_equal(content_take_snapshot(f->cache, &s, &v), 0);
+	conn = fixture_begin(f);
 	assert_int_equal(content_sealed(conn, &v), 0);
 	assert_int_equal(cache_commit(conn), 0);
 	assert_int_equal(content_take_snapshot(f->cache, &s, &v), -EAGAIN);
