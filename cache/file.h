@@ -133,9 +133,13 @@ int content_take_snapshot(struct cache *c, const struct content_snapshot *s,
 	struct content_version *ret) MUST_CHECK;
 /* It cannot be used: another one is to be taken. */
 void content_refuse_snapshot(struct cache *c, const struct content_snapshot *s);
+/* Why one could not be taken, of a file that waits for the next attempt (content_seal is -EAGAIN until then): -errno,
+ * of one such file; 0: there is none. */
+int content_failed_snapshot(struct cache *c) MUST_CHECK;
 /* Where any are there or under way, waits for a change of that, or for timeout_ms. */
 void content_wait_snapshot(struct cache *c, int64_t timeout_ms);
-/* By 1, later by -1: somebody waits. Else a file rests after each snapshot as long as that took. */
+/* By 1, later by -1: somebody waits. Else a file rests after each snapshot as long as that took, and after a failed
+ * one for up to five minutes. */
 void content_hurry(struct cache *c, int by);
 /* After content_stop_hashing: drops all of them and returns when none is under way. */
 void content_end_snapshots(struct cache *c);

@@ -514,7 +514,8 @@ int sweep_owned(struct conn *conn, uint64_t ino, bool *ret) MUST_CHECK;
 
 struct troubles *troubles_new(void);
 void troubles_free(struct troubles *t);
-bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind); /* true: it is new */
+/* error: -errno, or 0. True: it, or its error, is new. */
+bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind, int error);
 void trouble_clear(struct cache *c, uint64_t ino, enum cache_trouble kind);
 
 /* ---- removal.c ---- */

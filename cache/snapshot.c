@@ -560,7 +560,7 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 		return row.state == STATE_REMOTE ? -EREMOTE : -EINVAL;
 	fd = content_file(c, rec->ino, O_RDONLY);
 	if (fd == -ENOENT) {
-		if (trouble_note(c, rec->ino, TROUBLE_LOST))
+		if (trouble_note(c, rec->ino, TROUBLE_LOST, 0))
 			log_error("content of a changed file is missing, nothing of it can be sent"
 				  " ino=%llu",
 				(unsigned long long)rec->ino);
@@ -598,6 +598,7 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 	if (r)
 		return r;
 	trouble_clear(c, ino, TROUBLE_BUSY);
+	trouble_clear(c, ino, TROUBLE_FAILED);
 	*ret = v;
 	return 0;
 }
