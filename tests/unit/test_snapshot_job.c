@@ -331,6 +331,24 @@ static void it_is_tried_again_with_growing_pauses(void **state)
 	file_release(other);
 }
 
+/* Theirs are the places that are left to others: those would be taken on the spot else, and hold up all sealing. */
+static void more_fail_than_there_are_places(void **state)
+{
+	struct fixture *f = *state;
+	struct file *files[CONTENT_SNAPSHOTS_MAX + 1];
+	char name[16];
+
+	set_in_its_way(f, true);
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		files[i] = start(f, name, 'a');
+		assert_true(begins(f, files[i]));
+		wait_until_failed(f);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
+		file_release(files[i]);
+}
+
 /* Who cannot come again gets one of its own meanwhile. */
 static void another_one_on_the_spot(void **state)
 {
@@ -404,6 +422,7 @@ int main(void)
 		TEST(it_cannot_be_taken),
 		TEST(it_is_not_needed_any_more),
 		TEST(it_is_tried_again_with_growing_pauses),
+		TEST(more_fail_than_there_are_places),
 		TEST(another_one_on_the_spot),
 		TEST(the_last_close_of_a_removed_file),
 		TEST(the_end_does_not_wait),
