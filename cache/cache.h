@@ -261,10 +261,12 @@ int cache_hold(struct cache *c, uint64_t ino, struct slice key, cache_hold_run r
 enum cache_trouble {
 	TROUBLE_BUSY = 0, /* written without pause: no version of it could be taken yet */
 	TROUBLE_LOST = 1, /* its content file is missing or damaged: EIO, or fetched again */
-	TROUBLE_KINDS = 2,
+	TROUBLE_FAILED = 2, /* no snapshot of it could be taken in the background; tried again */
+	TROUBLE_KINDS = 3,
 };
 struct cache_trouble_file {
 	enum cache_trouble kind;
+	int error; /* -errno; 0: the kind says it all */
 	int64_t since_ms; /* real time */
 	struct key key;
 };

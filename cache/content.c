@@ -111,6 +111,7 @@ void content_remove(struct cache *c, uint64_t ino)
 	content_name(ino, name);
 	unlinkat(c->content_fd, name, 0);
 	snapshot_job_drop(c, ino);
+	content_forget_hashing(c, ino);
 	content_drop_snapshots(c, ino, NULL, NULL);
 }
 

@@ -68,7 +68,7 @@ static int forget_content(struct cache *c, const struct inode_row *row)
 	metric_add(METRIC_CONTENT_LOST, 1);
 	log_warn("content is missing or not of the recorded size ino=%llu size=%llu unpushed=%d",
 		(unsigned long long)row->ino, (unsigned long long)row->size, row->dirty);
-	trouble_note(c, row->ino, TROUBLE_LOST);
+	trouble_note(c, row->ino, TROUBLE_LOST, 0);
 	/* Nobody has what was written to it here. */
 	if (row->dirty || !row->has_hash)
 		return -EIO;

@@ -138,15 +138,20 @@ int content_take_snapshot(struct cache *c, const struct content_snapshot *s,
 	struct content_version *ret) MUST_CHECK;
 /* It cannot be used: another one is to be taken. */
 void content_refuse_snapshot(struct cache *c, const struct content_snapshot *s);
+/* Why one could not be taken, of a file that waits for the next attempt (content_seal is -EAGAIN until then): -errno,
+ * of one such file; 0: there is none. */
+int content_failed_snapshot(struct cache *c) MUST_CHECK;
 /* Where any are there or under way, waits for a change of that, or for timeout_ms. */
 void content_wait_snapshot(struct cache *c, int64_t timeout_ms);
-/* By 1, later by -1: somebody waits. Else a file rests after each snapshot as long as that took. */
+/* By 1, later by -1: somebody waits. Else a file rests after each snapshot as long as that took, and after a failed
+ * one for up to five minutes. */
 void content_hurry(struct cache *c, int by);
 /* After content_stop_hashing: drops all of them and returns when none is under way. */
 void content_end_snapshots(struct cache *c);
 
 /* Inside the seal's transaction: records hash, size and mtime of v as the sealed ones; clears
- * dirty when nothing was written since and no writer is open. -EAGAIN when the inode is gone. */
+ * dirty when nothing was written since and no writer is open. What is kept of versions before it goes with
+ * the commit. -EAGAIN when the inode is gone. */
 int content_sealed(struct conn *conn, const struct content_version *v) MUST_CHECK;
 
 /* Reads a sealed version for upload: from its snapshot when there is one, else from the content

@@ -1,8 +1,8 @@
 /*
  * Holes are hashed without being read, and for the map not at all: its blocks in them are equal. A slice
  * leaves what it came to in one of a few places, found again by inode, generation and size: the content was not written to in between when these are the
- * same. A place whose caller does not come again (the file was removed, or written to) is free after
- * STALE_MS; who finds none has to wait, rather than to begin from the front each time.
+ * same. A place whose caller does not come again (the file was written to, say) is free after
+ * STALE_MS, and at once when the file was removed; who finds none has to wait, rather than to begin from the front each time.
  *
  * What was hashed to the end is asked for again where it could not be sealed yet: the keys of a directory are
  * sealed together, and those whose content is large would hardly ever be ready at the same instant. So the
@@ -173,6 +173,22 @@ static void remember(struct cache *c, const struct hashing *h, const uint8_t has
 		*k = (struct hashed){h->ino, h->generation, h->size, now, {0}};
 		memcpy(k->hash, hash, SHA256_SIZE);
 	}
+	mutex_unlock(&t->lock);
+}
+
+void content_forget_hashing(struct cache *c, uint64_t ino)
+{
+	struct hashings *t = c->hashings;
+	struct hashed *k;
+
+	mutex_lock(&t->lock);
+	for (unsigned i = 0; i < PLACES; i++) {
+		if (t->place[i].ino == ino)
+			forget(&t->place[i]);
+	}
+	k = find_kept(t, ino);
+	if (k)
+		drop_kept(t, k);
 	mutex_unlock(&t->lock);
 }
 

@@ -31,6 +31,9 @@ int content_hash(struct cache *c, uint64_t ino, int fd, uint64_t size, struct re
 	uint64_t generation, bool sliced, int removed, uint8_t hash[SHA256_SIZE],
 	bool *whole) MUST_CHECK;
 
+/* The content file of ino was removed: nothing that is known of it is asked for again. With any lock but a leaf. */
+void content_forget_hashing(struct cache *c, uint64_t ino);
+
 /* That generation of the inode's content was sealed: hashes of it and of older ones are not asked for again.
  * With any lock but a leaf. */
 void content_forget_hash(struct cache *c, uint64_t ino, uint64_t generation);

@@ -241,6 +241,8 @@ int redo_recover(struct cache *c) MUST_CHECK;
 void conn_pool_close(struct cache *c);
 /* After commit and outside the lock: removes the content file of ino, with its snapshots. */
 void conn_remove_content(struct conn *conn, uint64_t ino);
+/* Likewise: what is kept of ino's versions before v is of no use any more. */
+void conn_sealed(struct conn *conn, const struct content_version *v);
 /* What this transaction removes gave its name to ino, whose content is flushed before it goes. */
 void conn_replaced_by(struct conn *conn, uint64_t ino);
 /* A new inode number, never used before. Needs the writer. */
@@ -516,7 +518,8 @@ int sweep_owned(struct conn *conn, uint64_t ino, bool *ret) MUST_CHECK;
 
 struct troubles *troubles_new(void);
 void troubles_free(struct troubles *t);
-bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind); /* true: it is new */
+/* error: -errno, or 0. True: it, or its error, is new. */
+bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind, int error);
 void trouble_clear(struct cache *c, uint64_t ino, enum cache_trouble kind);
 
 /* ---- removal.c ---- */

@@ -560,7 +560,7 @@ static int seal(struct cache *c, struct record *rec, uint64_t inline_max, struct
 		return row.state == STATE_REMOTE ? -EREMOTE : -EINVAL;
 	fd = content_file(c, rec->ino, O_RDONLY);
 	if (fd == -ENOENT) {
-		if (trouble_note(c, rec->ino, TROUBLE_LOST))
+		if (trouble_note(c, rec->ino, TROUBLE_LOST, 0))
 			log_error("content of a changed file is missing, nothing of it can be sent"
 				  " ino=%llu",
 				(unsigned long long)rec->ino);
@@ -600,6 +600,7 @@ int content_seal(struct cache *c, uint64_t ino, uint64_t inline_max, struct buf 
 	if (r)
 		return r;
 	trouble_clear(c, ino, TROUBLE_BUSY);
+	trouble_clear(c, ino, TROUBLE_FAILED);
 	*ret = v;
 	return 0;
 }
@@ -617,6 +618,13 @@ static void find_mtime(struct cache *c, struct inode_row *row, const struct cont
 		row->mtime_ns = stat_mtime_ns(&st);
 }
 
+void snapshot_sealed(struct cache *c, const struct content_version *v)
+{
+	content_drop_snapshots(c, v->ino, v->hash, NULL);
+	snapshot_job_drop(c, v->ino); /* it is this one, or older */
+	content_forget_hash(c, v->ino, v->generation);
+}
+
 int content_sealed(struct conn *conn, const struct content_version *v)
 {
 	struct inode_row row;
@@ -626,9 +634,7 @@ int content_sealed(struct conn *conn, const struct content_version *v)
 
 	if (r)
 		return r == -ENOENT ? -EAGAIN : r;
-	content_drop_snapshots(conn->cache, v->ino, v->hash, NULL);
-	snapshot_job_drop(conn->cache, v->ino); /* it is this one, or older */
-	content_forget_hash(conn->cache, v->ino, v->generation);
+	conn_sealed(conn, v);
 	clean = record_try_clean(
 		conn->cache, v->ino, v->generation, row.generation == v->generation);
 	if (clean && row.state == STATE_LOCAL)

@@ -35,6 +35,10 @@ bool snapshot_unseen_later(struct record *rec);
  * committed. Outside any transaction. */
 void snapshot_drop_older(struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE]);
 
+/* v is recorded as sealed, and that committed: what was kept for it until then, and of versions before it, goes.
+ * Outside any transaction, since a large file's extents take long to free. */
+void snapshot_sealed(struct cache *c, const struct content_version *v);
+
 /* A read descriptor and the size, or -errno (-ENOENT). */
 int snapshot_open(
 	struct cache *c, uint64_t ino, const uint8_t hash[SHA256_SIZE], uint64_t *size) MUST_CHECK;

@@ -8,7 +8,9 @@
  *   WAITING  asked for
  *   RUNNING  the thread takes it into snapshot/<ino>/next; dropped: nobody wants it any more
  *   DONE     it is there, for content_take_snapshot; taken: it has the name of its hash
- *   FAILED   result is told to who asks next
+ *   FAILED   it could not be taken, for lack of space say: the inode's next one begins at rest_ms. The pause
+ *            doubles with each, since a large file may be copied nearly to its end each time; while somebody
+ *            waits it is FAILED_WAITED_MS at most. Where no copy is needed any more it holds up nothing
  *   RUBBISH  next is to be removed, by the thread: that takes long
  *   REST     the inode's next one begins at rest_ms: no file is read for more than half of the time,
  *            unless somebody waits for it
@@ -26,6 +28,7 @@
 #include "cache/snapshot_job.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "cache/snapshot.h"
 #include "src/base/clock.h"
@@ -34,6 +37,9 @@
 #define PLACES CONTENT_SNAPSHOTS_MAX
 #define STALE_MS 60000
 #define LOOK_MS 5000 /* for what is stale */
+#define FAILED_FIRST_MS 1000
+#define FAILED_MAX_MS 300000
+#define FAILED_WAITED_MS 10000
 
 enum job_state { FREE, WAITING, RUNNING, DONE, FAILED, RUBBISH, REST };
 
@@ -51,6 +57,7 @@ struct snapshot_job {
 	int result;
 	int64_t used_ms;
 	int64_t rest_ms;
+	int64_t pause_ms; /* after the last failure; 0: since then one was taken */
 };
 
 struct snapshot_jobs {
@@ -104,7 +111,13 @@ static bool in_state(struct snapshot_jobs *t, enum job_state state)
 	return false;
 }
 
-/* A free place, or that of one that rests. */
+/* Whether a leaves its place to others rather than b: both rest, or failed. */
+static bool gives_way(const struct snapshot_job *a, const struct snapshot_job *b)
+{
+	return a->state != b->state ? a->state == REST : a->rest_ms < b->rest_ms;
+}
+
+/* A free place, or that of one that rests, or that failed: it is then tried again sooner. */
 static struct snapshot_job *find_room(struct snapshot_jobs *t)
 {
 	struct snapshot_job *room = NULL;
@@ -114,10 +127,17 @@ static struct snapshot_job *find_room(struct snapshot_jobs *t)
 
 		if (j->state == FREE)
 			return j;
-		if (j->state == REST && (!room || j->rest_ms < room->rest_ms))
+		if ((j->state == REST || j->state == FAILED) && (!room || gives_way(j, room)))
 			room = j;
 	}
 	return room;
+}
+
+/* Whether one that failed is to be tried again. */
+static bool is_due(const struct snapshot_jobs *t, const struct snapshot_job *j, int64_t now)
+{
+	return now >= j->rest_ms ||
+	       (t->hurry && now >= j->rest_ms - j->pause_ms + FAILED_WAITED_MS);
 }
 
 static struct snapshot_job *find_next(struct snapshot_jobs *t)
@@ -180,13 +200,24 @@ static int draw_time(struct cache *c, uint64_t *ret)
 	return 0;
 }
 
+static void fail(struct snapshot_job *j, int64_t now, int64_t took_ms)
+{
+	j->state = FAILED;
+	j->pause_ms = j->pause_ms ? 2 * j->pause_ms : FAILED_FIRST_MS;
+	if (j->pause_ms > FAILED_MAX_MS)
+		j->pause_ms = FAILED_MAX_MS;
+	if (j->pause_ms < took_ms)
+		j->pause_ms = took_ms;
+	j->rest_ms = now + j->pause_ms;
+}
+
 /* Without the lock, which it has before and after. */
 static void run(struct cache *c, struct snapshot_job *j)
 {
 	struct snapshot_jobs *t = c->snapshot_jobs;
 	struct record *rec = j->rec;
 	struct content_version v = j->version;
-	bool hashed = j->hashed, vain = j->dropped;
+	bool hashed = j->hashed, vain = j->dropped, failed;
 	int64_t start = clock_monotonic_ms(), now;
 	uint64_t as_of = 0;
 	int r;
@@ -200,6 +231,8 @@ static void run(struct cache *c, struct snapshot_job *j)
 	now = clock_monotonic_ms();
 	log_debug("snapshot ino=%llu ms=%lld error=%d", (unsigned long long)j->ino,
 		(long long)(now - start), -r);
+	/* Else not now (one is being taken on the spot), or not any more: who still wants it asks again. */
+	failed = r && r != -EAGAIN && r != -EBUSY && r != -ENOENT;
 	mutex_lock(&t->lock);
 	j->rec = NULL;
 	j->version = v;
@@ -207,8 +240,11 @@ static void run(struct cache *c, struct snapshot_job *j)
 	j->result = r;
 	j->used_ms = now;
 	j->rest_ms = now + (now - start);
-	/* Not now (one is being taken on the spot), or not any more: who still wants it asks again. */
-	j->state = !r ? DONE : r == -EAGAIN || r == -EBUSY || j->dropped ? FREE : FAILED;
+	j->state = r ? FREE : DONE;
+	if (failed && !j->dropped)
+		fail(j, now, now - start);
+	else if (!r)
+		j->pause_ms = 0;
 	if (j->dropped)
 		drop(t, j);
 }
@@ -293,12 +329,17 @@ static int put(struct cache *c, struct record *rec, bool hashed, const struct co
 	struct snapshot_job *j = find(t, rec->ino);
 	int64_t now = clock_monotonic_ms();
 	unsigned refused = j ? j->refused : 0;
+	int64_t pause_ms = j ? j->pause_ms : 0;
 	int r;
 
-	if (t->stopping || (j && j->state != REST))
+	if (t->stopping || (j && j->state != REST && j->state != FAILED))
 		return 0;
+	if (j && j->state == FAILED && !is_due(t, j, now)) {
+		j->used_ms = now;
+		return 0;
+	}
 	/* What is hashed already is as good as done. */
-	if (j && now < j->rest_ms && !t->hurry && !hashed)
+	if (j && j->state == REST && now < j->rest_ms && !t->hurry && !hashed)
 		return 0;
 	if (!j)
 		j = find_room(t);
@@ -315,23 +356,38 @@ static int put(struct cache *c, struct record *rec, bool hashed, const struct co
 		.refused = refused,
 		.asked = ++t->asked,
 		.version = *v,
-		.used_ms = now};
+		.used_ms = now,
+		.pause_ms = pause_ms};
 	cond_broadcast(&t->cond);
 	return 1;
+}
+
+static void note_failure(struct cache *c, uint64_t ino, int error)
+{
+	if (trouble_note(c, ino, TROUBLE_FAILED, error))
+		log_error("no copy of a changed file could be taken to be sent, trying again"
+			  " ino=%llu error=\"%s\"",
+			(unsigned long long)ino, strerror(-error));
 }
 
 int snapshot_job_ask(
 	struct cache *c, struct record *rec, bool hashed, const struct content_version *v)
 {
 	struct snapshot_jobs *t = c->snapshot_jobs;
-	int r;
+	const struct snapshot_job *j;
+	int r, error;
 
 	if (is_over(c))
 		return 0;
 	record_ref(c, rec);
 	mutex_lock(&t->lock);
+	j = find(t, rec->ino);
+	error = j && j->state == FAILED ? j->result : 0;
 	r = put(c, rec, hashed, v);
 	mutex_unlock(&t->lock);
+	/* By who seals, who takes it back when the file is sealed in another way. */
+	if (error)
+		note_failure(c, rec->ino, error);
 	if (r != 1)
 		record_put(c, rec);
 	return r == 1 ? 0 : r;
@@ -340,24 +396,20 @@ int snapshot_job_ask(
 int snapshot_job_look(struct cache *c, uint64_t ino)
 {
 	struct snapshot_jobs *t = c->snapshot_jobs;
+	int64_t now = clock_monotonic_ms();
 	struct snapshot_job *j;
-	int r = 0;
+	bool later;
 
 	mutex_lock(&t->lock);
 	j = find(t, ino);
-	if (j && j->state == FAILED) {
-		r = j->result;
-		j->state = FREE;
-	} else if (j && j->state != REST) {
-		/* One that is there is to be taken: else it is of no use to who asks. */
-		if (j->state != DONE)
-			j->used_ms = clock_monotonic_ms();
-		r = -EAGAIN;
-	}
+	later = j && j->state != REST && j->state != FAILED;
+	/* One that is there is to be taken: else it is of no use to who asks. */
+	if (later && j->state != DONE)
+		j->used_ms = now;
 	mutex_unlock(&t->lock);
-	if (r == -EAGAIN && !is_over(c))
+	if (later && !is_over(c))
 		atomic_fetch_add(&c->hash_slices, 1);
-	return r;
+	return later ? -EAGAIN : 0;
 }
 
 void snapshot_job_wait(struct cache *c, uint64_t ino)
@@ -443,6 +495,7 @@ int content_take_snapshot(
 	}
 	snapshot_drop_older(c, s->ino, v.hash);
 	trouble_clear(c, s->ino, TROUBLE_BUSY);
+	trouble_clear(c, s->ino, TROUBLE_FAILED);
 	*ret = v;
 	return 0;
 }
@@ -460,6 +513,20 @@ void content_refuse_snapshot(struct cache *c, const struct content_snapshot *s)
 		atomic_fetch_add(&c->hash_slices, 1); /* who waits for all has to come again */
 	}
 	mutex_unlock(&t->lock);
+}
+
+int content_failed_snapshot(struct cache *c)
+{
+	struct snapshot_jobs *t = c->snapshot_jobs;
+	int r = 0;
+
+	mutex_lock(&t->lock);
+	for (unsigned i = 0; !r && i < PLACES; i++) {
+		if (t->place[i].state == FAILED)
+			r = t->place[i].result;
+	}
+	mutex_unlock(&t->lock);
+	return r;
 }
 
 void content_wait_snapshot(struct cache *c, int64_t timeout_ms)

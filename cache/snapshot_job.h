@@ -20,7 +20,7 @@ void snapshot_jobs_free(struct snapshot_jobs *t); /* stopped; NULL is fine */
  * Outside any transaction. */
 int snapshot_job_ask(struct cache *c, struct record *rec, bool hashed,
 	const struct content_version *v) MUST_CHECK;
-/* 0: there is none of ino; -EAGAIN: there is; or, once, how it failed. */
+/* 0: there is none of ino, or it failed; -EAGAIN: there is. */
 int snapshot_job_look(struct cache *c, uint64_t ino) MUST_CHECK;
 /* Until none is being taken of ino. */
 void snapshot_job_wait(struct cache *c, uint64_t ino);

@@ -16,8 +16,8 @@
  * Every commit has a number of its own in the database (redo.h): what stands in the log is run again
  * on the very state on which it ran first, or not at all.
  *
- * A transaction gathers what has to happen after it: content files to remove, invalidations, waking
- * the journal's readers. Commit does them after writer_lock is released; rollback drops them. A
+ * A transaction gathers what has to happen after it: content files to remove, what was kept for versions older
+ * than a sealed one, invalidations, waking the journal's readers. Commit does them after writer_lock is released; rollback drops them. A
  * crash between commit and removal leaves stray content files, which cache_open removes.
  */
 #include <errno.h>
@@ -25,14 +25,16 @@
 #include "cache/internal.h"
 #include "cache/project.h"
 #include "cache/redo.h"
+#include "cache/snapshot.h"
 #include "cache/tally.h"
 
 struct note {
 	struct note *next;
 	struct invalidation invalidation;
 	char *name;
-	uint64_t remove_ino;  /* 0: an invalidation */
+	uint64_t remove_ino;  /* 0: an invalidation, or a version was sealed */
 	uint64_t replaced_by; /* 0: nothing */
+	struct content_version sealed; /* ino 0: none */
 };
 
 void notes_free(struct note *n)
@@ -306,6 +308,8 @@ static void deliver(struct cache *c, struct note *n)
 	for (; n; n = n->next) {
 		if (n->remove_ino)
 			removals_add(c, n->remove_ino, n->replaced_by);
+		else if (n->sealed.ino)
+			snapshot_sealed(c, &n->sealed);
 		else if (fn)
 			fn(ctx, &n->invalidation);
 	}
@@ -406,6 +410,11 @@ void conn_invalidate(struct conn *conn, const struct invalidation *i)
 void conn_remove_content(struct conn *conn, uint64_t ino)
 {
 	note_new(conn)->remove_ino = ino;
+}
+
+void conn_sealed(struct conn *conn, const struct content_version *v)
+{
+	note_new(conn)->sealed = *v;
 }
 
 void conn_replaced_by(struct conn *conn, uint64_t ino)

@@ -12,6 +12,7 @@
 struct trouble {
 	uint64_t ino; /* 0: a free slot */
 	enum cache_trouble kind;
+	int error;
 	int64_t since_ms;
 };
 
@@ -48,18 +49,21 @@ static struct trouble *find(struct troubles *t, uint64_t ino, enum cache_trouble
 	return NULL;
 }
 
-bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind)
+bool trouble_note(struct cache *c, uint64_t ino, enum cache_trouble kind, int error)
 {
 	struct troubles *t = c->troubles;
-	bool fresh = false;
+	struct trouble *slot;
+	bool fresh;
 
 	mutex_lock(&t->lock);
-	if (!find(t, ino, kind)) {
-		struct trouble *slot = find(t, 0, kind);
-
-		fresh = true;
+	slot = find(t, ino, kind);
+	fresh = !slot || slot->error != error;
+	if (slot) {
+		slot->error = error;
+	} else {
+		slot = find(t, 0, kind);
 		if (slot) {
-			*slot = (struct trouble){ino, kind, clock_realtime_ms()};
+			*slot = (struct trouble){ino, kind, error, clock_realtime_ms()};
 			atomic_fetch_add(&t->count, 1);
 		} else {
 			t->left_out++;
@@ -118,6 +122,7 @@ int cache_troubles(struct cache *c, struct cache_trouble_file *ret, unsigned max
 		count[one.kind]++;
 		if (n < max) {
 			ret[n].kind = one.kind;
+			ret[n].error = one.error;
 			ret[n].since_ms = one.since_ms;
 			ret[n++].key = key;
 		}

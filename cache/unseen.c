@@ -345,6 +345,6 @@ int snapshot_unseen(struct cache *c, struct record *rec, const struct key *key, 
 		wait = 2 * (clock_monotonic_ms() - start) + RETRY_MS;
 	atomic_store(&rec->next_try_ms, wait ? clock_monotonic_ms() + wait : 0);
 	if (r == -EAGAIN)
-		trouble_note(c, rec->ino, TROUBLE_BUSY);
+		trouble_note(c, rec->ino, TROUBLE_BUSY, 0);
 	return r;
 }

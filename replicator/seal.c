@@ -632,7 +632,7 @@ static int seal_pass(
 int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 {
 	uint64_t slices, mark = 0;
-	bool again = true;
+	bool again = true, old;
 	int r = 0, failure = 0;
 
 	content_hurry(s->cache, 1);
@@ -641,11 +641,13 @@ int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 		r = take_turn(s, tick, ctx);
 		if (r)
 			break;
-		r = seal_pass(s, tick, ctx, &mark, &again, &failure);
+		r = seal_pass(s, tick, ctx, &mark, &old, &failure);
 		mutex_unlock(&s->lock);
 		/* Large content that is not hashed yet, or a snapshot of which is being taken, was passed
 		 * over, with its directory. What is written meanwhile is not waited for. */
-		again = again && !failure && content_slices(s->cache) != slices;
+		again = old && !failure && content_slices(s->cache) != slices;
+		if (!r && old && !again && !failure)
+			failure = content_failed_snapshot(s->cache);
 		if (!r && again)
 			content_wait_snapshot(s->cache, SNAPSHOT_LOOK_MS);
 		if (!r && again && tick)

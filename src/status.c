@@ -332,16 +332,20 @@ static void troubles(const struct status *s, struct buf *out)
 	static const char *const what[TROUBLE_KINDS] = {
 		[TROUBLE_BUSY] = "written without pause, no version of it could be taken yet",
 		[TROUBLE_LOST] = "its content is missing here: fetched when it is opened, else EIO",
+		[TROUBLE_FAILED] = "no copy of it could be taken to be sent, tried again",
 	};
-	uint64_t left = s->trouble_count[TROUBLE_BUSY] + s->trouble_count[TROUBLE_LOST];
+	uint64_t left = 0;
 	char figure[TEXT_FIGURE_SIZE];
 
+	for (unsigned i = 0; i < TROUBLE_KINDS; i++)
+		left += s->trouble_count[i];
 	for (unsigned i = 0; i < s->troubles; i++) {
 		const struct cache_trouble_file *t = &s->trouble[i];
 
 		buf_printf(out, "  file       ");
 		text_escape(out, t->key.p, t->key.len);
-		buf_printf(out, ": %s (since %s)\n", what[t->kind],
+		buf_printf(out, ": %s (%s%ssince %s)\n", what[t->kind],
+			t->error ? strerror(-t->error) : "", t->error ? ", " : "",
 			text_age(age(s, t->since_ms), figure));
 		left -= left > 0;
 	}
@@ -498,6 +502,7 @@ static void cache_json(const struct status *s, struct json *j)
 	json_put_int(j, "cut_short", (int64_t)s->usage.cut_short);
 	json_put_int(j, "files_busy", (int64_t)s->trouble_count[TROUBLE_BUSY]);
 	json_put_int(j, "files_lost", (int64_t)s->trouble_count[TROUBLE_LOST]);
+	json_put_int(j, "files_failed", (int64_t)s->trouble_count[TROUBLE_FAILED]);
 	json_put_int(j, "database_bytes", (int64_t)s->usage.database_bytes);
 	json_put_int(j, "free_bytes", (int64_t)s->usage.free_bytes);
 	json_put_int(j, "total_bytes", (int64_t)s->usage.total_bytes);

@@ -3,9 +3,12 @@ space again."""
 import errno
 import os
 import subprocess
+import time
 import unittest
 
 from harness import World, converge, main, wait_until
+
+LARGE = 600 << 20  # more than is copied and hashed while other sealing waits for it (cache/snapshot_job.c)
 
 
 class Full(unittest.TestCase):
@@ -86,6 +89,38 @@ class Full(unittest.TestCase):
         self.assertEqual(b.status()["stopped"], "")
         self.assertNotIn("cannot go on", b.status_text())
         world.end(a, b)
+
+    def test_no_room_for_a_copy(self):
+        """A large file is open, and there is no room for the copy that is sent: it is named, said once and tried again; others go on."""
+        world = World()
+        small = world.mount_tmpfs("small", "64m")
+        a = world.server("a", world.directories("east"), state=small / "state", volume={"seal_after": "1s"})
+        bucket = world.dir / "buckets" / "east"
+        a.start()
+        for name in ("d", "e"):
+            (a.mount / name).mkdir()
+        data = world.random.randbytes(30 << 20)
+        with open(a.mount / "d" / "large", "wb", buffering=0) as file:
+            file.write(data)
+            file.truncate(LARGE)
+            wait_until(a.status_text, lambda: a.status()["cache"]["files_failed"] == 1, 60)
+            self.assertIn("d/large: no copy of it could be taken to be sent, tried again (No space left on device, since", a.status_text())
+            refused = a.run("flush", str(a.config), check=False)
+            self.assertIn("No space left on device", refused.stderr)
+            time.sleep(4)  # it is tried twice more
+            (a.mount / "e" / "small").write_bytes(b"x")
+            wait_until("others are sent", (bucket / "e" / "small").exists, 60)
+            self.assertFalse((bucket / "d" / "large").exists())
+            self.assertEqual(a.status()["stopped"], "")
+            self.assertEqual(a.tail().count("no copy of a changed file"), 1)
+            subprocess.run(["mount", "-o", "remount,size=400m", small], check=True)
+            wait_until(a.status_text, (bucket / "d" / "large").exists, 90)
+            self.assertEqual(a.status()["cache"]["files_failed"], 0)
+        a.flush()
+        with open(bucket / "d" / "large", "rb") as file:
+            self.assertEqual(file.read(len(data)), data)
+            self.assertEqual(os.fstat(file.fileno()).st_size, LARGE)
+        world.end(a)
 
 
 if __name__ == "__main__":

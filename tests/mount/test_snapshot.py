@@ -118,7 +118,9 @@ class On(unittest.TestCase):
         cls.world = World()
         regions = cls.world.directories("east")
         cls.bucket = cls.world.dir / "buckets" / "east"
-        cls.a = cls.world.server("a", regions, volume={"passthrough": cls.PASSTHROUGH, "seal_after": "1s"})
+        cls.a = cls.world.server("a", regions, volume={"passthrough": cls.PASSTHROUGH, "seal_after": "1s", "durability_timeout": "300s"})
+        with open(cls.a.config, "a", encoding="utf-8") as config:
+            config.write('\n[policy "durable/*"]\ndurability = all\n')
         cls.b = cls.world.server("b", regions)
         cls.a.start()
         cls.b.start()
@@ -228,6 +230,22 @@ class On(unittest.TestCase):
         self.a.flush()
         wait_until("nothing of it is left", lambda: not under_way.exists(), 60)
 
+    def test_fsync_waits_for_the_region(self):
+        """What was written before it is in the object when it returns, though that is copied in the background."""
+        path = self.a.mount / "durable" / "large"
+        path.parent.mkdir()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.truncate(fd, LARGE)
+            for n in (1, 2):
+                for place in PLACES:
+                    os.pwrite(fd, record(n), place)
+                os.fsync(fd)
+                self.assertEqual(numbers_in(self.bucket / "durable" / "large"), [record(n)] * len(PLACES))
+        finally:
+            os.close(fd)
+        path.unlink()
+
     def test_mapped(self):
         self.make("mapped")
         count, end = self.start(store_places, "mapped")
@@ -274,6 +292,7 @@ class Off(On):
     test_mapped = None
     # One way for all writes that the daemon sees.
     test_written_again_and_again = None
+    test_fsync_waits_for_the_region = None
 
 
 if __name__ == "__main__":

@@ -174,6 +174,27 @@ static inline struct content_version seal_now(struct fixture *f, uint64_t ino)
 	return v;
 }
 
+/* What a reader of that version gets. */
+static inline void hash_of_version(struct fixture *f, uint64_t ino, const uint8_t *hash, uint8_t *got)
+{
+	struct content_reader *r = NULL;
+	struct sha256 h;
+	char buffer[65536];
+	uint64_t at = 0;
+	ssize_t n;
+
+	assert_int_equal(content_open(f->cache, ino, hash, &r), 0);
+	sha256_init(&h);
+	while ((n = content_read(r, buffer, sizeof(buffer), at)) > 0) {
+		sha256_update(&h, buffer, (size_t)n);
+		at += (uint64_t)n;
+	}
+	assert_int_equal(n, 0);
+	assert_int_equal(at, content_size(r));
+	sha256_final(&h, got);
+	content_close(r);
+}
+
 static inline uint64_t lookup(struct fixture *f, uint64_t parent, const char *name)
 {
 	struct inode inode = {0};

@@ -1,6 +1,11 @@
 /* Waits for regions, step by step: what each mode waits for, and what ends a wait. */
 #include "tests/unit/cluster.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "cache/internal.h"
+
 #define NOT_YET 1
 
 struct answer {
@@ -120,6 +125,135 @@ static void test_large_file(void **state)
 	announce(c, 1);
 	assert_int_equal(look(c, &all), 0);
 	free(p);
+}
+
+#define BESIDE ((size_t)200000)
+#define ENDLESS (INT64_C(8) << 40) /* hours of copying */
+
+/* Somebody has it open to write, and it is so large that it is sealed from a snapshot in the background. */
+static struct file *open_beside(struct cluster *c, const char *name, char text)
+{
+	struct cache *cache = c->node[0].cache;
+	char *p = malloc(BESIDE);
+	struct inode inode;
+	struct file *f;
+
+	cache->hash_slice_ms = 0;
+	assert_non_null(p);
+	memset(p, text, BESIDE);
+	assert_int_equal(tree_create_open(cache, ROOT_INO, slice_of(name), S_IFREG | 0644, 1000,
+				 1000, true, &inode, &f),
+		0);
+	assert_int_equal(file_write(f, p, BESIDE, 0, false), BESIDE);
+	assert_int_equal(file_fsync(f, false), 0);
+	free(p);
+	return f;
+}
+
+static void wait_for_snapshot(struct cluster *c)
+{
+	struct content_snapshot found[CONTENT_SNAPSHOTS_MAX];
+
+	for (unsigned n = 0; content_snapshots(c->node[0].cache, found) != 1; n++) {
+		assert_true(n < 10000);
+		usleep(1000);
+	}
+}
+
+/* The last byte of the object, ' ': there is none. */
+static char object_of(struct cluster *c, unsigned region, const char *name)
+{
+	char path[256], text = ' ';
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s/%s", c->dir, cluster_names[region], name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return ' ';
+	assert_int_equal(pread(fd, &text, 1, BESIDE - 1), 1);
+	close(fd);
+	return text;
+}
+
+/* That version is awaited which was there when the wait began, or a later one. */
+static void test_snapshot_in_the_background(void **state)
+{
+	struct cluster *c = *state;
+	struct file *f = open_beside(c, "large", 'a');
+	struct answer home, all;
+
+	begin(c, file_ino(f), DURABILITY_HOME, &home);
+	begin(c, file_ino(f), DURABILITY_ALL, &all);
+	assert_int_equal(look(c, &home), NOT_YET);
+	seal(c);
+	wait_for_snapshot(c);
+	/* It is there, and neither sealed nor sent. */
+	for (unsigned i = 0; i < 2; i++) {
+		objects(c, i);
+		announce(c, i);
+	}
+	assert_int_equal(look(c, &home), NOT_YET);
+	assert_int_equal(object_of(c, 0, "large"), ' ');
+	seal(c);
+	for (unsigned i = 0; i < 2; i++) {
+		announce(c, i);
+		assert_int_equal(look(c, &home), i ? 0 : NOT_YET);
+		objects(c, i);
+		assert_int_equal(look(c, &home), i ? 0 : NOT_YET);
+		assert_int_equal(look(c, &all), NOT_YET);
+		announce(c, i);
+		assert_int_equal(look(c, &home), 0);
+		assert_int_equal(object_of(c, i, "large"), 'a');
+	}
+	assert_int_equal(look(c, &all), 0);
+	file_release(f);
+}
+
+/* What is written after the snapshot's instant, and awaited, is not there with that snapshot. */
+static void test_snapshot_of_before(void **state)
+{
+	struct cluster *c = *state;
+	struct file *f = open_beside(c, "large", 'a');
+	struct answer first, all;
+
+	begin(c, file_ino(f), DURABILITY_ALL, &first);
+	assert_int_equal(look(c, &first), NOT_YET);
+	seal(c);
+	wait_for_snapshot(c);
+	assert_int_equal(file_write(f, "b", 1, BESIDE - 1, false), 1);
+	assert_int_equal(file_fsync(f, false), 0);
+	begin(c, file_ino(f), DURABILITY_ALL, &all);
+	assert_int_equal(look(c, &all), NOT_YET);
+	for (unsigned n = 0; look(c, &all) == NOT_YET; n++) {
+		assert_true(n < 1000);
+		cluster_push(c, 0);
+		cluster_now_ms += 1;
+		usleep(1000);
+	}
+	assert_int_equal(all.result, 0);
+	assert_int_equal(first.result, 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(object_of(c, i, "large"), 'b');
+	file_release(f);
+}
+
+static void test_snapshot_that_takes_too_long(void **state)
+{
+	struct cluster *c = *state;
+	struct file *f = open_beside(c, "large", 'a');
+	struct answer all;
+
+	assert_int_equal(file_truncate(f, ENDLESS), 0);
+	assert_int_equal(file_fsync(f, false), 0);
+	begin(c, file_ino(f), DURABILITY_ALL, &all);
+	cluster_push(c, 0);
+	cluster_now_ms += 29000;
+	cluster_push(c, 0);
+	assert_int_equal(look(c, &all), NOT_YET);
+	cluster_now_ms += 1500;
+	assert_int_equal(look(c, &all), -EIO);
+	content_stop_hashing(c->node[0].cache, 0);
+	file_release(f);
 }
 
 static void test_timeout(void **state)
@@ -318,6 +452,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_home_is_not_just_any, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_large_file, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_snapshot_in_the_background, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_snapshot_of_before, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_snapshot_that_takes_too_long, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_timeout, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(test_overtaken, cluster_setup, cluster_teardown),
 		cmocka_unit_test_setup_teardown(

@@ -2,6 +2,11 @@
 #define CLUSTER_NODES 3
 #include "tests/unit/cluster.h"
 
+#include <unistd.h>
+
+#include "cache/dump.h"
+#include "src/base/thread.h"
+
 enum { EAST, WEST };
 enum { WRITER, MOVING, OTHER };
 #define HOURS_MS INT64_C(3600000)
@@ -64,11 +69,71 @@ static void test_what_stood_in_becomes_home(void **state)
 	is_cut = false;
 }
 
+struct starting {
+	struct replicator *replicator;
+	int result;
+	_Atomic bool started;
+};
+
+static void *start(void *arg)
+{
+	struct starting *s = arg;
+	struct err err = {0};
+
+	s->result = replicator_start(s->replicator, &err);
+	atomic_store(&s->started, true);
+	return NULL;
+}
+
+static bool is_begun(struct cluster *c)
+{
+	struct conn *conn;
+	bool began;
+
+	assert_int_equal(cache_begin(c->node[MOVING].cache, &conn), 0);
+	assert_int_equal(region_read_begin(conn, EAST, &began), 0);
+	cache_rollback(conn);
+	return !began;
+}
+
+/* None of the threads, of which one writes checkpoints, sees its log before it is begun: as long as that cannot be
+ * committed none is started. */
+static void test_begun_before_the_threads(void **state)
+{
+	struct cluster *c = *state;
+	struct starting s = {0};
+	struct conn *conn;
+	pthread_t thread;
+	bool early = false;
+
+	cluster_settle(c);
+	cluster_stop_node(c, MOVING, true);
+	c->same_home = true;
+	cluster_start_node(c, MOVING);
+	assert_false(is_begun(c));
+	clock_set_source(NULL);
+	assert_int_equal(cache_begin(c->node[MOVING].cache, &conn), 0);
+	s.replicator = c->node[MOVING].replicator;
+	assert_int_equal(thread_start(&thread, "start", start, &s), 0);
+	for (unsigned i = 0; i < 100; i++) {
+		usleep(10000);
+		early |= atomic_load(&s.started);
+	}
+	cache_rollback(conn);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(s.result, 0);
+	assert_false(early);
+	assert_true(is_begun(c));
+	replicator_stop(s.replicator);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
 			test_what_stood_in_becomes_home, cluster_setup, cluster_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_begun_before_the_threads, cluster_setup, cluster_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

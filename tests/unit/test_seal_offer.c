@@ -3,6 +3,7 @@
 #include "engine_fixture.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 
 #include "cache/durability.h"
 #include "cache/internal.h"
@@ -433,6 +434,40 @@ static void a_flush_waits_for_snapshots(void **state)
 	file_release(g);
 }
 
+/* It is no failure of all sealing; who waits for all is told. */
+static void one_cannot_be_taken(void **state)
+{
+	struct server *s = *state;
+	struct file *f = make_open(s, "d/big", 'a');
+	char path[128];
+	int fd;
+
+	/* A file where the snapshots' directory is to be. */
+	snprintf(path, sizeof(path), "%s/snapshot", s->dir);
+	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	do_write(s, "e/small", "x");
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), -ENOTDIR);
+	assert_int_equal(sealed(s, "e/small"), 'x');
+	for (unsigned i = 0; i < 5; i++)
+		assert_false(step(s));
+	assert_int_equal(content_failed_snapshot(s->cache), -ENOTDIR);
+	do_write(s, "e/small", "yy");
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), -ENOTDIR);
+	assert_int_equal(sealed(s, "e/small"), 'y');
+	assert_int_equal(sealed(s, "d/big"), ' ');
+	assert_int_equal(unlink(path), 0);
+	for (unsigned i = 0; journal_rows(s); i++) {
+		assert_true(i < 60);
+		usleep(100000);
+		step(s);
+	}
+	assert_int_equal(sealed(s, "d/big"), 'a');
+	assert_int_equal(sealer_seal_all(s->sealer, NULL, NULL), 0);
+	file_release(f);
+}
+
 #define OFFER_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, servers_teardown)
 
 int main(void)
@@ -451,6 +486,7 @@ int main(void)
 		OFFER_TEST(below_a_directory_that_is_renamed),
 		OFFER_TEST(one_key_does_not_wait),
 		OFFER_TEST(a_flush_waits_for_snapshots),
+		OFFER_TEST(one_cannot_be_taken),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,7 +113,12 @@ static void a_version_and_its_time(void **state)
 	assert_int_equal(v.size, SIZE);
 	/* Again, as long as it is not sealed. */
 	assert_int_equal(content_take_snapshot(f->cache, &s, &v), 0);
+	/* Nor if the transaction does not come about. */
 	struct conn *conn = fixture_begin(f);
+	assert_int_equal(content_sealed(conn, &v), 0);
+	cache_rollback(conn);
+	assert_int_equal(content_take_snapshot(f->cache, &s, &v), 0);
+	conn = fixture_begin(f);
 	assert_int_equal(content_sealed(conn, &v), 0);
 	assert_int_equal(cache_commit(conn), 0);
 	assert_int_equal(content_take_snapshot(f->cache, &s, &v), -EAGAIN);
@@ -182,28 +187,166 @@ static void nobody_takes_it(void **state)
 	file_release(other);
 }
 
+/* A file where its directory is to be. */
+static void set_in_its_way(struct fixture *f, bool on)
+{
+	char path[256];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/snapshot", f->dir);
+	if (on) {
+		fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+		assert_true(fd >= 0);
+		close(fd);
+	} else {
+		assert_int_equal(unlink(path), 0);
+	}
+}
+
+/* Whether one begins now that it is asked for. */
+static bool begins(struct fixture *f, struct file *file)
+{
+	uint64_t slices = content_slices(f->cache);
+
+	assert_int_equal(ask(f, file), -EAGAIN);
+	return content_slices(f->cache) != slices;
+}
+
+static void wait_until_failed(struct fixture *f)
+{
+	for (unsigned n = 0; content_failed_snapshot(f->cache) == 0; n++) {
+		assert_true(n < 10000);
+		usleep(1000);
+	}
+	assert_int_equal(content_failed_snapshot(f->cache), -ENOTDIR);
+}
+
+/* As the sealer does: it asks all the time. */
+static bool begins_within(struct fixture *f, struct file *file, unsigned seconds)
+{
+	for (unsigned i = 0; i < seconds; i++) {
+		atomic_fetch_add(&skipped_ms, 1000);
+		if (begins(f, file))
+			return true;
+	}
+	return false;
+}
+
+static void expect_named(struct fixture *f, int count)
+{
+	uint64_t counts[TROUBLE_KINDS];
+	struct cache_trouble_file named[2];
+
+	assert_int_equal(cache_troubles(f->cache, named, 2, counts), count);
+	assert_int_equal(counts[TROUBLE_FAILED], count);
+	if (!count)
+		return;
+	assert_int_equal(named[0].kind, TROUBLE_FAILED);
+	assert_int_equal(named[0].error, -ENOTDIR);
+	assert_string_equal(named[0].key.p, "f");
+}
+
 static void it_cannot_be_taken(void **state)
 {
 	struct fixture *f = *state;
 	struct file *file = start(f, "f", 'a');
-	char path[256];
-	int r;
+	struct content_version v;
+	struct content_snapshot s;
 
-	/* A file where its directory is to be. */
-	snprintf(path, sizeof(path), "%s/snapshot", f->dir);
-	r = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-	assert_true(r >= 0);
-	close(r);
-	assert_int_equal(ask(f, file), -EAGAIN);
-	for (unsigned n = 0; (r = ask(f, file)) == -EAGAIN; n++) {
-		assert_true(n < 10000);
-		usleep(1000);
-	}
-	assert_int_equal(r, -ENOTDIR);
-	assert_int_equal(unlink(path), 0);
-	assert_int_equal(ask(f, file), -EAGAIN);
-	(void)wait_for_one(f);
+	set_in_its_way(f, true);
+	assert_int_equal(content_failed_snapshot(f->cache), 0);
+	assert_true(begins(f, file));
+	wait_until_failed(f);
+	(void)begins(f, file);
+	expect_named(f, 1);
+	set_in_its_way(f, false);
+	assert_true(begins_within(f, file, 2));
+	s = wait_for_one(f);
+	assert_int_equal(content_failed_snapshot(f->cache), 0);
+	assert_int_equal(content_take_snapshot(f->cache, &s, &v), 0);
+	expect_named(f, 0);
 	file_release(file);
+}
+
+/* What nobody writes to any more needs no copy: where there is no space for one that goes at once. */
+static void it_is_not_needed_any_more(void **state)
+{
+	struct fixture *f = *state;
+	struct file *file = start(f, "f", 'a');
+	uint64_t ino = file_ino(file);
+	struct buf bytes CLEANUP(buf_done) = {0};
+	struct content_version v;
+	struct conn *conn;
+
+	set_in_its_way(f, true);
+	assert_true(begins(f, file));
+	wait_until_failed(f);
+	(void)begins(f, file);
+	wait_until_failed(f);
+	expect_named(f, 1);
+	file_release(file);
+	assert_int_equal(content_seal(f->cache, ino, 100, &bytes, &v), 0);
+	conn = fixture_begin(f);
+	assert_int_equal(content_sealed(conn, &v), 0);
+	fixture_commit(conn);
+	expect_named(f, 0);
+	assert_int_equal(content_failed_snapshot(f->cache), 0);
+}
+
+/* Each copy may be of a terabyte. */
+static void it_is_tried_again_with_growing_pauses(void **state)
+{
+	struct fixture *f = *state;
+	struct file *file = start(f, "f", 'a'), *other;
+
+	set_in_its_way(f, true);
+	assert_true(begins(f, file));
+	wait_until_failed(f);
+	for (unsigned pause = 1; pause <= 512; pause *= 2) {
+		/* By the machine's clock, too, time passes. */
+		if (pause >= 16)
+			assert_false(begins_within(f, file, pause < 300 ? pause / 2 : 150));
+		assert_true(begins_within(f, file, (pause < 300 ? pause : 300) + 1));
+		wait_until_failed(f);
+		expect_named(f, 1);
+	}
+	/* Less for who waits, */
+	content_hurry(f->cache, 1);
+	assert_false(begins_within(f, file, 5));
+	assert_true(begins_within(f, file, 6));
+	wait_until_failed(f);
+	content_hurry(f->cache, -1);
+	/* and another file does not wait for it. */
+	set_in_its_way(f, false);
+	other = start(f, "other", 'o');
+	assert_true(begins(f, other));
+	assert_int_equal(wait_for_one(f).ino, file_ino(other));
+	assert_false(begins_within(f, file, 100));
+	/* It goes with its file. */
+	assert_int_equal(content_failed_snapshot(f->cache), -ENOTDIR);
+	assert_int_equal(tree_unlink(f->cache, ROOT_INO, slice_of("f")), 0);
+	file_release(file);
+	assert_int_equal(content_failed_snapshot(f->cache), 0);
+	expect_named(f, 0);
+	file_release(other);
+}
+
+/* Theirs are the places that are left to others: those would be taken on the spot else, and hold up all sealing. */
+static void more_fail_than_there_are_places(void **state)
+{
+	struct fixture *f = *state;
+	struct file *files[CONTENT_SNAPSHOTS_MAX + 1];
+	char name[16];
+
+	set_in_its_way(f, true);
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		files[i] = start(f, name, 'a');
+		assert_true(begins(f, files[i]));
+		wait_until_failed(f);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
+		file_release(files[i]);
 }
 
 /* Who cannot come again gets one of its own meanwhile. */
@@ -277,6 +420,9 @@ int main(void)
 		TEST(a_file_rests_after_it),
 		TEST(nobody_takes_it),
 		TEST(it_cannot_be_taken),
+		TEST(it_is_not_needed_any_more),
+		TEST(it_is_tried_again_with_growing_pauses),
+		TEST(more_fail_than_there_are_places),
 		TEST(another_one_on_the_spot),
 		TEST(the_last_close_of_a_removed_file),
 		TEST(the_end_does_not_wait),
