@@ -34,6 +34,9 @@ struct file *file_next_survivor(struct cache *c);
 
 /* The last release of a writer puts the journal row of the change, stamped now. */
 void file_release(struct file *f);
+/* Frees an open and leaves the file in the database as it is: of a writer, as open, so that the next
+ * cache_open looks for what was written, as after a crash. */
+void file_forget(struct file *f);
 
 /* Puts the journal row of what was written and has none yet, so that a change that the
  * application makes after close(2) returned is journalled after this one. Called for each close

@@ -433,7 +433,6 @@ struct file;
 /* A new inode's only open, before its transaction commits: takes fd over; on a failed commit
  * file_forget. */
 int file_adopt(struct cache *c, uint64_t ino, int fd, bool writable, struct file **ret) MUST_CHECK;
-void file_forget(struct file *f);
 
 struct file_table *file_table_new(void);
 void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */

@@ -15,6 +15,7 @@
 #include "fs/internal.h"
 
 #include "cache/durability.h"
+#include "cache/partial.h"
 
 #define ATTEMPTS_MAX 3 /* content that is evicted again before it can be opened, so often: EIO */
 
@@ -117,7 +118,11 @@ static void start(struct fetch *f)
 	uint64_t offset = f->offset;
 	size_t size = f->size;
 
+	/* Once it waits an interrupt may answer it, and the file be released. */
+	if (partial)
+		partial = partial_ref(partial);
 	if (!wait_begin(f)) {
+		partial_put(partial);
 		reply(f->req, -EIO);
 		fetch_free(f);
 		return;
@@ -131,6 +136,7 @@ static void start(struct fetch *f)
 		on_fetched(f, 0); /* all of it has come meanwhile */
 	else
 		cache_fetch(cache, ino, on_fetched, f);
+	partial_put(partial);
 }
 
 static int answer_read(struct fetch *f)

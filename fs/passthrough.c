@@ -64,14 +64,21 @@ void passthrough_init(struct passthrough *p, bool wanted)
 	snprintf(p->reason, sizeof(p->reason), "%s", wanted ? "not negotiated yet" : "as set");
 }
 
+static void remove_inode(struct passthrough_inode **at)
+{
+	struct passthrough_inode *gone = *at;
+
+	*at = gone->next;
+	free(gone);
+}
+
 void passthrough_done(struct passthrough *p)
 {
 	for (unsigned i = 0; i < PASSTHROUGH_BUCKETS; i++) {
 		while (p->buckets[i]) {
-			struct passthrough_inode *next = p->buckets[i]->next;
-
-			free(p->buckets[i]);
-			p->buckets[i] = next;
+			if (p->buckets[i]->kept)
+				file_forget(p->buckets[i]->kept);
+			remove_inode(&p->buckets[i]);
 		}
 	}
 	cond_done(&p->changed);
@@ -85,14 +92,6 @@ static struct passthrough_inode **find(struct passthrough *p, uint64_t ino)
 	while (*at && (*at)->ino != ino)
 		at = &(*at)->next;
 	return at;
-}
-
-static void remove_inode(struct passthrough_inode **at)
-{
-	struct passthrough_inode *gone = *at;
-
-	*at = gone->next;
-	free(gone);
 }
 
 /* ---- the kernel ---- */

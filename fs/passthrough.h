@@ -58,6 +58,7 @@ struct passthrough_open {
 };
 
 void passthrough_init(struct passthrough *p, bool wanted);
+/* Before the cache is closed. */
 void passthrough_done(struct passthrough *p);
 /* In op_init. */
 void passthrough_negotiate(struct fs *fs, struct fuse_conn_info *conn);

@@ -188,7 +188,8 @@ static bool find_task(struct scan *s, struct task *t)
 	if (t->count)
 		return true;
 	for (unsigned i = 0; i < s->ranges; i++) {
-		if (s->range[i].done || s->range[i].busy)
+		/* In this order: done is of the thread that is busy with it. */
+		if (s->range[i].busy || s->range[i].done)
 			continue;
 		t->range = &s->range[i];
 		t->range->busy = true;

@@ -83,7 +83,8 @@ enum phase { PHASE_LIST, PHASE_GONE, PHASE_ENTRIES };
 /* A part of a phase, gone through in order by one thread at a time. */
 struct range {
 	enum phase phase;
-	bool busy, done;
+	bool busy;	 /* under the scan's lock: some thread has it */
+	bool done;	 /* of the thread that has it; under the scan's lock when none has */
 	char *prefix;	 /* LIST; heap */
 	char *after;	 /* start after this key (ENTRIES: path); heap, NULL: from the first */
 	char *until;	 /* LIST: and not after this one; heap, NULL: to the end */

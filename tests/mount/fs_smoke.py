@@ -675,6 +675,30 @@ class Elsewhere(Case):
         for r in readers[4:]:
             self.assertNotEqual(r.wait(5), 0)
 
+    def test_range_outlives_its_reader(self):
+        """The partial content that a range is asked of stays open until the asking is over, though the read was interrupted and its
+        file released."""
+        self.mount.tell("ranged far text")
+        self.assertTrue(until(lambda: os.path.exists(self.p("far"))))
+        # So the kernel reads one page, and waits for it: what it reads ahead is not interrupted.
+        reader = subprocess.Popen([sys.executable, "-c", "import mmap, os, sys\n"
+                                   "m = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)\n"
+                                   "m.madvise(mmap.MADV_RANDOM)\nm[0]", self.p("far")])
+        def waiting():
+            self.mount.tell("stats")
+            return "waiting 1 " in self.mount.said
+        def descriptors():
+            return len(os.listdir(f"/proc/{self.mount.daemon.pid}/fd"))
+        try:
+            self.assertTrue(until(waiting))
+            before = descriptors()
+        finally:
+            reader.kill()
+        reader.wait(5)
+        self.assertTrue(until(lambda: descriptors() < before))
+        self.mount.tell("go")
+        self.assertEqual(self.mount.said, "missing 0")
+
 
 if __name__ == "__main__":
     if not os.path.exists("/dev/fuse"):

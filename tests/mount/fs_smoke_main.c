@@ -2,11 +2,16 @@
  * A daemon of nothing but the mount and the cache, for fs_smoke.py: fs_smoke_main STATE MOUNTPOINT.
  *
  * Commands on standard input stand in for the replicator, one a line, each answered by "ok" or
- * "error TEXT": put KEY TEXT      a file from another region, content included remote KEY TEXT the
- * same, but the content has to be fetched, which takes 100 ms broken KEY TEXT   the same, but
- * fetching fails hang KEY TEXT     the same, but fetching takes 60 s remove KEY        removed
- * elsewhere many DIR COUNT    COUNT small files in DIR stats             prints the mount's
- * counters
+ * "error TEXT":
+ * - put KEY TEXT: a file from another region, content included
+ * - remote KEY TEXT: the same, but the content has to be fetched, which takes 100 ms
+ * - broken KEY TEXT: the same, but fetching fails
+ * - hang KEY TEXT: the same, but fetching takes 60 s
+ * - ranged KEY TEXT: the same, but it is read by ranges; the first one is looked at only at "go"
+ * - go: prints the first block that is missing there
+ * - remove KEY: removed elsewhere
+ * - many DIR COUNT: COUNT small files in DIR
+ * - stats: prints the mount's counters
  */
 #include <errno.h>
 #include <signal.h>
@@ -17,6 +22,7 @@
 #include "cache/cache.h"
 #include "cache/entry.h"
 #include "cache/file.h"
+#include "cache/partial.h"
 #include "cache/project.h"
 #include "fs/fs.h"
 #include "src/base/clock.h"
@@ -33,6 +39,10 @@ static struct remote {
 	char text[TEXT_MAX];
 	int delay_ms;
 	bool fails;
+	struct cond changed; /* of the rest */
+	bool go;
+	bool looked;
+	uint64_t missing; /* the first block that is */
 } remote;
 
 struct fetching {
@@ -88,6 +98,38 @@ static void on_fetch(void *ctx, uint64_t ino, cache_fetch_done done, void *arg)
 	*f = (struct fetching){ino, done, arg};
 	CHECK(thread_start(&t, "fetch", fetch, f) == 0);
 	pthread_detach(t);
+}
+
+static void on_range(
+	void *ctx, struct partial *p, uint64_t offset, uint64_t n, cache_fetch_done done, void *arg)
+{
+	uint64_t missing;
+
+	if (!done)
+		return;
+	mutex_lock(&remote.lock);
+	while (!remote.go)
+		cond_wait(&remote.changed, &remote.lock);
+	mutex_unlock(&remote.lock);
+	missing = partial_missing(p, 0, 1);
+	mutex_lock(&remote.lock);
+	remote.missing = missing;
+	remote.looked = true;
+	cond_broadcast(&remote.changed);
+	mutex_unlock(&remote.lock);
+	done(arg, -EIO);
+}
+
+static int look_at_range(void)
+{
+	mutex_lock(&remote.lock);
+	remote.go = true;
+	cond_broadcast(&remote.changed);
+	while (!remote.looked)
+		cond_wait(&remote.changed, &remote.lock);
+	printf("missing %llu\n", (unsigned long long)remote.missing);
+	mutex_unlock(&remote.lock);
+	return 0;
 }
 
 /* Before the transaction: reserving an inode number may need one of its own. */
@@ -198,6 +240,8 @@ static int command(char *line)
 		return -EINVAL;
 	if (strcmp(verb, "stats") == 0)
 		return print_stats();
+	if (strcmp(verb, "go") == 0)
+		return look_at_range();
 	if (key && strcmp(verb, "remove") == 0)
 		return merge_one(key, NULL, false);
 	if (!key || !text)
@@ -210,6 +254,10 @@ static int command(char *line)
 		return merge_remote(key, text, 10, true);
 	if (strcmp(verb, "hang") == 0)
 		return merge_remote(key, text, 60000, false);
+	if (strcmp(verb, "ranged") == 0) {
+		cache_set_ranger(cache, on_range, NULL, 1);
+		return merge_one(key, text, false);
+	}
 	if (strcmp(verb, "many") == 0)
 		return merge_many(key, atoi(text));
 	return -EINVAL;
@@ -240,6 +288,7 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	mutex_init(&remote.lock, LOCK_RANK_LEAF);
+	cond_init(&remote.changed);
 	if (cache_open(&(struct cache_options){.state_dir = argv[1]}, &cache, &err)) {
 		fprintf(stderr, "%s\n", err.text);
 		return 1;
