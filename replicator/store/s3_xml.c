@@ -429,7 +429,7 @@ static bool decode_key(char **key, bool encoded)
 	struct buf b CLEANUP(buf_done) = {0};
 	if (!*key || (!encoded && !looks_encoded(*key)))
 		return true;
-	if (!put_decoded(&b, *key) || !b.len || memchr(b.data, 0, b.len))
+	if (!put_decoded(&b, *key) || b.failed || !b.len || memchr(b.data, 0, b.len))
 		return false;
 	free(*key);
 	*key = strndup((const char *)b.data, b.len);
