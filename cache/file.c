@@ -167,6 +167,8 @@ static int ensure_fd(struct cache *c, struct record *rec, bool writable, bool tr
 		return r;
 	if (!S_ISREG(row.mode))
 		return S_ISDIR(row.mode) ? -EISDIR : -EINVAL;
+	if (!row.nlink)
+		record_note_gone(c, rec);
 	if (row.state == STATE_LOCAL) {
 		r = open_content(c, &row, &fd);
 		if (r && r != -EREMOTE && !(r == -EIO && truncate))
@@ -219,6 +221,8 @@ static int mark_dirty(struct cache *c, struct record *rec, bool was_open)
 		r = -ESTALE;
 	if (r)
 		return r;
+	if (row.nlink)
+		atomic_store(&rec->gone, false); /* what took the name was rolled back */
 	if (!row.dirty) {
 		s = conn_statement(conn, "UPDATE inode SET dirty = 1 WHERE ino = ?1");
 		bind_int(s, 1, (int64_t)rec->ino);

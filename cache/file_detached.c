@@ -4,7 +4,8 @@
  * Such an inode is deleted with its last open, unless a conflict keeps it. Where a remote change took
  * the name of a file that was being written, what was written since its last seal, before or after that,
  * is a version that lost: it is sealed and becomes a conflict under the key that it had. Of a file that
- * was closed by then and not sealed yet, and after a failure, file_settle_displaced does that. The row keeps that key until then
+ * was closed by then and not sealed yet, and after a failure, file_settle_displaced does that. The row
+ * keeps that key until then
  * (inode_detach), so that after a crash the next cache_open does the same with it
  * (recover.c).
  *
@@ -18,11 +19,12 @@
 #include "cache/conflict.h"
 #include "cache/entry.h"
 #include "src/base/clock.h"
+#include "src/base/metrics.h"
 
 #define RETRY_MS 10000
 
 /* A detached inode is done with the key that inode_detach left in its row. */
-static int clear_displaced(struct conn *conn, uint64_t ino)
+int file_clear_displaced(struct conn *conn, uint64_t ino)
 {
 	return conn_run_int(conn,
 		"UPDATE inode SET name = x'' WHERE ino = ?1"
@@ -68,7 +70,7 @@ int file_add_conflict(struct conn *conn, const struct inode_row *row, struct sli
 	r = leave_conflicts(conn, row->ino);
 	if (!r)
 		r = conflict_add(conn, key, &loser, &winner, row->ino, reason);
-	return r ? r : clear_displaced(conn, row->ino);
+	return r ? r : file_clear_displaced(conn, row->ino);
 }
 
 static int has_conflict(struct conn *conn, uint64_t ino, bool *ret)
@@ -88,7 +90,7 @@ static int finish_detached(struct cache *c, uint64_t ino, bool displaced)
 	struct content_version v = {0};
 	struct inode_row row;
 	struct key key = {0};
-	bool kept = false;
+	bool kept = false, listed;
 	int r;
 
 	if (displaced) {
@@ -105,22 +107,30 @@ static int finish_detached(struct cache *c, uint64_t ino, bool displaced)
 	r = has_conflict(conn, ino, &kept);
 	if (!r)
 		r = inode_name(conn, ino, &key);
-	if (!r && key.len && !displaced && row.dirty && row.generation != row.sealed) {
+	if (!r && key.len && !displaced && file_is_unsealed(c, &row)) {
 		/* That open came to nothing, and what was there before it is not sealed. */
 		atomic_store(&c->displaced_due_ms, 1);
 		return 0;
 	}
-	if (!r && key.len && displaced) {
+	listed = displaced && key.len;
+	/* Written over with the same: what keeps it lists it. */
+	if (!r && listed && kept && row.has_hash && memcmp(row.hash, v.hash, SHA256_SIZE) == 0) {
+		listed = false;
+		r = content_sealed(conn, &v);
+	}
+	if (!r && listed) {
 		r = file_add_conflict(conn, &row, key_slice(&key), &v, CONFLICT_DISPLACED);
 		if (!r)
 			r = content_sealed(conn, &v);
 	} else if (!r) {
-		r = kept ? clear_displaced(conn, ino) : inode_delete(conn, ino);
+		r = kept ? file_clear_displaced(conn, ino) : inode_delete(conn, ino);
 	}
 	if (r)
 		return r;
 	r = cache_commit(conn);
 	conn = NULL;
+	if (!r && listed)
+		metric_add(METRIC_CONFLICTS, 1);
 	return r;
 }
 
@@ -148,7 +158,8 @@ static int next_displaced(struct cache *c, uint64_t after, uint64_t *ino)
 {
 	struct conn *conn;
 	sqlite3_stmt *s;
-	int r = cache_read_begin(c, &conn);
+	/* By the writer: the transaction that has taken a name is then at its end. */
+	int r = cache_begin(c, &conn);
 
 	*ino = 0;
 	if (r)
@@ -161,7 +172,7 @@ static int next_displaced(struct cache *c, uint64_t after, uint64_t *ino)
 		*ino = (uint64_t)sqlite3_column_int64(s, 0);
 		sqlite3_reset(s);
 	}
-	cache_read_end(conn);
+	cache_rollback(conn);
 	return r < 0 ? r : 0;
 }
 

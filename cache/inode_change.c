@@ -5,7 +5,8 @@
  *
  * Invariants inside the database: a dentry (parent, name, ino) exists exactly when inode ino has
  * that parent and name; nlink is 0 exactly when an inode has none and is not the root. Then parent
- * is 0, and name is the whole key for recover.c where a remote change took it from an open file.
+ * is 0, and name is the whole key where a remote change took it from a file that is open or unsealed
+ * (file_detached.c, recover.c).
  * An inode with several names has the others in table link (link.c). Of a device node, size holds
  * its number.
  *
@@ -201,7 +202,7 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 {
 	struct inode_row row = {0};
 	sqlite3_stmt *s;
-	bool open, kept_name;
+	bool open, unsealed;
 	int r;
 
 	r = dentry_delete(conn, parent, name, ino);
@@ -214,17 +215,17 @@ int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t
 	}
 	times_forget(conn->cache, ino);
 	/* A program may have written since the caller saw that all is sealed: no lock stops it. */
+	unsealed = displaced && file_is_unsealed(conn->cache, &row);
 	open = file_note_detached(conn->cache, ino, displaced ? &row.sealed : NULL);
-	if (!open && !keep)
+	if (!open && !keep && !unsealed)
 		return delete_named(conn, ino);
-	kept_name = displaced && (open || (row.dirty && row.generation != row.sealed));
-	if (kept_name && !open)
+	if (unsealed && !open)
 		atomic_store(&conn->cache->displaced_due_ms, 1);
 	s = conn_statement(conn, "UPDATE inode SET parent = 0, name = ?3, nlink = 0, ctime_ns = ?2"
 				 " WHERE ino = ?1");
 	bind_int(s, 1, (int64_t)ino);
 	bind_int(s, 2, clock_realtime_ns());
-	bind_slice(s, 3, kept_name ? *displaced : slice_of(""));
+	bind_slice(s, 3, displaced && (open || unsealed) ? *displaced : slice_of(""));
 	return conn_run(conn, s);
 }
 

@@ -343,8 +343,8 @@ int inode_make(struct conn *conn, uint64_t parent, struct slice name, struct ino
 /* Removes the name. The inode is deleted at commit with its content, unless it is open (then at its
  * last release) or keep (then it stays for a conflict row that refers to it). displaced: the key, when a
  * remote change takes the name: what is not as it was sealed gets a conflict row, of an open file at its last
- * release, of another one (with keep) by file_settle_displaced, and after a crash at the next cache_open;
- * NULL: a local removal. */
+ * release, of another one by file_settle_displaced, and after a crash at the next cache_open, and is not
+ * deleted before that; NULL: a local removal. */
 int inode_detach(struct conn *conn, uint64_t parent, struct slice name, uint64_t ino, bool keep,
 	const struct slice *displaced) MUST_CHECK;
 /* Moves the name; the target name must be free. */
@@ -438,6 +438,8 @@ struct file_table *file_table_new(void);
 void file_table_free(struct file_table *t); /* abandon: closes descriptors that are still open */
 /* Content is in use here and differs from the sealed generation of row. */
 bool file_has_unsealed(struct cache *c, const struct inode_row *row);
+/* The same of a regular file, in use or not. */
+bool file_is_unsealed(struct cache *c, const struct inode_row *row);
 /* From inode_detach: remembers that the last release must look at the row. True when it is open. Its content then
  * becomes a conflict, under the key in its row, if it is of another generation than sealed, which somebody else
  * has; NULL: it does not. */
@@ -447,6 +449,8 @@ bool file_note_detached(struct cache *c, uint64_t ino, const uint64_t *sealed);
 #define CONFLICT_DISPLACED "written after a remote change had replaced the file"
 int file_add_conflict(struct conn *conn, const struct inode_row *row, struct slice key,
 	const struct content_version *v, const char *reason) MUST_CHECK;
+/* Nothing of the detached inode is to be listed (any more). */
+int file_clear_displaced(struct conn *conn, uint64_t ino) MUST_CHECK;
 /* It was made without a name (O_TMPFILE), and is open. */
 void file_note_unnamed(struct cache *c, uint64_t ino);
 /* Such a file, which still has none. */

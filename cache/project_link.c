@@ -21,8 +21,8 @@ static uint64_t better(struct conn *conn, const struct inode_row *a, const struc
 
 	if (S_ISREG(a->mode) && a->state != b->state)
 		return a->state == STATE_LOCAL ? a->ino : b->ino;
-	if (place_is_unsealed(conn, a) != place_is_unsealed(conn, b))
-		return place_is_unsealed(conn, a) ? a->ino : b->ino;
+	if (file_is_unsealed(conn_cache(conn), a) != file_is_unsealed(conn_cache(conn), b))
+		return file_is_unsealed(conn_cache(conn), a) ? a->ino : b->ino;
 	open = file_stat_open(c, a->ino, &st);
 	if (open != file_stat_open(c, b->ino, &st))
 		return open ? a->ino : b->ino;
@@ -39,7 +39,7 @@ static int join(struct place *p, uint64_t other, bool *joined)
 	int r = inode_get(p->conn, other, &row);
 
 	*joined = false;
-	if (r || (place_is_unsealed(p->conn, &p->now) && place_is_unsealed(p->conn, &row)))
+	if (r || (file_is_unsealed(conn_cache(p->conn), &p->now) && file_is_unsealed(conn_cache(p->conn), &row)))
 		return r;
 	*joined = true;
 	stays = better(p->conn, &p->now, &row);

@@ -91,17 +91,12 @@ int place_same_target(
 	return r;
 }
 
-bool place_is_unsealed(struct conn *conn, const struct inode_row *row)
-{
-	return S_ISREG(row->mode) && ((row->dirty && row->generation != row->sealed) ||
-					     file_has_unsealed(conn_cache(conn), row));
-}
-
 int place_hide(struct place *p, const struct entry *e)
 {
 	struct entry loser = {0};
 	bool local = S_ISREG(p->now.mode) && p->now.state == STATE_LOCAL && p->now.nlink == 1;
-	bool sealed = e && shows_sealed(&p->now, e) && !place_is_unsealed(p->conn, &p->now);
+	bool unsealed = file_is_unsealed(conn_cache(p->conn), &p->now);
+	bool sealed = e && shows_sealed(&p->now, e) && !unsealed, was_sealed = p->now.has_hash;
 	uint64_t ino = p->now.ino;
 	int r;
 
@@ -115,7 +110,8 @@ int place_hide(struct place *p, const struct entry *e)
 	loser.gid = p->now.gid;
 	loser.content_mtime_ns = p->now.mtime_ns;
 	r = place_detach(p, true);
-	if (r)
+	/* What was never sealed is listed when it has been read (file_detached.c). */
+	if (r || (unsealed && !was_sealed))
 		return r;
 	return conflict_add(p->conn, p->key, sealed ? e : &loser, e ? e : &loser, ino,
 		sealed ? CONFLICT_HIDDEN : "displaced by a directory");

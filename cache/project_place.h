@@ -64,8 +64,6 @@ int place_note_shadowing(struct place *p, const struct entry *e) MUST_CHECK;
 /* Whether row is the symlink of e. */
 int place_same_target(struct conn *conn, const struct inode_row *row, const struct entry *e,
 	bool *ret) MUST_CHECK;
-/* Changes that no seal has taken yet, also of a file that nobody has open any more. */
-bool place_is_unsealed(struct conn *conn, const struct inode_row *row);
 
 /* ---- project_link.c ---- */
 

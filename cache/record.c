@@ -306,6 +306,12 @@ bool file_has_unsealed(struct cache *c, const struct inode_row *row)
 	return unsealed;
 }
 
+bool file_is_unsealed(struct cache *c, const struct inode_row *row)
+{
+	return S_ISREG(row->mode) &&
+	       ((row->dirty && row->generation != row->sealed) || file_has_unsealed(c, row));
+}
+
 bool file_note_detached(struct cache *c, uint64_t ino, const uint64_t *sealed)
 {
 	struct record *rec;
@@ -330,6 +336,14 @@ bool file_note_detached(struct cache *c, uint64_t ino, const uint64_t *sealed)
 	}
 	mutex_unlock(&c->files->lock);
 	return open;
+}
+
+void record_note_gone(struct cache *c, struct record *rec)
+{
+	mutex_lock(&c->files->lock);
+	if (!rec->detached)
+		atomic_store(&rec->gone, true);
+	mutex_unlock(&c->files->lock);
 }
 
 void file_note_unnamed(struct cache *c, uint64_t ino)

@@ -95,6 +95,8 @@ void record_ref(struct cache *c, struct record *rec);
 /* Ends one open and keeps its reference. True: it was the last one of a detached inode, whose row
  * has to be looked at; *displaced: its content has to be recorded as a conflict, which nobody else is told. */
 bool record_end_open(struct cache *c, struct record *rec, bool *displaced);
+/* The row had no name when this open read it. Unless it was open when it lost that, nobody may write to it. */
+void record_note_gone(struct cache *c, struct record *rec);
 /* References to up to max records from bucket *at on; moves *at behind them. 0: no more. */
 unsigned record_collect(struct cache *c, unsigned *at, struct record **found, unsigned max);
 /* Nobody but the caller, who has rec->lock, refers to it; who comes now waits for that lock before he

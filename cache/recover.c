@@ -1,8 +1,8 @@
 /*
  * What a stop leaves to be put right at the next open, before anybody else has the cache.
  *
- *   always      inodes whose name a remote change took while they were open, and that were written
- *               after that: a conflict each, which keeps the content
+ *   always      inodes whose name a remote change took, and that have what was not sealed: a conflict
+ *               each, which keeps the content
  *               inodes without a name that no conflict keeps: deleted with their content
  *               snapshots: removed; what needed one is read in place or sealed again
  *               dirty inodes (an unclean stop leaves them; a clean one only files that a program
@@ -300,15 +300,15 @@ static int recover_dirty(struct cache *c)
 	if (sigaction(SIGIO, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
 		signal(SIGIO, SIG_IGN);
 	return each_inode(c,
-		"SELECT ino FROM inode WHERE dirty = 1 AND ino > ?1"
+		"SELECT ino FROM inode WHERE dirty = 1 AND ino > ?1 AND (nlink <> 0 OR name = x'')"
 		" ORDER BY ino LIMIT ?2",
 		recover_dirty_inode);
 }
 
 /* ---- displaced files ---- */
 
-/* Its last release did not come, or could not be recorded: its name is the key. Unwritten since its last seal it is left to recover_detached, as an empty one that never had a
- * seal is. */
+/* Its last release did not come, or could not be recorded, or it was closed and not sealed: its name is the key.
+ * Unwritten since its last seal it is left to recover_detached, as an empty one that never had a seal is. */
 static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 {
 	struct content_version v = {.ino = ino};
@@ -323,15 +323,17 @@ static int recover_displaced_inode(struct conn *conn, uint64_t ino)
 	if (r)
 		return r;
 	fd = content_file(conn->cache, ino, O_RDONLY);
-	if (fd < 0)
-		return fd == -ENOENT ? 0 : fd;
-	if (fstat(fd, &st) != 0)
-		return -errno;
-	r = hash_content(fd, v.hash);
-	if (r)
-		return r;
-	if (row.has_hash ? memcmp(row.hash, v.hash, SHA256_SIZE) == 0 : st.st_size == 0)
+	if (fd == -ENOENT)
+		return file_clear_displaced(conn, ino);
+	r = fd < 0 ? fd : fstat(fd, &st) != 0 ? -errno : hash_content(fd, v.hash);
+	if (r) {
+		log_error("what was written to a file that gave way to another server's cannot be read,"
+			  " trying again at the next start key=\"%s\" ino=%llu error=%d",
+			key.p, (unsigned long long)ino, -r);
 		return 0;
+	}
+	if (row.has_hash ? memcmp(row.hash, v.hash, SHA256_SIZE) == 0 : st.st_size == 0)
+		return file_clear_displaced(conn, ino);
 	v.size = (uint64_t)st.st_size;
 	v.mtime_ns = stat_mtime_ns(&st);
 	r = refresh_row(conn, &row, &st);
@@ -372,7 +374,7 @@ static int forget_shadowing(struct cache *c)
 static int recover_detached(struct cache *c)
 {
 	return each_inode(c,
-		"SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1"
+		"SELECT ino FROM inode WHERE nlink = 0 AND ino > ?1 AND (name = x'' OR dirty = 0)"
 		" AND NOT EXISTS(SELECT 1 FROM conflict k WHERE k.ino "
 		"= inode.ino AND k.ino <> 0)"
 		" ORDER BY ino LIMIT ?2",

@@ -550,13 +550,15 @@ int sealer_step(struct sealer *s, bool *did)
 	*did = false;
 	if (atomic_load(&s->waiting))
 		return 0;
+	/* Reads whole files, which nobody else has to wait for. */
+	r = file_settle_displaced(s->cache);
+	if (r)
+		return r;
 	mutex_lock(&s->lock);
 	s->patient = true;
 	r = tree_flush_times(s->cache, false);
 	if (!r)
 		r = file_journal_due(s->cache, s->options.seal_after_ms);
-	if (!r)
-		r = file_settle_displaced(s->cache);
 	/* On past rows that have to wait; what was sealed is handed to the announcers first. */
 	while (!r && !round.end && !round.did && behind < BEHIND_MAX) {
 		r = round_step(s, &round);

@@ -266,6 +266,63 @@ static void what_was_written_over_a_sealed_version_is_kept(void **state)
 	assert_converged(&s[0], &s[1]);
 }
 
+/* Both here and there the path was removed since; here it was made anew. */
+static void what_a_removal_meets_unsealed_is_kept(void **state)
+{
+	struct server *s = *state;
+
+	do_write(&s[0], "f", "one");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	do_unlink(&s[1], "f");
+	seal(&s[1]);
+	begin_large(&s[1]);
+	do_write(&s[1], "f", "mine");
+	hlc_observe(cache_clock(s[0].cache), cache_stamp(s[1].cache).time);
+	do_unlink(&s[0], "f");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	assert_int_equal(file_settle_displaced(s[1].cache), 0);
+	assert_true(exists(&s[1], "f") || conflict_lists(&s[1], "f", "mine"));
+	end_large(&s[1]);
+}
+
+/* A symlink that gave way here to a file, and was touched there. */
+static void what_took_the_place_of_a_symlink_is_kept(void **state)
+{
+	struct server *s = *state;
+
+	do_symlink(&s[0], "f", "x");
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	begin_large(&s[1]);
+	do_unlink(&s[1], "f");
+	do_write(&s[1], "f", "mine");
+	do_touch(&s[0], "f", -1000000007);
+	seal(&s[0]);
+	carry(&s[0], &s[1], "f");
+	assert_int_equal(file_settle_displaced(s[1].cache), 0);
+	assert_true(conflict_lists(&s[1], "f", "mine"));
+	end_large(&s[1]);
+}
+
+/* One conflict, of what was in the file. */
+static void what_a_directory_takes_the_place_of_is_listed_once(void **state)
+{
+	struct server *s = *state;
+
+	begin_large(&s[1]);
+	do_write(&s[1], "d", "mine");
+	do_mkdir(&s[0], "d");
+	do_write(&s[0], "d/x", "theirs");
+	assert_int_equal(sealer_seal_all(s[0].sealer, NULL, NULL), 0);
+	carry(&s[0], &s[1], "d/x");
+	assert_int_equal(file_settle_displaced(s[1].cache), 0);
+	assert_true(conflict_lists(&s[1], "d", "mine"));
+	assert_int_equal(conflicts(&s[1]), 1);
+	end_large(&s[1]);
+}
+
 static struct file *late_file;
 static const char *late_text;
 
@@ -570,6 +627,9 @@ int main(void)
 		TEST(attributes_of_what_cannot_be_sealed),
 		TEST(new_file_that_cannot_be_sealed_is_kept),
 		TEST(what_was_written_over_a_sealed_version_is_kept),
+		TEST(what_a_removal_meets_unsealed_is_kept),
+		TEST(what_took_the_place_of_a_symlink_is_kept),
+		TEST(what_a_directory_takes_the_place_of_is_listed_once),
 		TEST(what_is_written_within_a_merge_is_listed),
 		TEST(at_once),
 		cmocka_unit_test(random_histories),
