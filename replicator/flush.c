@@ -192,7 +192,8 @@ int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t 
 			"on being sealed and sent");
 	if (code == -ECANCELED)
 		return code;
-	if (code < 0)
+	bool busy = code == -EBUSY;
+	if (code < 0 && !busy)
 		return err_errno(err, code, "cannot seal the changes");
 	mutex_lock(&r->lock);
 	r->hurry = true;
@@ -206,5 +207,10 @@ int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t 
 	mutex_lock(&r->lock);
 	r->hurry = false;
 	mutex_unlock(&r->lock);
+	if (!code && busy)
+		return err_set(err, -EBUSY,
+			"files are written without a pause, and no version of them could be taken yet\n"
+			"hint: `meridian status` counts them; they are sent, with their directories, as soon as "
+			"there is an instant at which nobody writes");
 	return code;
 }

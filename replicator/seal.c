@@ -47,6 +47,7 @@
 #define BATCH 2000u
 #define LATE_MS 1000
 #define TURN_MS 20
+#define BUSY_MS 10000
 #define SNAPSHOT_LOOK_MS 100
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 #define RENAMES_MAX 16u
@@ -631,10 +632,32 @@ static int seal_pass(
 	return r;
 }
 
+/* Between two passes of who waits. False: it is not worth another one. */
+static bool wait_for_rest(struct sealer *s, uint64_t slices, bool patient, int64_t *busy_since)
+{
+	int64_t busy_ms = s->options.busy_ms ? s->options.busy_ms : BUSY_MS;
+	int64_t now = clock_monotonic_ms();
+
+	/* Large content that is not hashed yet, or a snapshot of which is being taken, was passed over, with its
+	 * directory. */
+	if (content_slices(s->cache) != slices) {
+		*busy_since = 0;
+		content_wait_snapshot(s->cache, SNAPSHOT_LOOK_MS);
+		return true;
+	}
+	if (!patient)
+		return false;
+	if (!*busy_since)
+		*busy_since = now;
+	clock_sleep_ms(TURN_MS);
+	return now - *busy_since < busy_ms;
+}
+
 int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 {
 	uint64_t slices, mark = 0;
-	bool again = true, old;
+	int64_t busy_since = 0;
+	bool again = true, old = false;
 	int r = 0, failure = 0;
 
 	content_hurry(s->cache, 1);
@@ -645,16 +668,15 @@ int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 			break;
 		r = seal_pass(s, tick, ctx, &mark, &old, &failure);
 		mutex_unlock(&s->lock);
-		/* Large content that is not hashed yet, or a snapshot of which is being taken, was passed
-		 * over, with its directory. What is written meanwhile is not waited for. */
-		again = old && !failure && content_slices(s->cache) != slices;
-		if (!r && old && !again && !failure)
-			failure = content_failed_snapshot(s->cache);
-		if (!r && again)
-			content_wait_snapshot(s->cache, SNAPSHOT_LOOK_MS);
+		/* What is written meanwhile is not waited for. */
+		again = !r && old && !failure && wait_for_rest(s, slices, tick != NULL, &busy_since);
 		if (!r && again && tick)
 			r = tick(ctx);
 	}
+	if (!r && old && !failure)
+		failure = content_failed_snapshot(s->cache);
+	if (!r && old && !failure && tick)
+		failure = -EBUSY;
 	content_hurry(s->cache, -1);
 	return r ? r : failure;
 }

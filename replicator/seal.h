@@ -17,6 +17,9 @@ struct sealer;
 struct sealer_options {
 	uint64_t inline_max;
 	int64_t seal_after_ms;
+	/* How long sealer_seal_all waits for what cannot be sealed just now, once nothing else is left; 0: ten
+	 * seconds. Only tests have a reason for others. */
+	int64_t busy_ms;
 	/* Whether a region takes uploads now (leaf locks only); NULL: none is waited for. A large file that
 	 * changes faster than it uploads is not sealed again while an up region still is owed the version before,
 	 * for at most SEAL_PATIENCE_MS and the time for its size at SEAL_PATIENCE_BYTES a millisecond: each version
@@ -70,7 +73,8 @@ bool sealer_progress(struct sealer *s, struct seal_progress *ret);
 /* Directory times and files still open too: before a stop or for flush. What was journalled before it began, with
  * the snapshots of large files that this takes; not what comes meanwhile. tick (may be NULL) is called
  * between its steps, also while another thread's sealing or a snapshot is waited for; non-zero from it ends the call
- * and is returned, with what is sealed by then sealed. */
+ * and is returned, with what is sealed by then sealed. -EBUSY, with a tick: something could not be sealed for
+ * busy_ms, for it is written without a pause. */
 typedef int (*sealer_tick_fn)(void *ctx);
 int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx) MUST_CHECK;
 

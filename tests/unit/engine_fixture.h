@@ -51,6 +51,7 @@ static inline void server_open(struct server *s)
 		.state_dir = s->dir, .sync_off = true, .no_lock = true};
 	const struct sealer_options sealer = {.inline_max = INLINE_MAX,
 		.seal_after_ms = 5000,
+		.busy_ms = 300,
 		.region_up = server_region_up,
 		.region_ctx = s,
 		.set_size = s->set_size,

@@ -333,6 +333,8 @@ static void what_cannot_be_read_is_tried_again(void **state)
 	assert_kept_by(f, good, CONFLICT_DISPLACED);
 	fixture_reopen(f);
 	assert_int_equal(conflicts(f), 1);
+	fixture_crash(f);
+	assert_int_equal(conflicts(f), 1);
 	assert_int_equal(rmdir(path), 0);
 	assert_int_equal(rename(aside, path), 0);
 	fixture_reopen(f);

@@ -348,9 +348,47 @@ static void held_back_along_a_chain(void **state)
 	assert_true(ino_of(s, slice_of("d600/g")) != 0);
 }
 
+struct waiting {
+	struct server *s;
+	unsigned ticks, free_at;
+};
+
+static int tick_waiting(void *ctx)
+{
+	struct waiting *w = ctx;
+
+	if (++w->ticks == w->free_at)
+		content_stop_hashing(w->s->cache, INT64_MAX);
+	return 0;
+}
+
+/* Who asks for all is not told that all is sealed while something cannot be. */
+static void what_cannot_be_sealed_now_is_waited_for(void **state)
+{
+	struct server *s = *state;
+	struct waiting w = {.s = s, .free_at = 5};
+	struct inode i = {.size = (uint64_t)64 << 20};
+
+	do_write(s, "large", "");
+	assert_int_equal(tree_setattr(s->cache, ino_of(s, slice_of("large")), SET_SIZE, &i, &i), 0);
+	content_stop_hashing(s->cache, 0);
+	do_write(s, "f", "beside it");
+	assert_int_equal(sealer_seal_all(s->sealer, tick_waiting, &w), 0);
+	assert_int_equal(journal_rows(s), 0);
+	do_write(s, "large", "");
+	assert_int_equal(tree_setattr(s->cache, ino_of(s, slice_of("large")), SET_SIZE, &i, &i), 0);
+	content_stop_hashing(s->cache, 0);
+	assert_int_equal(sealer_seal_all(s->sealer, tick_waiting, &w), -EBUSY);
+	assert_true(journal_rows(s) > 0);
+	content_stop_hashing(s->cache, INT64_MAX);
+	assert_int_equal(sealer_seal_all(s->sealer, tick_waiting, &w), 0);
+	assert_int_equal(journal_rows(s), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(what_cannot_be_sealed_now_is_waited_for),
 		TEST(new_file),
 		TEST(unchanged_makes_no_version),
 		TEST(temporary_name_leaves_no_trace),
