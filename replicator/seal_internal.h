@@ -49,7 +49,7 @@ struct seal_target {
 	uint64_t time;	  /* of the newest row; 0: none, a fresh stamp is taken */
 	unsigned first;	  /* positions in seal_set.order */
 	unsigned last;
-	unsigned enqueues; /* how many of the set's were done when this one was last enqueued */
+	unsigned enqueues; /* how many of the set's were done when this one was last enqueued, or else begun */
 	uint64_t dir;	   /* hash of its directory's key, where one is held back */
 	bool blocked;	   /* cannot be sealed now */
 	bool lost;	   /* its content is gone: there is nothing to seal, ever */
@@ -106,6 +106,8 @@ struct seal_set {
 	struct seal_move *moves; /* as many as order may have */
 	unsigned move_count;
 	unsigned visit;
+	unsigned *enqueued; /* targets by index, each time; as many as order may have */
+	unsigned enqueued_count;
 };
 
 /* A version that is on its way to a region, and holds back the next one of its key. */
@@ -204,6 +206,12 @@ int seal_set_apply(
 void seal_moved_note(struct seal_set *set, struct slice from, struct slice to);
 /* The name that is there now, and has the content that left t, as far as that is known; else empty. */
 struct slice seal_moved_to(struct seal_set *set, struct seal_target *t);
+
+/* ---- seal_span.c ---- */
+
+/* The target that is to be enqueued where change i of the set, of t, stands; NULL: none. At t's first one t->changed
+ * is known. */
+struct seal_target *seal_span_enqueued(struct seal_set *set, struct seal_target *t, unsigned i);
 
 /* ---- seal_whole.c ---- */
 

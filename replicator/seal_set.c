@@ -12,7 +12,8 @@
  * several times is enqueued where its first change stands and again where its last one stands, if
  * anything else was enqueued in between: its outbox row then spans both (first, last), and no cut
  * through the span is closed, so a peer never sees the key's present state without what was changed
- * next to it meanwhile, nor that without the key. Changes that are one (SEAL_TOGETHER) span all of themselves.
+ * next to it meanwhile, nor that without the key. One whose changes came to nothing has no row, and a neighbour's
+ * spans them (seal_span.c). Changes that are one (SEAL_TOGETHER) span all of themselves.
  *
  * Names of one file. A set may hold thousands of them, so what concerns the inode is done once, by the
  * first of them: taking the version, recording it, and journalling the names that are not in the set.
@@ -42,7 +43,8 @@ int seal_set_init(struct seal_set *set, unsigned max)
 	set->table = calloc(set->table_size, sizeof(*set->table));
 	set->inodes = calloc(set->table_size, sizeof(*set->inodes));
 	set->moves = calloc(3 * (size_t)max, sizeof(*set->moves));
-	if (set->targets && set->order && set->table && set->inodes && set->moves)
+	set->enqueued = calloc(3 * (size_t)max, sizeof(*set->enqueued));
+	if (set->targets && set->order && set->table && set->inodes && set->moves && set->enqueued)
 		return 0;
 	seal_set_done(set);
 	return -ENOMEM;
@@ -69,6 +71,7 @@ void seal_set_clear(struct seal_set *set)
 	set->count = 0;
 	set->order_count = 0;
 	set->move_count = 0;
+	set->enqueued_count = 0;
 	set->moved_from = set->moved_to = (struct slice){NULL, 0};
 	memset(set->table, 0, set->table_size * sizeof(*set->table));
 	memset(set->inodes, 0, set->table_size * sizeof(*set->inodes));
@@ -76,7 +79,7 @@ void seal_set_clear(struct seal_set *set)
 
 void seal_set_done(struct seal_set *set)
 {
-	if (set->targets && set->order && set->table && set->inodes && set->moves)
+	if (set->targets && set->order && set->table && set->inodes && set->moves && set->enqueued)
 		seal_set_clear(set);
 	free_room(set);
 	free(set->targets);
@@ -84,6 +87,7 @@ void seal_set_done(struct seal_set *set)
 	free(set->table);
 	free(set->inodes);
 	free(set->moves);
+	free(set->enqueued);
 	*set = (struct seal_set){0};
 }
 
@@ -724,13 +728,13 @@ static unsigned together_from(const struct seal_set *set, unsigned begin)
 
 int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, unsigned *sealed)
 {
-	unsigned enqueues = 0, count = 0, begin = 0;
+	unsigned count = 0, begin = 0;
 	uint64_t since = 0;
 	int r = 0;
 
+	set->enqueued_count = 0;
 	for (unsigned i = 0; !r && i < set->order_count; i++) {
-		struct seal_target *t = &set->targets[set->order[i] & SEAL_INDEX];
-		bool together = set->order[i] & SEAL_TOGETHER;
+		struct seal_target *t = &set->targets[set->order[i] & SEAL_INDEX], *next;
 
 		if (set->order[i] & SEAL_BEGINS) {
 			begin = i;
@@ -742,13 +746,14 @@ int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, un
 			t->changed = false;
 			r = seal_target(s, conn, t);
 			count += !r && t->changed;
-		} else if (i != t->last || (t->enqueues == enqueues && !together)) {
+		}
+		next = r ? NULL : seal_span_enqueued(set, t, i);
+		if (!next)
 			continue;
-		}
-		if (!r && t->changed) {
-			r = enqueue(s, conn, t, together ? since + (i - begin) : 0);
-			t->enqueues = ++enqueues;
-		}
+		r = enqueue(s, conn, next,
+			next == t && (set->order[i] & SEAL_TOGETHER) ? since + (i - begin) : 0);
+		set->enqueued[set->enqueued_count++] = (unsigned)(next - set->targets);
+		next->enqueues = set->enqueued_count;
 	}
 	*sealed = count;
 	return r;

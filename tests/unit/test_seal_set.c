@@ -227,6 +227,58 @@ static void interleaved_changes_span(void **state)
 	free(rows);
 }
 
+/* The rows of b and c, which were written one after the other; they go together, or c may go later. */
+static void check_pair(struct server *s, bool together)
+{
+	struct outbox_row *rows = calloc(64, sizeof(*rows));
+	unsigned count;
+
+	seal(s);
+	count = outbox_rows(s, OUTBOX_ANNOUNCE, rows);
+	assert_in_range(count, 2, 4);
+	assert_string_equal(rows[0].key.p, "b");
+	assert_string_equal(rows[1].key.p, "c");
+	assert_int_equal(rows[1].last < rows[0].last, together);
+	assert_int_equal(cut_closed(s, rows, 1), !together);
+	for (unsigned i = 2; i < count; i++)
+		assert_true(rows[0].last < rows[i].first);
+	outbox_empty(s);
+	free(rows);
+}
+
+/* a is what it was, and stood otherwise while b and c were changed: no cut may show it with b alone. */
+static void changes_to_and_fro_span(void **state)
+{
+	struct server *s = *state;
+
+	do_mkdir(s, "e");
+	do_write(s, "a", "1");
+	do_write(s, "e/f", "1");
+	seal(s);
+	outbox_empty(s);
+	do_rename(s, "a", "x");
+	do_write(s, "b", "1");
+	do_write(s, "c", "1");
+	do_rename(s, "x", "a");
+	do_write(s, "d", "1");
+	check_pair(s, true);
+	do_chmod(s, "a", 0600);
+	do_write(s, "b", "2");
+	do_write(s, "c", "2");
+	do_chmod(s, "a", 0644);
+	check_pair(s, true);
+	/* A name that came and went, what lies elsewhere, and what was done before. */
+	do_write(s, "x", "1");
+	do_chmod(s, "e/f", 0600);
+	do_write(s, "b", "3");
+	do_chmod(s, "a", 0600);
+	do_write(s, "c", "3");
+	do_chmod(s, "e/f", 0644);
+	do_chmod(s, "a", 0644);
+	do_unlink(s, "x");
+	check_pair(s, false);
+}
+
 /* The same where the set has room for neither: they go into one all the same. */
 static void a_set_grows_where_it_would_be_torn(void **state)
 {
@@ -433,6 +485,7 @@ int main(void)
 		TEST(wait_for_one_of_two_names),
 		TEST(overtaken_keys_wait),
 		TEST(interleaved_changes_span),
+		TEST(changes_to_and_fro_span),
 		TEST(a_set_grows_where_it_would_be_torn),
 		TEST(rename_is_one_cut),
 		TEST(names_are_joined_when_one_is_sealed),
