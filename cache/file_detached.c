@@ -95,8 +95,8 @@ static int finish_detached(struct cache *c, uint64_t ino, bool displaced)
 
 	if (displaced) {
 		r = content_seal(c, ino, 0, NULL, &v);
-		if (r)
-			return r == -ENOENT ? 0 : r;
+		if (r) /* what is missing cannot be listed; the next cache_open says so, too */
+			return r == -ENOENT || r == -ENODATA ? 0 : r;
 		content_drop_snapshots(c, ino, NULL, NULL);
 	}
 	r = cache_begin(c, &conn);

@@ -167,7 +167,6 @@ struct cache {
 	struct hashings *hashings;
 	struct snapshot_jobs *snapshot_jobs;
 	_Atomic int64_t hash_end_ms;
-	_Atomic int hurry;	      /* how many wait for what is to be sealed (content_hurry) */
 	_Atomic uint64_t hash_slices; /* that ended before their content did */
 	int64_t hash_slice_ms; /* HASH_SLICE_MS; tests have less */
 	unsigned hashes_kept;  /* HASHES_KEPT; tests have less */

@@ -522,7 +522,7 @@ static int seal_large(struct cache *c, struct record *rec, const struct key *key
 		if (whole && !rewritten)
 			return 0;
 	}
-	if (record_is_unseen(rec) && snapshot_unseen_later(rec) && !atomic_load(&c->hurry))
+	if (record_is_unseen(rec) && snapshot_unseen_later(rec))
 		return -EAGAIN;
 	if (slow) {
 		r = snapshot_job_ask(c, rec, whole, v);

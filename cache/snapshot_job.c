@@ -546,7 +546,6 @@ void content_hurry(struct cache *c, int by)
 	mutex_lock(&t->lock);
 	t->hurry = (unsigned)((int)t->hurry + by);
 	mutex_unlock(&t->lock);
-	atomic_fetch_add(&c->hurry, by);
 }
 
 void content_end_snapshots(struct cache *c)

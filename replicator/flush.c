@@ -50,6 +50,20 @@ static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, u
 	return code;
 }
 
+/* Of one file, or ("") of anything: something is not sealed. */
+static bool is_pending(struct replicator *r, struct slice key)
+{
+	bool pending = true;
+	struct conn *conn;
+
+	if (!key.len || cache_read_begin(r->cache, &conn))
+		return true;
+	if (journal_pending(conn, key, &pending))
+		pending = true;
+	cache_read_end(conn);
+	return pending;
+}
+
 struct flush {
 	struct replicator *r;
 	int64_t start_ms, told_ms;
@@ -207,7 +221,7 @@ int replicator_flush(struct replicator *r, struct slice key, bool wait, int64_t 
 	mutex_lock(&r->lock);
 	r->hurry = false;
 	mutex_unlock(&r->lock);
-	if (!code && busy)
+	if (!code && busy && is_pending(r, key))
 		return err_set(err, -EBUSY,
 			"files are written without a pause, and no version of them could be taken yet\n"
 			"hint: `meridian status` counts them; they are sent, with their directories, as soon as "

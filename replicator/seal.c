@@ -48,6 +48,7 @@
 #define LATE_MS 1000
 #define TURN_MS 20
 #define BUSY_MS 10000
+#define VAIN_MIN 5u /* passes: each may take long */
 #define SNAPSHOT_LOOK_MS 100
 #define KEY_ROUNDS 4 /* of a file that is written all the time */
 #define RENAMES_MAX 16u
@@ -632,32 +633,36 @@ static int seal_pass(
 	return r;
 }
 
-/* Between two passes of who waits. False: it is not worth another one. */
-static bool wait_for_rest(struct sealer *s, uint64_t slices, bool patient, int64_t *busy_since)
+/* Passes of who waits that found nothing to go on with. */
+struct vain {
+	unsigned passes;
+	int64_t since; /* monotonic */
+};
+
+/* Between two passes. False: another one is not worth it. What is tried again and again, hashed in part each time, is
+ * no progress, so v is never set back. */
+static bool wait_for_rest(struct sealer *s, bool hashed, struct vain *v)
 {
 	int64_t busy_ms = s->options.busy_ms ? s->options.busy_ms : BUSY_MS;
 	int64_t now = clock_monotonic_ms();
 
 	/* Large content that is not hashed yet, or a snapshot of which is being taken, was passed over, with its
 	 * directory. */
-	if (content_slices(s->cache) != slices) {
-		*busy_since = 0;
+	if (hashed) {
 		content_wait_snapshot(s->cache, SNAPSHOT_LOOK_MS);
 		return true;
 	}
-	if (!patient)
-		return false;
-	if (!*busy_since)
-		*busy_since = now;
-	clock_sleep_ms(TURN_MS);
-	return now - *busy_since < busy_ms;
+	if (v->passes++ == 0)
+		v->since = now;
+	clock_sleep_ms(busy_ms < BUSY_MS ? TURN_MS : SNAPSHOT_LOOK_MS);
+	return now - v->since < busy_ms || v->passes < VAIN_MIN;
 }
 
 int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 {
 	uint64_t slices, mark = 0;
-	int64_t busy_since = 0;
-	bool again = true, old = false;
+	struct vain vain = {0};
+	bool again = true, old = false, hashed;
 	int r = 0, failure = 0;
 
 	content_hurry(s->cache, 1);
@@ -668,13 +673,16 @@ int sealer_seal_all(struct sealer *s, sealer_tick_fn tick, void *ctx)
 			break;
 		r = seal_pass(s, tick, ctx, &mark, &old, &failure);
 		mutex_unlock(&s->lock);
+		if (failure == -EBUSY)
+			failure = 0; /* a version of it is being taken elsewhere */
+		hashed = content_slices(s->cache) != slices;
+		if (!r && old && !failure && !hashed)
+			failure = content_failed_snapshot(s->cache);
 		/* What is written meanwhile is not waited for. */
-		again = !r && old && !failure && wait_for_rest(s, slices, tick != NULL, &busy_since);
+		again = !r && old && !failure && (hashed || tick) && wait_for_rest(s, hashed, &vain);
 		if (!r && again && tick)
 			r = tick(ctx);
 	}
-	if (!r && old && !failure)
-		failure = content_failed_snapshot(s->cache);
 	if (!r && old && !failure && tick)
 		failure = -EBUSY;
 	content_hurry(s->cache, -1);

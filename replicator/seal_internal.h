@@ -92,6 +92,11 @@ struct seal_room {
 };
 
 /* Keys that are sealed together. order names them by index, once for each change, oldest first. */
+struct seal_enqueued {
+	unsigned target;
+	uint64_t dir; /* hash of its directory's key */
+};
+
 struct seal_set {
 	struct seal_target *targets;
 	unsigned count;
@@ -106,7 +111,7 @@ struct seal_set {
 	struct seal_move *moves; /* as many as order may have */
 	unsigned move_count;
 	unsigned visit;
-	unsigned *enqueued; /* targets by index, each time; as many as order may have */
+	struct seal_enqueued *enqueued; /* each time; as many as order may have */
 	unsigned enqueued_count;
 };
 

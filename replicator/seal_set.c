@@ -752,7 +752,8 @@ int seal_set_apply(struct sealer *s, struct conn *conn, struct seal_set *set, un
 			continue;
 		r = enqueue(s, conn, next,
 			next == t && (set->order[i] & SEAL_TOGETHER) ? since + (i - begin) : 0);
-		set->enqueued[set->enqueued_count++] = (unsigned)(next - set->targets);
+		set->enqueued[set->enqueued_count++] = (struct seal_enqueued){
+			(unsigned)(next - set->targets), seal_hash(key_parent(next->key))};
 		next->enqueues = set->enqueued_count;
 	}
 	*sealed = count;

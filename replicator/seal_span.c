@@ -19,13 +19,15 @@ static bool is_beside(struct slice x, struct slice y)
 
 static struct seal_target *stand_in(struct seal_set *set, const struct seal_target *t)
 {
+	uint64_t dir = seal_hash(key_parent(t->key));
+
 	if (t->local.kind == KIND_ABSENT)
 		return NULL;
 	for (unsigned i = t->enqueues; i < set->enqueued_count; i++) {
-		struct seal_target *other = &set->targets[set->enqueued[i]];
+		struct seal_target *other = &set->targets[set->enqueued[i].target];
 
 		/* Behind the last one there is nothing to span. */
-		if (is_beside(other->key, t->key))
+		if (set->enqueued[i].dir == dir && is_beside(other->key, t->key))
 			return other->enqueues == set->enqueued_count ? NULL : other;
 	}
 	return NULL;
