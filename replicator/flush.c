@@ -50,18 +50,37 @@ static int rows_waiting(struct replicator *r, struct slice key, bool *waiting, u
 	return code;
 }
 
-/* Of one file, or ("") of anything: something is not sealed. */
+struct asked {
+	struct slice key;
+	bool found;
+};
+
+static bool at_or_below(struct slice key, struct slice dir)
+{
+	return key.len >= dir.len && memcmp(key.p, dir.p, dir.len) == 0 &&
+	       (key.len == dir.len || !dir.len || key.p[dir.len] == '/');
+}
+
+static int look_at(void *ctx, struct slice key, bool all_below)
+{
+	struct asked *a = ctx;
+
+	a->found = at_or_below(key, a->key) || (all_below && at_or_below(a->key, key));
+	return a->found;
+}
+
+/* Something at or below key is not sealed, as far as can be told. */
 static bool is_pending(struct replicator *r, struct slice key)
 {
-	bool pending = true;
+	struct asked a = {.key = key};
 	struct conn *conn;
 
-	if (!key.len || cache_read_begin(r->cache, &conn))
+	if (cache_read_begin(r->cache, &conn))
 		return true;
-	if (journal_pending(conn, key, &pending))
-		pending = true;
+	if (journal_keys_since(conn, 0, look_at, &a) < 0)
+		a.found = true;
 	cache_read_end(conn);
-	return pending;
+	return a.found;
 }
 
 struct flush {

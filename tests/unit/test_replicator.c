@@ -517,6 +517,29 @@ static void fetch_done(void *arg, int result)
 	atomic_store(&f->result, result);
 }
 
+/* Who flushes a path is told of what cannot be sealed at or below it, not of what is elsewhere. */
+static void test_flush_of_what_cannot_be_sealed(void **state)
+{
+	struct cluster *c = *state;
+	struct cache *cache = c->node[0].cache;
+	struct replicator *r = c->node[0].replicator;
+	struct inode i;
+	struct err err = {0};
+
+	clock_set_source(NULL);
+	cluster_mkdir(c, 0, "d");
+	cluster_mkdir(c, 0, "e");
+	cluster_puts(c, 0, "d/large", "");
+	cluster_puts(c, 0, "e/f", "f");
+	assert_int_equal(tree_resolve(cache, slice_of("d/large"), &i), 0);
+	i.size = (uint64_t)1 << 40;
+	assert_int_equal(tree_setattr(cache, i.ino, SET_SIZE, &i, &i), 0);
+	content_stop_hashing(cache, 0);
+	if (replicator_flush(r, slice_of("e"), false, 0, NULL, NULL, &err) < 0)
+		fail_msg("flush: %s", err.text);
+	assert_int_equal(replicator_flush(r, slice_of("d"), false, 0, NULL, NULL, &err), -EBUSY);
+}
+
 /* The threads, with the real clock. */
 static void test_threads(void **state)
 {
@@ -640,6 +663,7 @@ int main(void)
 		CLUSTER_TEST(test_denied),
 		CLUSTER_TEST(test_newer_format_refused),
 		CLUSTER_TEST(test_one_volume_id),
+		CLUSTER_TEST(test_flush_of_what_cannot_be_sealed),
 		CLUSTER_TEST(test_threads),
 	};
 
