@@ -77,6 +77,8 @@ bool key_set(struct key *ret, struct slice s) MUST_CHECK;
 bool key_valid(struct slice s);
 /* The parent's part of s ("" for a name in the root) and the last component. s is not empty. */
 struct slice key_parent(struct slice s);
+/* Whether key is dir ("": the root) or lies below it. */
+bool key_at_or_below(struct slice key, struct slice dir);
 struct slice key_name(struct slice s);
 /* How many bytes at p, of which there are n > 0, go into an object's key as they are; 0: the first is
  * written in three, as docs/bucket-format.md says. */

@@ -244,14 +244,6 @@ int durability_look(struct conn *conn, uint64_t ino, struct durability_target *r
 	return r;
 }
 
-static bool at_or_above(struct slice dir, struct slice key)
-{
-	if (dir.len == 0)
-		return true;
-	return key.len >= dir.len && memcmp(key.p, dir.p, dir.len) == 0 &&
-	       (key.len == dir.len || key.p[dir.len] == '/');
-}
-
 /* One of the rows that move a directory, of which there are few and short-lived ones. */
 static int moved_above(struct conn *conn, struct slice key, uint64_t time, bool *ret)
 {
@@ -261,7 +253,8 @@ static int moved_above(struct conn *conn, struct slice key, uint64_t time, bool 
 
 	bind_int(s, 1, (int64_t)time);
 	while ((r = conn_row(conn, s)) == 1) {
-		*ret = at_or_above(column_slice(s, 0), key) || at_or_above(column_slice(s, 1), key);
+		*ret = key_at_or_below(key, column_slice(s, 0)) ||
+		       key_at_or_below(key, column_slice(s, 1));
 		if (*ret) {
 			sqlite3_reset(s);
 			return 0;

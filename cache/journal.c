@@ -113,14 +113,6 @@ int journal_time(struct conn *conn, struct slice key, uint64_t *ret)
 	return r;
 }
 
-static bool at_or_below(struct slice key, struct slice dir)
-{
-	if (dir.len == 0)
-		return true;
-	return key.len >= dir.len && memcmp(key.p, dir.p, dir.len) == 0 &&
-	       (key.len == dir.len || key.p[dir.len] == '/');
-}
-
 static int tree_row_above(struct conn *conn, struct slice key, bool *ret)
 {
 	/* Answered from a partial index, which is empty but for the moments after a directory's
@@ -130,8 +122,8 @@ static int tree_row_above(struct conn *conn, struct slice key, bool *ret)
 	int r;
 
 	while (!found && (r = conn_row(conn, s)) > 0)
-		found = at_or_below(key, column_slice(s, 0)) ||
-			at_or_below(key, column_slice(s, 1));
+		found = key_at_or_below(key, column_slice(s, 0)) ||
+			key_at_or_below(key, column_slice(s, 1));
 	if (found)
 		sqlite3_reset(s);
 	else if (r)
@@ -378,7 +370,7 @@ static int resume(struct walk *w, struct slice after, struct slice *last)
 	int r;
 
 	*last = slice_of("");
-	if (after.len <= root_len || !at_or_below(after, key_slice(&w->path)))
+	if (after.len <= root_len || !key_at_or_below(after, key_slice(&w->path)))
 		return 0;
 	p = after.p + root_len + (root_len > 0);
 	while (p < end) {

@@ -44,6 +44,14 @@ bool key_valid(struct slice s)
 	}
 }
 
+bool key_at_or_below(struct slice key, struct slice dir)
+{
+	if (dir.len == 0)
+		return true;
+	return key.len >= dir.len && memcmp(key.p, dir.p, dir.len) == 0 &&
+	       (key.len == dir.len || key.p[dir.len] == '/');
+}
+
 struct slice key_parent(struct slice s)
 {
 	const char *slash = s.len ? memrchr(s.p, '/', s.len) : NULL;

@@ -55,17 +55,11 @@ struct asked {
 	bool found;
 };
 
-static bool at_or_below(struct slice key, struct slice dir)
-{
-	return key.len >= dir.len && memcmp(key.p, dir.p, dir.len) == 0 &&
-	       (key.len == dir.len || !dir.len || key.p[dir.len] == '/');
-}
-
 static int look_at(void *ctx, struct slice key, bool all_below)
 {
 	struct asked *a = ctx;
 
-	a->found = at_or_below(key, a->key) || (all_below && at_or_below(a->key, key));
+	a->found = key_at_or_below(key, a->key) || (all_below && key_at_or_below(a->key, key));
 	return a->found;
 }
 

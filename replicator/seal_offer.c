@@ -33,16 +33,11 @@ struct looking {
 	bool before;	/* there are such rows before these, which had to stay */
 };
 
-static bool is_at_or_below(struct slice key, const struct key *dir)
-{
-	return key.len >= dir->len && memcmp(key.p, dir->p, dir->len) == 0 &&
-	       (key.len == dir->len || key.p[dir->len] == '/');
-}
-
 static bool concerns(const struct journal_row *row, struct slice key)
 {
 	if (row->op == JOURNAL_RENAME_DIR)
-		return is_at_or_below(key, &row->key) || is_at_or_below(key, &row->hint);
+		return key_at_or_below(key, key_slice(&row->key)) ||
+		       key_at_or_below(key, key_slice(&row->hint));
 	return slice_equal(key_slice(&row->key), key) ||
 	       (row->op == JOURNAL_RENAME && slice_equal(key_slice(&row->hint), key));
 }
