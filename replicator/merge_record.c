@@ -197,7 +197,7 @@ static int settle_conflict(struct step *s)
 static int project(struct step *s)
 {
 	struct incoming incoming = {0};
-	bool keep = (s->outcome.conflict && !s->outcome.local_won) || s->item->tolerated;
+	bool keep = s->outcome.conflict && !s->outcome.local_won;
 	int code;
 
 	if (s->item->has_content && !s->item->used && s->replaced)
