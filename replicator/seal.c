@@ -654,7 +654,7 @@ static bool wait_for_rest(struct sealer *s, bool hashed, struct vain *v)
 	}
 	if (v->passes++ == 0)
 		v->since = now;
-	clock_sleep_ms(busy_ms < BUSY_MS ? TURN_MS : SNAPSHOT_LOOK_MS);
+	clock_sleep_ms(SNAPSHOT_LOOK_MS);
 	return now - v->since < busy_ms || v->passes < VAIN_MIN;
 }
 
