@@ -237,6 +237,17 @@ static void test_snapshot_of_before(void **state)
 	file_release(f);
 }
 
+/* After the half minute of durability_timeout, and not before. */
+static void assert_times_out(struct cluster *c, struct answer *a)
+{
+	cluster_push(c, 0);
+	cluster_now_ms += 29000;
+	cluster_push(c, 0);
+	assert_int_equal(look(c, a), NOT_YET);
+	cluster_now_ms += 1500;
+	assert_int_equal(look(c, a), -EIO);
+}
+
 static void test_snapshot_that_takes_too_long(void **state)
 {
 	struct cluster *c = *state;
@@ -246,12 +257,7 @@ static void test_snapshot_that_takes_too_long(void **state)
 	assert_int_equal(file_truncate(f, ENDLESS), 0);
 	assert_int_equal(file_fsync(f, false), 0);
 	begin(c, file_ino(f), DURABILITY_ALL, &all);
-	cluster_push(c, 0);
-	cluster_now_ms += 29000;
-	cluster_push(c, 0);
-	assert_int_equal(look(c, &all), NOT_YET);
-	cluster_now_ms += 1500;
-	assert_int_equal(look(c, &all), -EIO);
+	assert_times_out(c, &all);
 	content_stop_hashing(c->node[0].cache, 0);
 	file_release(f);
 }
@@ -264,12 +270,7 @@ static void test_timeout(void **state)
 	c->down[1] = true;
 	cluster_puts(c, 0, "a", "hello");
 	begin(c, ino_of(c, "a"), DURABILITY_ALL, &all);
-	cluster_push(c, 0);
-	cluster_now_ms += 29000;
-	cluster_push(c, 0);
-	assert_int_equal(look(c, &all), NOT_YET);
-	cluster_now_ms += 1500;
-	assert_int_equal(look(c, &all), -EIO);
+	assert_times_out(c, &all);
 	c->down[1] = false;
 	cluster_settle(c);
 	cluster_expect(c, 1, "a", "hello");
