@@ -5,9 +5,8 @@
  * the name of a file that was being written, what was written since its last seal, before or after that,
  * is a version that lost: it is sealed and becomes a conflict under the key that it had. Of a file that
  * was closed by then and not sealed yet, and after a failure, file_settle_displaced does that. The row
- * keeps that key until then
- * (inode_detach), so that after a crash the next cache_open does the same with it
- * (recover.c).
+ * keeps that key until then (inode_detach), so that after a crash the next cache_open does the same with
+ * it (recover.c).
  *
  * No lock: the one who ends the last open is alone with the inode but for file_settle_displaced, and the first
  * of the two to commit clears the key.
@@ -158,22 +157,19 @@ static int next_displaced(struct cache *c, uint64_t after, uint64_t *ino)
 {
 	struct conn *conn;
 	sqlite3_stmt *s;
+	int64_t found = 0;
 	/* By the writer: the transaction that has taken a name is then at its end. */
 	int r = cache_begin(c, &conn);
 
-	*ino = 0;
 	if (r)
 		return r;
 	s = conn_statement(conn, "SELECT ino FROM inode INDEXED BY inode_detached WHERE nlink = 0"
 				 " AND dirty = 1 AND name <> x'' AND ino > ?1 ORDER BY ino LIMIT 1");
 	bind_int(s, 1, (int64_t)after);
-	r = conn_row(conn, s);
-	if (r == 1) {
-		*ino = (uint64_t)sqlite3_column_int64(s, 0);
-		sqlite3_reset(s);
-	}
+	r = conn_number_or(conn, s, 0, &found);
 	cache_rollback(conn);
-	return r < 0 ? r : 0;
+	*ino = (uint64_t)found;
+	return r;
 }
 
 int file_settle_displaced(struct cache *c)

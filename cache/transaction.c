@@ -17,8 +17,8 @@
  * on the very state on which it ran first, or not at all.
  *
  * A transaction gathers what has to happen after it: content files to remove, what was kept for versions older
- * than a sealed one, invalidations, waking the journal's readers. Commit does them after writer_lock is released; rollback drops them. A
- * crash between commit and removal leaves stray content files, which cache_open removes.
+ * than a sealed one, invalidations, waking the journal's readers. Commit does them after writer_lock is
+ * released; rollback drops them. A crash between commit and removal leaves stray content files, which cache_open removes.
  */
 #include <errno.h>
 
